@@ -1,0 +1,30 @@
+# Everything runs in .venv, which is made once and remade only when pyproject.toml changes.
+PYTHON ?= python3
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	$(BIN)/illama-deploy demo --force
+
+test: $(READY)
+	$(BIN)/python -m pytest
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lint: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mypy
+
+# torch is asked for by name in the same breath as torchvision so that pip picks a matching pair.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say PYTHON=python3.x")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.11" torchvision --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist illama-out *.egg-info

@@ -1,0 +1,1 @@
+illama_deploy/cli.py

@@ -1,0 +1,33 @@
+"""The arithmetic of ONNX QuantizeLinear and DequantizeLinear, symmetric, in torch.
+
+QuantizeLinear is saturate(round_half_to_even(x / scale) + zero_point): a float32 division, no reciprocal.
+With zero point 128 and U8 (ONNX Runtime's fast spelling) the same value comes out shifted by 128.
+Spec: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .formats import IntType
+
+__all__ = ["dequantize", "quantize", "scale_of"]
+
+
+def scale_of(threshold: Tensor | float, dtype: IntType) -> Tensor:
+    """Float32 step that maps `threshold` onto the largest integer; 1 / qmax where the threshold is 0."""
+    threshold = torch.as_tensor(threshold, dtype=torch.float32)
+    scale = torch.where(threshold > 0, threshold, 1.0) / dtype.qmax
+    # A subnormal step would overflow the division; such a tensor is zero for every purpose.
+    return scale.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def quantize(x: Tensor, scale: Tensor, dtype: IntType) -> Tensor:
+    """Integers in float32, so that a float GEMM adds them exactly while sums stay below 2**24."""
+    return torch.clamp(torch.round(x / scale), dtype.qmin, dtype.qmax)
+
+
+def dequantize(q: Tensor, scale: Tensor) -> Tensor:
+    """q · scale."""
+    return q * scale

@@ -1,0 +1,89 @@
+"""Run images through the float network and histogram the inputs of the sites that will be quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .histogram import MagnitudeHistogram
+
+__all__ = ["collect_channel_maxima", "collect_ranges", "rebatch"]
+
+#: What the network always sees at once while calibrating, whatever batches the images come in. Another size
+#: would change the order of float additions inside GEMMs, and with it the last bits of every range.
+CHUNK = 32
+
+
+def rebatch(batches: Iterable[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
+    """Cut and join batches to `size` images each; the last may be smaller."""
+    waiting: list[Tensor] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        while count >= size:
+            joined = torch.cat(waiting)
+            yield joined[:size]
+            waiting, count = [joined[size:]], count - size
+    if count:
+        yield torch.cat(waiting)
+
+
+@torch.inference_mode()
+def _run(model: nn.Module, hooks: Mapping[str, Callable[[tuple[Tensor, ...]], None]], batches: Iterable[Tensor]) -> None:
+    """Run all images; each hook gets the inputs of the module that it is named for."""
+
+    def adapt(observe: Callable[[tuple[Tensor, ...]], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: observe(inputs)
+
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(adapt(observe)) for name, observe in hooks.items()
+    ]
+    try:
+        for images in rebatch(batches):
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def collect_ranges(
+    model: nn.Module, sites: Mapping[str, Sequence[str]], batches: Iterable[Tensor]
+) -> dict[str, MagnitudeHistogram]:
+    """Histogram each input of each site.
+
+    Args:
+        sites: module name to the names of its inputs: ("input",), or ("a", "b") for a product.
+        batches: images [B, C, H, W], any batch sizes.
+
+    Returns:
+        `SITE/INPUT` to its histogram.
+    """
+    histograms = {f"{site}/{name}": MagnitudeHistogram() for site, names in sites.items() for name in names}
+
+    def observer(site: str, names: Sequence[str]) -> Callable[[tuple[Tensor, ...]], None]:
+        def observe(inputs: tuple[Tensor, ...]) -> None:
+            for name, x in zip(names, inputs, strict=True):
+                histograms[f"{site}/{name}"].update(x)
+
+        return observe
+
+    _run(model, {site: observer(site, names) for site, names in sites.items()}, batches)
+    return histograms
+
+
+def collect_channel_maxima(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Measure the largest magnitude of each input channel of every Linear: module name to float32 [in]."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    maxima = {name: torch.zeros(module.in_features) for name, module in linears.items()}
+
+    def observer(name: str) -> Callable[[tuple[Tensor, ...]], None]:
+        def observe(inputs: tuple[Tensor, ...]) -> None:
+            torch.maximum(maxima[name], inputs[0].abs().flatten(0, -2).amax(0), out=maxima[name])
+
+        return observe
+
+    _run(model, {name: observer(name) for name in linears}, batches)
+    return maxima

@@ -1,0 +1,15 @@
+"""Trained float checkpoints: read safely, geometry inferred from the tensors."""
+
+from .geometry import infer_config, interpolate_positions
+from .load import EMBEDDED, Checkpoint, find_checkpoint, read_checkpoint
+from .save import save_checkpoint
+
+__all__ = [
+    "EMBEDDED",
+    "Checkpoint",
+    "find_checkpoint",
+    "infer_config",
+    "interpolate_positions",
+    "read_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,134 @@
+"""What a state dict says of the network it belongs to."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..model.illama import Illama, IllamaConfig
+
+__all__ = ["check_state", "infer_config", "interpolate_positions"]
+
+HEAD_DIM = 64  # of all published geometries
+NEEDED = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "head.weight")
+
+
+def infer_config(
+    state: Mapping[str, Tensor],
+    *,
+    heads: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    where: object | None = None,
+) -> IllamaConfig:
+    """Read the geometry off the tensors' shapes: the one that the network was trained at.
+
+    Args:
+        heads: number of heads; dim / 64 where not given.
+        image_size: the trained (height, width); a square one is inferred where not given.
+
+    Raises:
+        CheckpointError: keys are missing, or shapes cannot belong to an iLLaMA.
+    """
+    if absent := [key for key in NEEDED if key not in state]:
+        raise CheckpointError(
+            f"This is not an iLLaMA checkpoint: it lacks {', '.join(absent)}.",
+            where=where,
+            hint="Give the file that the authors' training code (or this package) wrote.",
+        )
+    patch, positions, fc1 = state[NEEDED[2]], state["pos_embed"], state[NEEDED[3]]
+    for name, tensor, rank in (
+        (NEEDED[2], patch, 4),
+        ("pos_embed", positions, 3),
+        (NEEDED[3], fc1, 2),
+        ("head.weight", state["head.weight"], 2),
+    ):
+        if tensor.ndim != rank:
+            raise CheckpointError(
+                f"{name} has shape {list(tensor.shape)}; {rank} axes are needed.", where=where
+            )
+    dim, channels, patch_size, _ = patch.shape
+    count = positions.shape[1] - 1
+    if image_size is None or _tokens(image_size, patch_size) != count:
+        side = math.isqrt(max(count, 0))
+        if side * side != count or count < 1:
+            raise CheckpointError(
+                f"pos_embed has {count} image positions, which is no square grid.",
+                where=where,
+                hint="Say the trained size with --image-size HEIGHTxWIDTH.",
+            )
+        image_size = (side * patch_size, side * patch_size)
+    if heads is None:
+        if dim % HEAD_DIM:
+            raise CheckpointError(
+                f"Width {dim} is no multiple of {HEAD_DIM}, so the number of heads cannot be inferred.",
+                where=where,
+                hint="Say it with --heads.",
+            )
+        heads = dim // HEAD_DIM
+    if heads < 1 or dim % heads or (dim // heads) % 2:
+        raise CheckpointError(
+            f"Width {dim} does not split into {heads} heads of an even size.", where=where, hint="Use another --heads."
+        )
+    depth = 1 + max((int(m[1]) for key in state if (m := re.match(r"blocks\.(\d+)\.", key))), default=0)
+    return IllamaConfig(
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        image_size=image_size,
+        patch_size=patch_size,
+        channels=channels,
+        classes=state["head.weight"].shape[0],
+        hidden=fc1.shape[0],
+    )
+
+
+def check_state(state: Mapping[str, Tensor], config: IllamaConfig, *, where: object | None = None) -> None:
+    """Compare keys, shapes and values with what the network needs.
+
+    Raises:
+        CheckpointError: naming the keys that are missing, unexpected, misshapen, or hold NaN or infinity.
+    """
+    with torch.device("meta"):
+        expected = {key: tuple(t.shape) for key, t in Illama(config).state_dict().items()}
+    problems = [f"missing: {key}" for key in expected if key not in state]
+    problems += [f"unexpected: {key}" for key in state if key not in expected]
+    problems += [
+        f"misshapen: {key} is {list(state[key].shape)}, needs {list(shape)}"
+        for key, shape in expected.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    if problems:
+        shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
+        raise CheckpointError(
+            "The checkpoint's keys do not fit the network:\n    " + "\n    ".join(shown),
+            where=where,
+            hint="Check that the file is a complete iLLaMA of one geometry.",
+        )
+    if bad := [key for key, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(
+            f"NaN or infinite values in {', '.join(bad[:8])}" + (f" and {len(bad) - 8} more." if len(bad) > 8 else "."),
+            where=where,
+            hint="Use an earlier checkpoint of the same training.",
+        )
+
+
+def interpolate_positions(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Resize a position embedding [1, N+1, E] from grid `old` to `new`: bicubic, the class token's row kept."""
+    if old == new:
+        return pos_embed
+    image, last = pos_embed[:, :-1], pos_embed[:, -1:]
+    planes = image.reshape(1, *old, -1).permute(0, 3, 1, 2)
+    planes = F.interpolate(planes, size=new, mode="bicubic", align_corners=False, antialias=False)
+    return torch.cat((planes.permute(0, 2, 3, 1).flatten(1, 2), last), 1)
+
+
+def _tokens(image_size: tuple[int, int], patch_size: int) -> int | None:
+    if any(side % patch_size or side < patch_size for side in image_size):
+        return None
+    return (image_size[0] // patch_size) * (image_size[1] // patch_size)

@@ -1,0 +1,217 @@
+"""Read a trained checkpoint, whatever wrapped it, without running code from it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, UsageError
+from ..hashing import sha256_file
+from ..model.illama import Illama, IllamaConfig
+from ..preprocessing import Preprocessing, default_preprocessing
+from .geometry import check_state, infer_config, interpolate_positions
+
+__all__ = ["EMBEDDED", "METADATA_KEY", "Checkpoint", "find_checkpoint", "read_checkpoint"]
+
+#: The embedded default's name, accepted wherever a checkpoint's path is.
+EMBEDDED = "digits"
+#: Where our own metadata stands: a key of the `.pth` dictionary, or of the safetensors header (as JSON).
+METADATA_KEY = "illama_deploy"
+
+_WRAPPERS = ("model", "state_dict")
+_EMA_WRAPPERS = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "ema_model.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained float network.
+
+    Attributes:
+        state: official keys to float32 tensors.
+        classes: class names in label order, or empty where unknown.
+        data: data spec that it was trained for, or None.
+    """
+
+    path: Path
+    sha256: str
+    config: IllamaConfig
+    state: Mapping[str, Tensor]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] = ()
+    data: str | None = None
+
+    def build(self) -> Illama:
+        """Make the network, in evaluation mode."""
+        model = Illama(self.config)
+        model.load_state_dict(dict(self.state))
+        return model.eval()
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Resolve a path, or the name of the embedded default.
+
+    Raises:
+        CheckpointError: no such file.
+    """
+    path = Path(name)
+    if str(name) == EMBEDDED and not path.exists():
+        return Path(__file__).parents[1] / "assets" / f"{EMBEDDED}.safetensors"
+    if not path.exists():
+        raise CheckpointError(
+            "There is no such file.", where=path, hint=f"Check the path; {EMBEDDED!r} names the embedded default."
+        )
+    return path
+
+
+def read_checkpoint(
+    name: str | Path,
+    *,
+    heads: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    ema: bool = False,
+) -> Checkpoint:
+    """Read `.pth` or `.safetensors`; the geometry comes from the tensors.
+
+    Args:
+        name: path, or `digits` for the embedded default.
+        heads: number of heads (dim / 64, or what the file's metadata says, where not given).
+        image_size: another (height, width) than trained: interpolates the position embedding.
+        ema: take the averaged weights where the file holds both.
+
+    Raises:
+        CheckpointError: not readable, would run code, not an iLLaMA, damaged.
+    """
+    path = find_checkpoint(name)
+    raw, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, ema)
+    state = {_strip(key): tensor.detach().to(torch.float32) for key, tensor in raw.items()}
+    trained = metadata.get("image_size")
+    try:
+        config = infer_config(
+            state,
+            heads=heads or metadata.get("heads"),
+            image_size=tuple(trained) if trained else image_size,
+            where=path,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"Its tensors fit no iLLaMA: {error}.", where=path) from error
+    check_state(state, config, where=path)
+    preprocessing = (
+        Preprocessing.from_dict(metadata["preprocessing"])
+        if "preprocessing" in metadata
+        else default_preprocessing(config.image_size, config.channels)
+    )
+    if image_size is not None and image_size != config.image_size:
+        config, state = _resize(config, state, image_size)
+        preprocessing = replace(preprocessing, size=image_size)
+    return Checkpoint(
+        path=path,
+        sha256=sha256_file(path),
+        config=config,
+        state=state,
+        preprocessing=preprocessing,
+        classes=tuple(metadata.get("classes", ())),
+        data=metadata.get("data"),
+    )
+
+
+def _resize(
+    config: IllamaConfig, state: dict[str, Tensor], image_size: tuple[int, int]
+) -> tuple[IllamaConfig, dict[str, Tensor]]:
+    try:
+        resized = replace(config, image_size=image_size)
+    except ValueError as error:
+        raise UsageError(f"--image-size does not fit: {error}.") from error
+    positions = interpolate_positions(state["pos_embed"], config.grid, resized.grid)
+    return resized, {**state, "pos_embed": positions}
+
+
+def _strip(key: str) -> str:
+    """Drop the prefixes that wrappers (DDP, torch.compile, EMA) leave before official keys."""
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            if key.startswith(prefix):
+                key, stripped = key[len(prefix) :], True
+    return key
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"Not a readable safetensors file: {error}.", where=path, hint="It may be cut short; copy it again."
+        ) from error
+
+
+def _read_pickle(path: Path, ema: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        # The released training code saves its command-line arguments; a Namespace is a plain container.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        if "Unsupported" in text or "GLOBAL" in text:
+            raise CheckpointError(
+                "The file wants to run code when loaded, which is never done here.",
+                where=path,
+                hint="Save plain tensors: torch.save({'model': model.state_dict()}, path), or use safetensors.",
+            ) from error
+        raise _unreadable(path) from error
+    except Exception as error:  # a damaged file can raise nearly anything from inside the reader
+        if isinstance(error, IsADirectoryError | PermissionError):
+            raise CheckpointError(f"Cannot read it: {error.strerror}.", where=path) from error
+        raise _unreadable(path) from error
+    return _unwrap(loaded, path, ema)
+
+
+def _unreadable(path: Path) -> CheckpointError:
+    return CheckpointError(
+        "Not a readable PyTorch checkpoint.",
+        where=path,
+        hint="It may be cut short or of another kind; copy it again, or give a .pth or .safetensors file.",
+    )
+
+
+def _unwrap(loaded: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Find the state dict: bare, under `model`, under an EMA key, with or without other entries beside it."""
+    metadata = loaded.get(METADATA_KEY, {}) if isinstance(loaded, Mapping) else {}
+    order = _EMA_WRAPPERS + _WRAPPERS if ema else _WRAPPERS + _EMA_WRAPPERS
+    state = loaded
+    if isinstance(loaded, Mapping):
+        found = [key for key in order if isinstance(loaded.get(key), Mapping)]
+        if ema and not any(key in _EMA_WRAPPERS for key in found):
+            raise CheckpointError(
+                "It holds no averaged (EMA) weights.", where=path, hint="Leave --ema out."
+            )
+        if found:
+            state = loaded[found[0]]
+            # Some EMA helpers nest once more.
+            state = next((state[key] for key in order if isinstance(state.get(key), Mapping)), state)
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(
+            f"It holds {type(loaded).__name__}, not a dictionary of tensors.",
+            where=path,
+            hint="Save torch.save({'model': model.state_dict()}, path).",
+        )
+    if other := [str(k) for k, v in state.items() if not (isinstance(v, Tensor) and isinstance(k, str))]:
+        raise CheckpointError(
+            f"Not all of its entries are tensors: {', '.join(other[:5])}.",
+            where=path,
+            hint="Give a state dict, bare or under the key 'model'.",
+        )
+    return dict(state), metadata if isinstance(metadata, dict) else {}

@@ -1,0 +1,45 @@
+"""Write a float checkpoint with its metadata, so that nothing has to be said when it is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from ..atomic import new_file
+from ..model.illama import IllamaConfig
+from ..preprocessing import Preprocessing
+from .load import METADATA_KEY
+
+__all__ = ["save_checkpoint"]
+
+
+def save_checkpoint(
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: IllamaConfig,
+    preprocessing: Preprocessing,
+    *,
+    classes: Sequence[str] = (),
+    data: str | None = None,
+    force: bool = False,
+) -> None:
+    """Write `.safetensors`; the header says geometry, preprocessing, classes and data.
+
+    Raises:
+        ArtifactError: it exists (without `force`), or cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    metadata = {
+        "heads": config.heads,
+        "image_size": list(config.image_size),
+        "preprocessing": preprocessing.to_dict(),
+        "classes": list(classes),
+        "data": data,
+    }
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    with new_file(path, force=force) as aside:
+        save_file(tensors, aside, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})

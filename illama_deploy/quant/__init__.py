@@ -1,0 +1,21 @@
+"""The quantized network in torch: the exact arithmetic that every export carries."""
+
+from .artifact import QuantizedArtifact, load_quantized, save_quantized
+from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
+from .network import quantize_network, quantized_modules
+from .sites import Site, find_sites, select_sites
+
+__all__ = [
+    "QuantConv2d",
+    "QuantLinear",
+    "QuantMatMul",
+    "QuantModule",
+    "QuantizedArtifact",
+    "Site",
+    "find_sites",
+    "load_quantized",
+    "quantize_network",
+    "quantized_modules",
+    "save_quantized",
+    "select_sites",
+]

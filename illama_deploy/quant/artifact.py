@@ -1,0 +1,120 @@
+"""The quantized checkpoint: a directory of `model.safetensors` (integers, scales) and `manifest.json`.
+
+The same input gives the same bytes: no clock, no random name, sorted keys.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import ArtifactError, DeployError
+from ..hashing import canonical_json, sha256_file
+from ..model.illama import Illama, IllamaConfig
+from ..preprocessing import Preprocessing
+from ..recipe import Recipe
+from ..rewrites import restructure
+from .network import quantized_modules, restructure_sites
+
+__all__ = ["MANIFEST", "SCHEMA", "WEIGHTS", "QuantizedArtifact", "load_quantized", "save_quantized"]
+
+SCHEMA = "illama-deploy/quantized/1"
+WEIGHTS = "model.safetensors"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class QuantizedArtifact:
+    """A loaded quantized checkpoint.
+
+    Attributes:
+        model: the network in evaluation mode, quantized sites in place.
+        manifest: as stored.
+        manifest_sha256: of the manifest file; it names this artefact.
+    """
+
+    path: Path
+    model: Illama
+    manifest: dict[str, Any]
+    manifest_sha256: str
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return Recipe.from_dict(self.manifest["recipe"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network expects of images."""
+        return Preprocessing.from_dict(self.manifest["preprocessing"])
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the quantized sites."""
+        return [name for name, _ in quantized_modules(self.model)]
+
+
+def save_quantized(directory: Path, model: Illama, manifest: Mapping[str, Any]) -> None:
+    """Write both files into an existing, empty directory; geometry and hashes are added to the manifest."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {key: t.detach().contiguous() for key, t in model.state_dict().items()}
+    save_file(tensors, directory / WEIGHTS, {"schema": SCHEMA})
+    complete = {
+        "schema": SCHEMA,
+        **manifest,
+        "geometry": asdict(model.config),
+        "weights": {"file": WEIGHTS, "sha256": sha256_file(directory / WEIGHTS)},
+    }
+    (directory / MANIFEST).write_text(canonical_json(complete), encoding="utf-8")
+
+
+def load_quantized(directory: str | Path) -> QuantizedArtifact:
+    """Load what `save_quantized` wrote, checking that weights and manifest belong together.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, edited, or of another schema version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    directory = Path(directory)
+    path = directory / MANIFEST
+    again = "Make it again: illama-deploy quantize."
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError("It is no quantized checkpoint: manifest.json is missing.", where=directory) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"The manifest cannot be read: {error}.", where=path, hint=again) from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        found = manifest.get("schema") if isinstance(manifest, dict) else None
+        raise ArtifactError(f"The manifest's schema is {found!r}; {SCHEMA!r} is needed.", where=path, hint=again)
+    weights = directory / WEIGHTS
+    try:
+        if sha256_file(weights) != manifest["weights"]["sha256"]:
+            raise ArtifactError(
+                "The weights are not those that the manifest was written for (their hash differs).",
+                where=weights,
+                hint=again,
+            )
+        geometry = {**manifest["geometry"], "image_size": tuple(manifest["geometry"]["image_size"])}
+        model = Illama(IllamaConfig(**geometry))
+        recipe = Recipe.from_dict(manifest["recipe"], where=path)
+        restructure(model, recipe.rewrites)
+        restructure_sites(model, list(manifest["sites"]), recipe.number_format)
+        model.load_state_dict(load_file(weights))
+    except DeployError:
+        raise
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ArtifactError(
+            f"The quantized checkpoint is damaged: {str(error).splitlines()[0]}", where=directory, hint=again
+        ) from error
+    model.requires_grad_(False)
+    return QuantizedArtifact(directory, model.eval(), manifest, sha256_file(path))
+

@@ -1,0 +1,69 @@
+"""Sites: the GEMMs of the network that can be quantized, by module name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from ..errors import RecipeError
+from ..model.illama import Illama, MatMul
+
+__all__ = ["Site", "find_sites", "select_sites"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One GEMM.
+
+    Attributes:
+        name: module name, such as `blocks.0.attn.qkv`.
+        inputs: names of its activations: ("input",), or ("a", "b") for a product of two.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+
+    @property
+    def is_product(self) -> bool:
+        """Whether both operands are activations (the two products of attention)."""
+        return len(self.inputs) == 2
+
+
+def find_sites(model: Illama) -> list[Site]:
+    """All sites, in the order of the modules."""
+    return [
+        Site(name, ("a", "b") if isinstance(module, MatMul) else ("input",))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d | MatMul)
+    ]
+
+
+def select_sites(
+    sites: Sequence[Site], *, include: Sequence[str], exclude: Sequence[str], attention_products: bool
+) -> list[Site]:
+    """Choose sites by glob patterns on their names; an exclusion wins.
+
+    The two products of attention take part only where `attention_products` says so.
+
+    Raises:
+        RecipeError: a pattern that matches no site.
+    """
+    candidates = [site for site in sites if attention_products or not site.is_product]
+    for pattern in (*include, *exclude):
+        if not any(fnmatchcase(site.name, pattern) for site in sites):
+            raise RecipeError(
+                f"The pattern {pattern!r} matches no site.",
+                hint="Sites are named " + ", ".join(dict.fromkeys(_generic(site.name) for site in sites)) + ".",
+            )
+    return [
+        site
+        for site in candidates
+        if any(fnmatchcase(site.name, p) for p in include) and not any(fnmatchcase(site.name, p) for p in exclude)
+    ]
+
+
+def _generic(name: str) -> str:
+    return ".".join("N" if part.isdigit() else part for part in name.split("."))

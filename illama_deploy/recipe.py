@@ -1,0 +1,120 @@
+"""What is done to a network, as one frozen value: TOML in, and its resolved copy into every manifest."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import RecipeError
+from .formats import Format, parse_format
+
+__all__ = ["Recipe"]
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete description of one post-training quantization.
+
+    Attributes:
+        format: name of the number format, such as `W8A8`.
+        rewrites: exact rewrites, in order.
+        range: range method of activations: `minmax`, `percentile[:P]`, `mse`, `entropy`.
+        rounding: rounding method of weights.
+        weight_clip: how a weight channel's step size is chosen: `minmax` or `mse`.
+        include, exclude: glob patterns on site names; an exclusion wins.
+        attention_products: quantize q·kᵀ and attention·v too.
+        calib_images: number of calibration images.
+        seed: of the draw of calibration images.
+    """
+
+    format: str = "W8A8"
+    rewrites: tuple[str, ...] = (
+        "fold_norms",
+        "fold_attention_scale",
+        "class_token_last_block",
+        "smooth_norms",
+        "smooth_swiglu",
+    )
+    range: str = "percentile:99.999"
+    rounding: str = "nearest"
+    weight_clip: str = "mse"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    attention_products: bool = False
+    calib_images: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, value := tuple(value))
+            kind = {"str": str, "bool": bool, "int": int}.get(str(field.type), tuple)
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise RecipeError(
+                    f"Recipe key {field.name!r} needs {field.type}, not {value!r}.", hint="Mend the recipe."
+                )
+            if kind is tuple and not all(isinstance(item, str) for item in value):
+                raise RecipeError(f"Recipe key {field.name!r} needs a list of strings, not {value!r}.")
+        if self.calib_images < 1:
+            raise RecipeError("Calibration needs at least one image.", hint="Raise --calib-images.")
+        if self.seed < 0:
+            raise RecipeError("The seed must not be negative.", hint="Use --seed 0 or more.")
+        object.__setattr__(self, "format", parse_format(self.format).name)
+
+    @property
+    def number_format(self) -> Format:
+        """`format` as a value."""
+        return parse_format(self.format)
+
+    def override(self, **options: Any) -> Recipe:
+        """Replace what is given (not None), as flags do."""
+        return replace(self, **{key: value for key, value in options.items() if value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, where: object | None = None) -> Recipe:
+        """Build from plain values.
+
+        Raises:
+            RecipeError: an unknown key (the nearest known one is named) or a value of another type.
+        """
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                raise RecipeError(
+                    f"The recipe has an unknown key {key!r}.",
+                    where=where,
+                    hint=f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(known)}.",
+                )
+        return cls(**values)
+
+    @classmethod
+    def read(cls, name: str | Path) -> Recipe:
+        """Read a TOML file, or a shipped recipe by its name (such as `w8a8`).
+
+        Raises:
+            RecipeError: not there, not TOML, or not a recipe.
+        """
+        path = Path(name)
+        if not path.exists() and (SHIPPED / f"{name}.toml").is_file():
+            path = SHIPPED / f"{name}.toml"
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+            raise RecipeError(
+                f"Cannot read the recipe: {error.strerror}.", where=path, hint=f"Shipped recipes: {shipped}."
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"The recipe is not TOML: {error}.", where=path, hint="Mend the file.") from error
+        return cls.from_dict(values, where=path)

@@ -1,0 +1,64 @@
+"""Exact rewrites: the float function stays, what follows gets easier or cheaper. One file each.
+
+A rewrite has two halves: `restructure` changes what the modules do (and is applied again when a quantized
+network is loaded), `fold` or `balance` moves values to match it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..errors import RecipeError
+from ..model.illama import Illama
+from .class_token_last_block import CLASS_TOKEN_LAST_BLOCK
+from .fold_attention_scale import FOLD_ATTENTION_SCALE
+from .fold_norms import FOLD_NORMS
+from .rewrite import ChannelMaxima, Rewrite
+from .smooth import SMOOTH_NORMS, SMOOTH_SWIGLU
+
+__all__ = ["REWRITES", "ChannelMaxima", "Rewrite", "apply_rewrites", "find_rewrites", "restructure"]
+
+REWRITES: dict[str, Rewrite] = {
+    rewrite.name: rewrite
+    for rewrite in (FOLD_NORMS, FOLD_ATTENTION_SCALE, CLASS_TOKEN_LAST_BLOCK, SMOOTH_NORMS, SMOOTH_SWIGLU)
+}
+
+
+def find_rewrites(names: Sequence[str]) -> list[Rewrite]:
+    """Look rewrites up by name.
+
+    Raises:
+        RecipeError: no such rewrite.
+    """
+    if unknown := [name for name in names if name not in REWRITES]:
+        raise RecipeError(
+            f"There is no rewrite {', '.join(map(repr, unknown))}.", hint=f"Use some of: {', '.join(REWRITES)}."
+        )
+    return [REWRITES[name] for name in names]
+
+
+def apply_rewrites(
+    model: Illama, names: Sequence[str], observe: Callable[[Illama], ChannelMaxima] | None = None
+) -> None:
+    """Apply rewrites in order, in place.
+
+    Args:
+        observe: measures the channel maxima of the network's Linear inputs; called once, when the first
+            rewrite that needs them comes up. Rewrites that need none work without it.
+    """
+    maxima: ChannelMaxima | None = None
+    for rewrite in find_rewrites(names):
+        rewrite.fold(model)
+        rewrite.restructure(model)
+        if rewrite.balance is not None:
+            if maxima is None:
+                if observe is None:
+                    raise RecipeError(f"The rewrite {rewrite.name!r} needs calibration images.")
+                maxima = observe(model)
+            rewrite.balance(model, maxima)
+
+
+def restructure(model: Illama, names: Sequence[str]) -> None:
+    """Change the structure alone, as for a network whose rewritten values will be loaded."""
+    for rewrite in find_rewrites(names):
+        rewrite.restructure(model)

@@ -1,0 +1,27 @@
+"""Fold 1/sqrt(D) into the query rows of qkv; it commutes with the rotary embedding."""
+
+from __future__ import annotations
+
+import torch
+
+from ..model.illama import Illama
+from .rewrite import Rewrite
+
+__all__ = ["FOLD_ATTENTION_SCALE"]
+
+
+@torch.no_grad()
+def _fold(model: Illama) -> None:
+    for block in model.blocks:
+        attention = block.attn
+        queries = slice(0, attention.heads * attention.head_dim)
+        for tensor in (attention.qkv.weight, attention.qkv.bias):
+            tensor[queries] = (tensor[queries].double() * attention.scale).float()
+
+
+def _restructure(model: Illama) -> None:
+    for block in model.blocks:
+        block.attn.scale = 1.0
+
+
+FOLD_ATTENTION_SCALE = Rewrite("fold_attention_scale", fold=_fold, restructure=_restructure)

@@ -1,0 +1,226 @@
+"""checkpoint → exact rewrites → calibration → rounding → quantized checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..affine import scale_of
+from ..atomic import new_directory
+from ..calib import MagnitudeHistogram, collect_channel_maxima, collect_ranges, range_method
+from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
+from ..data import Loader, open_data, sample_indices
+from ..errors import UsageError
+from ..model.illama import Illama
+from ..preprocessing import Preprocessing
+from ..progress import track
+from ..quant import QuantizedArtifact, Site, find_sites, load_quantized, quantize_network, save_quantized, select_sites
+from ..quant.quality import LOGITS, measure_sqnr
+from ..recipe import Recipe
+from ..rewrites import apply_rewrites
+from ..rounding import rounding_method
+from ..versions import versions
+from ..workspace import Workspace
+
+__all__ = ["quantize"]
+
+#: Images on which the manifest's SQNR figures are taken.
+SQNR_IMAGES = 64
+
+
+def quantize(
+    checkpoint: str | Path = EMBEDDED,
+    *,
+    bits: int | str | None = None,
+    recipe: Recipe | str | Path | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    calib_images: int | None = None,
+    calib_batch: int = 64,
+    seed: int | None = None,
+    range: str | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    attention_products: bool | None = None,
+    heads: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    ema: bool = False,
+    preprocessing: dict[str, Any] | None = None,
+    skip_broken: bool = False,
+    out: str | Path | None = None,
+    force: bool = False,
+) -> QuantizedArtifact:
+    """Quantize a trained checkpoint after training.
+
+    Args:
+        checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded default.
+        bits: shorthand for the default recipe of that width (8).
+        recipe: a `Recipe`, a TOML file, or a shipped recipe's name; the options below it override its keys.
+        data: data spec of the calibration images; what the checkpoint's metadata says where not given.
+        split: of the data; `train` where not given.
+        calib_batch: images decoded at a time; changes no result.
+        range, include, exclude, attention_products, calib_images, seed: keys of the recipe.
+        heads, image_size, ema: as in `read_checkpoint`.
+        preprocessing: fields of `Preprocessing` that replace the checkpoint's.
+        skip_broken: leave out images that cannot be decoded, and list them in the manifest.
+        out: directory to make; `illama-out/quantized` where not given.
+        force: replace a directory that exists.
+
+    Returns:
+        The artefact, loaded from where it was written.
+
+    Raises:
+        DeployError: bad input; nothing is written.
+    """
+    resolved = _resolve_recipe(recipe, bits).override(
+        range=range,
+        include=None if include is None else tuple(include),
+        exclude=None if exclude is None else tuple(exclude),
+        attention_products=attention_products,
+        calib_images=calib_images,
+        seed=seed,
+    )
+    if calib_batch < 1:
+        raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
+    out = Path(out) if out is not None else Workspace().quantized
+    with new_directory(out, force=force) as directory:
+        source = read_checkpoint(checkpoint, heads=heads, image_size=image_size, ema=ema)
+        expected = source.preprocessing.override(**(preprocessing or {}))
+        loader = _open_images(source, expected, data, split, resolved, calib_batch, skip_broken)
+        model = source.build()
+        sites = select_sites(
+            find_sites(model),
+            include=resolved.include,
+            exclude=resolved.exclude,
+            attention_products=resolved.attention_products,
+        )
+        if not sites:
+            raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
+
+        apply_rewrites(
+            model,
+            resolved.rewrites,
+            lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
+        )
+        histograms = collect_ranges(
+            model, {site.name: site.inputs for site in sites}, _images(loader, "Calibrating ranges")
+        )
+        method = range_method(resolved.range)
+        thresholds = {name: method(h, resolved.number_format.activations) for name, h in histograms.items()}
+
+        quantized = copy.deepcopy(model)
+        rounding = partial(
+            rounding_method(resolved.rounding), dtype=resolved.number_format.weights, clip=resolved.weight_clip
+        )
+        quantize_network(quantized, sites, thresholds, resolved.number_format, rounding)
+
+        manifest = {
+            "format": resolved.format,
+            "recipe": resolved.to_dict(),
+            "source": {"path": str(checkpoint), "sha256": source.sha256, "heads": source.config.heads, "ema": ema},
+            "classes": list(source.classes),
+            "preprocessing": expected.to_dict(),
+            "data": {
+                "spec": loader.source.spec,
+                "split": loader.source.split,
+                "indices": list(loader.indices),
+                "skipped": loader.skipped,
+            },
+            "versions": versions("torch", "timm", "torchvision", "numpy", "pillow"),
+            **_figures(model, quantized, sites, thresholds, histograms, loader, resolved),
+        }
+        save_quantized(directory, quantized, manifest)
+    return load_quantized(out)
+
+
+def _resolve_recipe(recipe: Recipe | str | Path | None, bits: int | str | None) -> Recipe:
+    if recipe is not None and bits is not None:
+        raise UsageError("Both a recipe and --bits are given.", hint="Give one of them; a recipe says its format.")
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe is not None:
+        return Recipe.read(recipe)
+    return Recipe() if bits is None else Recipe(format=str(bits))
+
+
+def _open_images(
+    checkpoint: Checkpoint,
+    preprocessing: Preprocessing,
+    data: str | None,
+    split: str | None,
+    recipe: Recipe,
+    batch_size: int,
+    skip_broken: bool,
+) -> Loader:
+    spec = data or checkpoint.data
+    if spec is None:
+        raise UsageError(
+            "Calibration needs images, and the checkpoint does not say which data it was trained for.",
+            hint="Give them with --data, such as --data folder:PATH or --data parquet:PATH.",
+        )
+    if (preprocessing.channels, preprocessing.size) != (checkpoint.config.channels, checkpoint.config.image_size):
+        raise UsageError(
+            f"Preprocessing makes {preprocessing.channels} channels of {_by(preprocessing.size)} px; the network takes "
+            f"{checkpoint.config.channels} of {_by(checkpoint.config.image_size)}.",
+            hint="Give --image-size for another size, and as many means and deviations as channels.",
+        )
+    source = open_data(spec, split, role="calibrate")
+    indices = sample_indices(len(source), recipe.calib_images, recipe.seed)
+    return Loader(
+        source,
+        preprocessing,
+        classes=checkpoint.config.classes,
+        batch_size=batch_size,
+        indices=indices,
+        skip_broken=skip_broken,
+    )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
+
+
+def _images(loader: Loader, description: str) -> Iterator[Tensor]:
+    for batch in track(loader, description, len(loader)):
+        yield batch.images
+
+
+def _figures(
+    model: Illama,
+    quantized: Illama,
+    sites: Sequence[Site],
+    thresholds: dict[str, float],
+    histograms: dict[str, MagnitudeHistogram],
+    loader: Loader,
+    recipe: Recipe,
+) -> dict[str, Any]:
+    """Ranges and SQNR of every site, and the logits' SQNR, on the first calibration images."""
+    few = copy.copy(loader)
+    few.indices = loader.indices[:SQNR_IMAGES]
+    # One fixed batch size, so that figures do not depend on --calib-batch.
+    few.batch_size = 32
+    sqnr = measure_sqnr(model, quantized, _images(few, "Comparing with float"))
+    activations = recipe.number_format.activations
+    return {
+        "sqnr_images": len(few.indices),
+        "logit_sqnr_db": sqnr[LOGITS],
+        "sites": {
+            site.name: {
+                "sqnr_db": sqnr[site.name],
+                "inputs": {
+                    name: {
+                        "max": histograms[f"{site.name}/{name}"].maximum,
+                        "threshold": thresholds[f"{site.name}/{name}"],
+                        "scale": float(scale_of(thresholds[f"{site.name}/{name}"], activations)),
+                    }
+                    for name in site.inputs
+                },
+            }
+            for site in sites
+        },
+    }
