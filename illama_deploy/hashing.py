@@ -17,5 +17,5 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and a final newline: the same value gives the same bytes."""
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    """Indented JSON with a final newline, keys as given: the same value gives the same bytes."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,443 @@
+"""The command line: each command is a thin shell over the function of the same name.
+
+Kept light: torch, onnx and timm are imported by the commands that need them, never for --help.
+Exit codes: 0 done (or passed), 1 a gate failed, 2 an error or wrong usage, 3 inconclusive.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .errors import DeployError, UsageError
+from .workspace import DEFAULT_WORKSPACE, Workspace
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="illama-deploy",
+    help="Quantize a trained iLLaMA, export it, and prove what was shipped.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# Options that several commands share.
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="digits | folder:PATH | parquet:PATH | timm:NAME[?root=PATH]", show_default=False),
+]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Split of the data.", show_default=False)]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", show_default=False)]
+SkipOption = Annotated[bool, typer.Option("--skip-broken", help="Leave out broken images, and count them.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Where steps leave their output for the next.")]
+HeadsOption = Annotated[
+    int | None, typer.Option("--heads", help="Heads of a float checkpoint; dim/64 where not given.", show_default=False)
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option("--image-size", help="Another input size than trained: N or HEIGHTxWIDTH.", show_default=False),
+]
+EmaOption = Annotated[bool, typer.Option("--ema", help="Take a float checkpoint's averaged weights.")]
+MeanOption = Annotated[str | None, typer.Option("--mean", help="Per channel, as 0.5,0.5,0.5.", show_default=False)]
+StdOption = Annotated[str | None, typer.Option("--std", help="Per channel, as 0.5,0.5,0.5.", show_default=False)]
+CropOption = Annotated[
+    float | None, typer.Option("--crop", help="Share of the resized image that is kept.", show_default=False)
+]
+CropModeOption = Annotated[
+    str | None, typer.Option("--crop-mode", help="center | squash | border", show_default=False)
+]
+InterpolationOption = Annotated[
+    str | None, typer.Option("--interpolation", help="bicubic | bilinear | nearest | lanczos", show_default=False)
+]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads that each artefact may use.")]
+BatchOption = Annotated[list[int] | None, typer.Option("--batch", help="Batch size; may be given again.")]
+SecondsOption = Annotated[float, typer.Option("--seconds", help="About how long to time at each batch size.")]
+RoundsOption = Annotated[
+    int | None, typer.Option("--rounds", help="An exact number of timed rounds instead.", show_default=False)
+]
+ConfidenceOption = Annotated[float, typer.Option("--confidence", help="Of each bound of each interval.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)]
+
+
+@app.command()
+def quantize(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Float checkpoint (.pth, .safetensors), or 'digits', the embedded default.")
+    ] = "digits",
+    bits: Annotated[str | None, typer.Option("--bits", help="Width of weights and activations: 8.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="TOML file, or a shipped recipe's name.")] = None,
+    data: DataOption = None,
+    split: SplitOption = None,
+    calib_images: Annotated[int | None, typer.Option("--calib-images", help="Calibration images (512).")] = None,
+    calib_batch: Annotated[int, typer.Option("--calib-batch", help="Images decoded at a time.")] = 64,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the draw of calibration images (0).")] = None,
+    range_: Annotated[
+        str | None, typer.Option("--range", help="minmax | percentile[:P] | mse | entropy", show_default=False)
+    ] = None,
+    include: Annotated[list[str] | None, typer.Option("--include", help="Sites to quantize, a glob.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Sites to leave in float, a glob.")] = None,
+    attention_products: Annotated[
+        bool | None, typer.Option("--attention-products/--no-attention-products", help="Quantize q·kᵀ and p·v too.")
+    ] = None,
+    heads: HeadsOption = None,
+    image_size: SizeOption = None,
+    ema: EmaOption = False,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    crop: CropOption = None,
+    crop_mode: CropModeOption = None,
+    interpolation: InterpolationOption = None,
+    skip_broken: SkipOption = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
+    force: ForceOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Quantize a trained checkpoint after training, with calibration images."""
+    from .steps.quantize import quantize as step
+
+    target = out or Workspace(workspace).quantized
+    artifact = step(
+        checkpoint,
+        bits=bits,
+        recipe=recipe,
+        data=data,
+        split=split,
+        calib_images=calib_images,
+        calib_batch=calib_batch,
+        seed=seed,
+        range=range_,
+        include=include or None,
+        exclude=exclude or None,
+        attention_products=attention_products,
+        heads=heads,
+        image_size=_size(image_size),
+        ema=ema,
+        preprocessing=_preprocessing(mean, std, crop, crop_mode, interpolation),
+        skip_broken=skip_broken,
+        out=target,
+        force=force,
+    )
+    manifest = artifact.manifest
+    used = len(manifest["data"]["indices"]) - len(manifest["data"]["skipped"])
+    _say(
+        f"{manifest['format']}: {len(manifest['sites'])} sites from {used} images of {manifest['data']['spec']}"
+        + _skipped(manifest["data"]["skipped"])
+    )
+    _say(f"logit SQNR {manifest['logit_sqnr_db']:.1f} dB on {manifest['sqnr_images']} of them")
+    _say(f"wrote {target}")
+
+
+@app.command()
+def export(
+    quantized: Annotated[
+        Path | None, typer.Argument(help="Directory that 'quantize' wrote.", show_default=False)
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="ONNX for ONNX Runtime's CPU kernels.")] = False,
+    float_: Annotated[bool, typer.Option("--float/--no-float", help="Write the float network beside it.")] = True,
+    source: Annotated[
+        Path | None, typer.Option("--source", help="The float checkpoint, if it has moved.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
+    force: ForceOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Export a quantized checkpoint, and prove that it runs on integer kernels."""
+    if not onnx:
+        raise UsageError("No target is named.", hint="Say which: --onnx.")
+    from .steps.export import export as step
+
+    place = Workspace(workspace)
+    result = step(
+        quantized or place.need(place.quantized, "quantize"),
+        float=float_,
+        source=source,
+        out=out or place.onnx,
+        force=force,
+    )
+    _say(str(result.proof))
+    for path in (result.model, result.float_model):
+        if path is not None:
+            _say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+
+
+@app.command()
+def evaluate(
+    artifact: Annotated[str, typer.Argument(help="Float checkpoint, quantized directory or .onnx.")],
+    data: DataOption = None,
+    split: SplitOption = None,
+    limit: LimitOption = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="Artefact to compare logits with.", show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Images at a time.")] = 64,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads; all cores where not given.", show_default=False)
+    ] = None,
+    heads: HeadsOption = None,
+    image_size: SizeOption = None,
+    ema: EmaOption = False,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    crop: CropOption = None,
+    crop_mode: CropModeOption = None,
+    interpolation: InterpolationOption = None,
+    skip_broken: SkipOption = False,
+    save_logits: Annotated[
+        Path | None, typer.Option("--save-logits", help="Write logits and labels (.npz).", show_default=False)
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure accuracy, and the distance from a reference."""
+    from .steps.evaluate import evaluate as step
+
+    result = step(
+        artifact,
+        data=data,
+        split=split,
+        limit=limit,
+        reference=reference,
+        batch_size=batch,
+        threads=threads,
+        preprocessing=_preprocessing(mean, std, crop, crop_mode, interpolation),
+        heads=heads,
+        image_size=_size(image_size),
+        ema=ema,
+        skip_broken=skip_broken,
+        save_logits=save_logits,
+        json=json,
+    )
+    for key, value in result.figures.items():
+        _say(f"{key:<14} {value:.4f}" if isinstance(value, float) else f"{key:<14} {value}")
+    if result.skipped:
+        _say(_skipped(result.skipped).lstrip(", "))
+
+
+@app.command()
+def bench(
+    artifacts: Annotated[list[str], typer.Argument(help="Artefacts; the first is what others are compared with.")],
+    batch: BatchOption = None,
+    threads: ThreadsOption = 1,
+    seconds: SecondsOption = 5.0,
+    rounds: RoundsOption = None,
+    confidence: ConfidenceOption = 0.95,
+    heads: HeadsOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Time artefacts in turns, in one process."""
+    from .steps.bench import bench as step
+
+    result = step(
+        artifacts,
+        batch=batch or [1],
+        threads=threads,
+        seconds=seconds,
+        rounds=rounds,
+        confidence=confidence,
+        heads=heads,
+        json=json,
+    )
+    from .report.rows import LATENCY_COLUMNS, latency_rows
+    from .report.terminal import print_table
+
+    print_table(LATENCY_COLUMNS, latency_rows(result.to_dict()))
+
+
+@app.command()
+def check(
+    candidates: Annotated[
+        list[str] | None, typer.Argument(help="Artefacts; the exported model where none is named.", show_default=False)
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="Artefact; the exported float model where not given.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option("--max-drop", help="Limit on the drop in top-1, in points.")] = 0.5,
+    max_latency_ratio: Annotated[
+        float, typer.Option("--max-latency-ratio", help="Limit on candidate / baseline latency.")
+    ] = 1.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Count inconclusive as failed.")] = False,
+    data: DataOption = None,
+    split: SplitOption = None,
+    limit: LimitOption = None,
+    batch: BatchOption = None,
+    threads: ThreadsOption = 1,
+    seconds: SecondsOption = 5.0,
+    rounds: RoundsOption = None,
+    confidence: ConfidenceOption = 0.95,
+    heads: HeadsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    crop: CropOption = None,
+    crop_mode: CropModeOption = None,
+    interpolation: InterpolationOption = None,
+    skip_broken: SkipOption = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
+    force: ForceOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Gate candidates on accuracy drop and latency: exit code 0 pass, 1 fail, 3 inconclusive."""
+    from .steps.check import check as step
+
+    place = Workspace(workspace)
+    target = out or place.report
+    report = step(
+        candidates or [place.need(place.onnx / "model.onnx", "export --onnx")],
+        baseline=baseline or place.need(place.onnx / "model.float.onnx", "export --onnx"),
+        data=data,
+        split=split,
+        limit=limit,
+        max_drop=max_drop,
+        max_latency_ratio=max_latency_ratio,
+        batch=batch or [1, 8],
+        threads=threads,
+        seconds=seconds,
+        rounds=rounds,
+        confidence=confidence,
+        preprocessing=_preprocessing(mean, std, crop, crop_mode, interpolation),
+        heads=heads,
+        skip_broken=skip_broken,
+        out=target,
+        force=force,
+    )
+    from .report import print_report
+
+    print_report(report.to_dict())
+    _say(f"wrote {target / 'report.json'} and {target / 'report.md'}")
+    raise typer.Exit(report.exit_code(strict))
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Directory; a temporary one where not given.", show_default=False)
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Quantize, export and check the embedded digits network."""
+    from .report import print_report
+    from .steps.demo import demo as step
+
+    report, root = step(out, force=force)
+    print_report(report.to_dict())
+    place = Workspace(root)
+    _say(f"report:    {place.report / 'report.md'} and report.json")
+    _say(f"exported:  {place.onnx / 'model.onnx'} and model.float.onnx")
+    _say(f"quantized: {place.quantized}")
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, CPU features, and what can be built and run here."""
+    from .environment import describe_environment, target_states
+
+    environment = describe_environment()
+    for key, value in environment.items():
+        if not isinstance(value, dict):
+            _say(f"{key:<18} {value}")
+    for key, value in environment["versions"].items():
+        _say(f"{key:<18} {value}")
+    import onnxruntime as ort
+
+    _say(f"{'ort providers':<18} {' '.join(ort.get_available_providers())}")
+    for state in target_states():
+        _say(f"\n{state.name}")
+        _say(f"  build: {state.cannot_build or 'yes'}")
+        _say(f"  run:   {state.cannot_run or 'yes'}")
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from .versions import package_version
+
+        _say(f"illama-deploy {package_version('illama-deploy') or 'unknown'}")
+        raise typer.Exit(0)
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _skipped(names: Sequence[str]) -> str:
+    return f", {len(names)} broken images left out: {', '.join(names[:3])}{'…' if len(names) > 3 else ''}" if names else ""
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"{text!r} is no image size.", hint="Write --image-size 384 or --image-size 384x256.")
+    return int(parts[0]), int(parts[-1])
+
+
+def _preprocessing(
+    mean: str | None, std: str | None, crop: float | None, crop_mode: str | None, interpolation: str | None
+) -> dict[str, Any]:
+    return {
+        "mean": _floats("--mean", mean),
+        "std": _floats("--std", std),
+        "crop": crop,
+        "crop_mode": crop_mode,
+        "interpolation": interpolation,
+    }
+
+
+def _floats(option: str, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} needs numbers with commas between, not {text!r}.") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit; what a user can mend ends in one message and exit code 2."""
+    # A cancelled CI job gets SIGTERM: unwind as for Ctrl-C, so that nothing half-written stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
+
+
+def _guarded(run: Callable[[], Any]) -> int:
+    try:
+        code = run()
+    except DeployError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("Interrupted; nothing half-written was kept.\n  next:  run the same command again.")
+    except MemoryError:
+        return _fail("Out of memory.\n  next:  use a smaller --batch or --calib-batch.")
+    except BrokenPipeError:
+        # Whoever read our output went away (`| head`); that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # a wrong command line, as click reports it
+            error.show()
+            return 2
+        if os.environ.get("ILLAMA_DEPLOY_DEBUG"):
+            raise
+        return _fail(
+            f"Unexpected {type(error).__name__}: {error}\n"
+            "  next:  this is a fault of illama-deploy; please report it with what\n"
+            "         ILLAMA_DEPLOY_DEBUG=1 prints for the same command."
+        )
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    typer.echo(f"error: {message}", err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

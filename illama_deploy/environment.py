@@ -1,0 +1,106 @@
+"""What machine this is, and what can be built and run on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .versions import package_version, versions
+
+__all__ = ["TargetState", "cpu_features", "describe_environment", "target_states"]
+
+#: Instruction sets that decide which kernels run, as the kernel names them.
+FEATURES = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "openvino", "tensorrt", "tensorrt-rtx", "torchao", "timm")
+
+
+def _cpuinfo() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    return {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in text.splitlines())}
+
+
+def cpu_features() -> list[str]:
+    """Instruction sets of this CPU that matter for inference (Linux; empty elsewhere)."""
+    info = _cpuinfo()
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    return [name for name in FEATURES if name in flags]
+
+
+def describe_environment() -> dict[str, Any]:
+    """Machine and versions, for a report."""
+    return {
+        "cpu": _cpuinfo().get("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "instruction sets": " ".join(cpu_features()) or "unknown",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions(*PACKAGES),
+    }
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """Whether a target can be built and run here; `None` stands for yes, a text says why not."""
+
+    name: str
+    cannot_build: str | None
+    cannot_run: str | None
+
+
+def target_states() -> list[TargetState]:
+    """Look at packages, providers and devices; nothing is built."""
+    return [check() for check in (_torch, _onnx_cpu, _onnx_cuda, _openvino, _tensorrt, _tensorrt_rtx)]
+
+
+_LATER = "this version of illama-deploy does not write it"
+
+
+def _torch() -> TargetState:
+    return TargetState("torch (simulation)", None, None)
+
+
+def _onnx_cpu() -> TargetState:
+    vnni = {"avx512_vnni", "avx_vnni", "asimddp"} & set(cpu_features())
+    note = None if vnni else "runs, but without VNNI instructions: INT8 may be slow, and U8×S8 sums may saturate"
+    return TargetState("onnx-cpu", None, note)
+
+
+def _onnx_cuda() -> TargetState:
+    import onnxruntime as ort
+
+    why = _no_cuda() or (
+        None if "CUDAExecutionProvider" in ort.get_available_providers() else "this onnxruntime has no CUDA provider"
+    )
+    return TargetState("onnx-cuda", _LATER, why or _LATER)
+
+
+def _openvino() -> TargetState:
+    return TargetState("openvino", _LATER, _missing("openvino", "illama-deploy[openvino]") or _LATER)
+
+
+def _tensorrt() -> TargetState:
+    why = _missing("tensorrt", "illama-deploy[trt]") or _no_cuda() or _LATER
+    return TargetState("tensorrt", why, why)
+
+
+def _tensorrt_rtx() -> TargetState:
+    missing = _missing("tensorrt-rtx", "illama-deploy[rtx]")
+    return TargetState("tensorrt-rtx", missing or _LATER, missing or _no_cuda() or _LATER)
+
+
+def _missing(package: str, extra: str) -> str | None:
+    return None if package_version(package) else f"{package} is not installed: pip install '{extra}'"
+
+
+def _no_cuda() -> str | None:
+    import torch
+
+    probe: Callable[[], bool] = torch.cuda.is_available
+    return None if probe() else "no CUDA device"

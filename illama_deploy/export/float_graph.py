@@ -1,0 +1,245 @@
+"""The one float ONNX graph of a network, from which passes make each target's form.
+
+It is written down directly (opset 23) rather than traced: every GEMM then has a known name, and the ops are
+the ones that runtimes fuse (RMSNormalization, RotaryEmbedding, x·sigmoid(x)).
+
+The token stream is two-dimensional and sequence-major: row s·B + b is token s of image b. So all GEMMs are
+plain 2-D ones, the class tokens are the last B rows, and image tokens and class token are joined by
+appending rows. Values in the graph are named after the module that makes them.
+
+Each GEMM node carries metadata: `site`, the module's name, and `rows`, which output channels of the module
+it computes ("0:192" for the queries of qkv).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from torch import Tensor, nn
+
+from ..model.illama import Illama, RMSNorm
+from ..quant.modules import QuantConv2d, QuantLinear
+
+__all__ = ["INPUT", "OPSET", "OUTPUT", "ROWS", "SITE", "build_float_graph"]
+
+OPSET = 23
+IR_VERSION = 10
+INPUT, OUTPUT = "images", "logits"
+SITE, ROWS = "illama.site", "illama.rows"
+
+
+def build_float_graph(model: Illama) -> ir.Model:
+    """Write a network down as ONNX: `images` float32 [batch, C, H, W] to `logits` float32 [batch, classes].
+
+    Quantized sites appear with the float weights that their integers stand for.
+    """
+    return _Builder(model).build()
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().float().contiguous().numpy()
+
+
+class _Builder:
+    """Appends nodes in execution order; each method returns the value that it makes."""
+
+    def __init__(self, model: Illama) -> None:
+        self.model, self.config = model, model.config
+        self.tape = ir.tape.Tape()
+        self.constants: dict[str, ir.Value] = {}
+        self.images = ir.val(
+            INPUT,
+            dtype=ir.DataType.FLOAT,
+            shape=("batch", self.config.channels, *self.config.image_size),
+        )
+
+    def build(self) -> ir.Model:
+        config, model = self.config, self.model
+        x = self.tokens(self.images)
+        length = config.tokens
+        for i, block in enumerate(model.blocks):
+            name = f"blocks.{i}"
+            kept = 1 if block.attn.last_query_only else length
+            attended = self.attention(f"{name}.attn", self.norm(f"{name}.norm1", block.norm1, x), i, length, kept)
+            if kept != length:
+                x = self.last_rows(x, f"{name}.residual")
+                length = kept
+            x = self.op("Add", [x, attended], name=f"{name}.add1")
+            fed = self.swiglu(f"{name}.mlp", self.norm(f"{name}.norm2", block.norm2, x), i)
+            x = self.op("Add", [x, fed], name=f"{name}.add2")
+        if length != 1:
+            x = self.last_rows(x, "class_token")
+        logits = self.linear("head", self.norm("norm", model.norm, x), model.head, output=OUTPUT)
+        logits.type = ir.TensorType(ir.DataType.FLOAT)
+        logits.shape = ir.Shape(["batch", config.classes])
+        graph = ir.Graph(
+            [self.images],
+            [logits],
+            nodes=self.tape.nodes,
+            initializers=self.tape.initializers,
+            opset_imports={"": OPSET},
+            name="illama",
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="illama-deploy")
+
+    # Parts of the network
+
+    def tokens(self, images: ir.Value) -> ir.Value:
+        """Patch embedding as one GEMM over unfolded patches, positions added, class tokens appended."""
+        config, conv = self.config, self.model.patch_embed.proj
+        (rows, columns), patch, dim = config.grid, config.patch_size, config.dim
+        x = self.reshape(images, (-1, config.channels, rows, patch, columns, patch), "patches.split")
+        # [B, C, rows, p, columns, p] -> [rows, columns, B, C, p, p]
+        x = self.op("Transpose", [x], {"perm": [2, 4, 0, 1, 3, 5]}, name="patches.transpose")
+        x = self.reshape(x, (-1, config.channels * patch * patch), "patches")
+        x = self.linear("patch_embed.proj", x, conv)
+        # To [N, B, E], so that positions add by broadcasting over images.
+        x = self.reshape(x, (rows * columns, -1, dim), "patch_embed.tokens")
+        positions = _numpy(self.model.pos_embed)[0]
+        x = self.op("Add", [x, self.constant("pos_embed", positions[:-1, None])], name="patch_embed.add")
+        # The class token starts as a constant row: token and its position folded into one.
+        last = (_numpy(self.model.cls_token)[0] + positions[-1:])[None]
+        shape = self.op("Shape", [x], name="tokens.shape")
+        batch = self.op(
+            "Slice", [shape, self.integers(1), self.integers(2), self.integers(0)], name="tokens.batch"
+        )
+        self.batch = batch
+        wanted = self.op(
+            "Concat", [self.integers(1), batch, self.integers(dim)], {"axis": 0}, name="cls_token.shape"
+        )
+        token = self.op("Expand", [self.constant("cls_token", last), wanted], name="cls_token.expand")
+        x = self.op("Concat", [x, token], {"axis": 0}, name="tokens.concat")
+        return self.reshape(x, (-1, dim), "tokens")
+
+    def norm(self, name: str, norm: RMSNorm, x: ir.Value) -> ir.Value:
+        weight = self.constant(f"{name}.weight", _numpy(norm.weight))
+        return self.op("RMSNormalization", [x, weight], {"axis": -1, "epsilon": norm.eps}, name=name)
+
+    def attention(self, name: str, x: ir.Value, block: int, length: int, kept: int) -> ir.Value:
+        """Rotary attention with the multiplied mask; the last `kept` tokens ask, all answer."""
+        attn = self.model.blocks[block].attn
+        dim = self.config.dim
+        asking = x if kept == length else self.last_rows(x, f"{name}.asking")
+        q = self.linear(f"{name}.qkv", asking, attn.qkv, slice(0, dim), suffix=".q")
+        k = self.linear(f"{name}.qkv", x, attn.qkv, slice(dim, 2 * dim), suffix=".k")
+        v = self.linear(f"{name}.qkv", x, attn.qkv, slice(2 * dim, 3 * dim), suffix=".v")
+        heads = (attn.heads, attn.head_dim)
+        q = self.reshape(self.rope(q, length - kept, kept, f"{name}.q"), (kept, -1, *heads), f"{name}.q_SBHD")
+        k = self.reshape(self.rope(k, 0, length, f"{name}.k"), (length, -1, *heads), f"{name}.k_SBHD")
+        v = self.reshape(v, (length, -1, *heads), f"{name}.v_SBHD")
+        q = self.op("Transpose", [q], {"perm": [1, 2, 0, 3]}, name=f"{name}.q_BHSD")
+        k = self.op("Transpose", [k], {"perm": [1, 2, 3, 0]}, name=f"{name}.k_BHDS")
+        v = self.op("Transpose", [v], {"perm": [1, 2, 0, 3]}, name=f"{name}.v_BHSD")
+        scores = self.op("MatMul", [q, k], name=f"{name}.qk", metadata={SITE: f"{name}.qk"})
+        if attn.scale != 1.0:
+            scale = self.constant(f"{name}.scale", np.float32(attn.scale))
+            scores = self.op("Mul", [scores, scale], name=f"{name}.scaled")
+        weights = self.op("Softmax", [scores], {"axis": -1}, name=f"{name}.softmax")
+        mask = _numpy(attn.tril_SS)[-kept:]
+        if attn.soft_mask:
+            mask = attn.soft_mask + (1 - attn.soft_mask) * mask
+        if not (mask == 1).all():  # the class token's row is all ones
+            shared = self.constant(f"mask.{kept}.{attn.soft_mask}", mask.astype(np.float32))
+            weights = self.op("Mul", [weights, shared], name=f"{name}.masked")
+        out = self.op("MatMul", [weights, v], name=f"{name}.pv", metadata={SITE: f"{name}.pv"})
+        out = self.op("Transpose", [out], {"perm": [2, 0, 1, 3]}, name=f"{name}.out_SBHD")
+        return self.linear(f"{name}.proj", self.reshape(out, (-1, dim), f"{name}.out"), attn.proj)
+
+    def rope(self, x: ir.Value, first: int, count: int, name: str) -> ir.Value:
+        """Rotate [count·B, E] for positions first..first+count-1; 3-D input, so no transpose is needed."""
+        attn = self.model.blocks[0].attn
+        x = self.reshape(x, (count, -1, self.config.dim), f"{name}.tokens")
+        return self.op(
+            "RotaryEmbedding",
+            [
+                x,
+                self.constant("rope.cos", _numpy(attn.cos_SD)),
+                self.constant("rope.sin", _numpy(attn.sin_SD)),
+                self.positions(first, count),
+            ],
+            {"interleaved": 1, "num_heads": attn.heads},
+            name=f"{name}.rope",
+        )
+
+    def positions(self, first: int, count: int) -> ir.Value:
+        """Position of each token of each image: int64 [count, B]."""
+        key = f"positions.{first}.{count}"
+        if key not in self.constants:
+            column = self.constant(f"{key}.column", np.arange(first, first + count, dtype=np.int64)[:, None])
+            shape = self.op("Concat", [self.integers(count), self.batch], {"axis": 0}, name=f"{key}.shape")
+            self.constants[key] = self.op("Expand", [column, shape], name=key)
+        return self.constants[key]
+
+    def swiglu(self, name: str, x: ir.Value, block: int) -> ir.Value:
+        mlp = self.model.blocks[block].mlp
+        gate = self.linear(f"{name}.fc1", x, mlp.fc1)
+        sigmoid = self.op("Sigmoid", [gate], name=f"{name}.sigmoid")
+        gate = self.op("Mul", [gate, sigmoid], name=f"{name}.silu")
+        product = self.op("Mul", [gate, self.linear(f"{name}.fc3", x, mlp.fc3)], name=f"{name}.product")
+        return self.linear(f"{name}.fc2", product, mlp.fc2)
+
+    def linear(
+        self,
+        site: str,
+        x: ir.Value,
+        module: nn.Module,
+        rows: slice | None = None,
+        *,
+        suffix: str = "",
+        output: str | None = None,
+    ) -> ir.Value:
+        """A GEMM of `x` [M, in] with (some output rows of) a module's weight, stored as [in, out]."""
+        if isinstance(module, QuantLinear | QuantConv2d):
+            weight = module.weight_q.flatten(1).float() * module.weight_scale[:, None]
+            bias = None if module.bias_q is None else module.bias_q.float() * module.output_scale
+        else:
+            assert isinstance(module, nn.Linear | nn.Conv2d)
+            weight, bias = module.weight.flatten(1), module.bias
+        rows = rows or slice(0, weight.shape[0])
+        inputs = [x, self.constant(f"{site}{suffix}.weight", np.ascontiguousarray(_numpy(weight[rows]).T))]
+        if bias is not None:
+            inputs.append(self.constant(f"{site}{suffix}.bias", _numpy(bias[rows])))
+        return self.op(
+            "MatMul" if bias is None else "Gemm",
+            inputs,
+            name=f"{site}{suffix}",
+            metadata={SITE: site, ROWS: f"{rows.start}:{rows.stop}"},
+            output=output,
+        )
+
+    # Small helpers
+
+    def last_rows(self, x: ir.Value, name: str) -> ir.Value:
+        """The class tokens: the last B rows of [S·B, E]."""
+        if "batch.negative" not in self.constants:
+            self.constants["batch.negative"] = self.op("Neg", [self.batch], name="batch.negative")
+        end = self.integers(np.iinfo(np.int64).max)
+        return self.op("Slice", [x, self.constants["batch.negative"], end, self.integers(0)], name=name)
+
+    def reshape(self, x: ir.Value, shape: Sequence[int], name: str) -> ir.Value:
+        return self.op("Reshape", [x, self.integers(*shape)], name=name)
+
+    def integers(self, *values: int) -> ir.Value:
+        return self.constant("ints." + "_".join(map(str, values)), np.array(values, dtype=np.int64))
+
+    def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
+        """An initializer; one that exists under that name is taken again."""
+        if name not in self.constants:
+            self.constants[name] = self.tape.initializer(ir.tensor(np.asarray(array), name=name))
+        return self.constants[name]
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value],
+        attributes: dict[str, object] | None = None,
+        *,
+        name: str,
+        metadata: dict[str, str] | None = None,
+        output: str | None = None,
+    ) -> ir.Value:
+        value = self.tape.op(kind, inputs, attributes, name=name, metadata_props=metadata)  # type: ignore[arg-type]
+        value.name = output or f"{name}.out"
+        return value

@@ -1,0 +1,7 @@
+"""Graph passes: each says what it requires, does one thing, and checks what it ensures. One file each."""
+
+from .hoist_quantize import HoistQuantize
+from .insert_qdq import ActivationSpelling, InsertQDQ
+from .remove_dead import RemoveDead
+
+__all__ = ["ActivationSpelling", "HoistQuantize", "InsertQDQ", "RemoveDead"]

@@ -1,0 +1,16 @@
+"""Accuracy and latency of artefacts, with their uncertainty."""
+
+from .accuracy import Accuracy, Comparison, measure_accuracy
+from .latency import Latency, measure_latency
+from .statistics import Interval, median_ratio, paired_drop
+
+__all__ = [
+    "Accuracy",
+    "Comparison",
+    "Interval",
+    "Latency",
+    "measure_accuracy",
+    "measure_latency",
+    "median_ratio",
+    "paired_drop",
+]

@@ -1,0 +1,3 @@
+"""Names of what our ONNX files say of themselves (their `metadata_props`)."""
+
+PREFIX = "illama_deploy."

@@ -1,0 +1,46 @@
+"""The report's tables on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .rows import ARTIFACT_COLUMNS, GATE_COLUMNS, artifact_rows, gate_rows
+
+__all__ = ["print_report", "print_table"]
+
+COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print both tables and the verdict to standard output."""
+    from rich.console import Console
+
+    print_table(ARTIFACT_COLUMNS, artifact_rows(report), left=2)
+    print_table(
+        GATE_COLUMNS,
+        [(*row[:-1], f"[{COLOURS[row[-1]]}]{row[-1]}[/]") for row in gate_rows(report)],
+        left=len(GATE_COLUMNS),
+    )
+    verdict = report["verdict"]
+    Console(width=_width(), highlight=False).print(f"Verdict: [bold {COLOURS[verdict]}]{verdict.upper()}[/]")
+
+
+def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]], left: int = 1) -> None:
+    """Print rows; the first `left` columns align left, the rest right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=_width(), highlight=False).print(table)
+
+
+def _width() -> int | None:
+    """The terminal's own width; where there is none (a log), enough for every column."""
+    import sys
+
+    return None if sys.stdout.isatty() else 140

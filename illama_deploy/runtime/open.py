@@ -1,0 +1,54 @@
+"""Open whatever an artefact's path points to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..checkpoint import EMBEDDED, read_checkpoint
+from ..errors import ArtifactError, UsageError
+from ..quant.artifact import MANIFEST
+from .onnxruntime_cpu import OnnxRuntimeCpu
+from .runtime import Runtime
+from .torch_cpu import open_float, open_quantized
+
+__all__ = ["open_artifact"]
+
+
+def open_artifact(
+    name: str | Path,
+    *,
+    threads: int | None = None,
+    heads: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    ema: bool = False,
+) -> Runtime:
+    """Load a float checkpoint, a quantized directory, or an `.onnx` file (or the directory of an export).
+
+    Args:
+        name: path, or `digits` for the embedded default.
+        threads: that it may use; all cores where not given.
+        heads, image_size, ema: of a float checkpoint, as in `read_checkpoint`.
+
+    Raises:
+        DeployError: nothing there, damaged, or of another kind.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError("At least one thread is needed.", hint="Raise --threads.")
+    threads = threads or os.cpu_count() or 1
+    path, label = Path(name), str(name)
+    if not path.exists() and label != EMBEDDED:
+        raise ArtifactError("There is no such artefact.", where=path, hint="Check the path.")
+    if path.is_dir():
+        if (path / MANIFEST).is_file():
+            return open_quantized(label, path, threads)
+        if (path / "model.onnx").is_file():
+            return OnnxRuntimeCpu(label, path / "model.onnx", threads)
+        raise ArtifactError(
+            "The directory holds neither a quantized checkpoint nor an export.",
+            where=path,
+            hint="Give what 'illama-deploy quantize' or 'illama-deploy export' wrote.",
+        )
+    if path.suffix == ".onnx":
+        return OnnxRuntimeCpu(label, path, threads)
+    return open_float(label, read_checkpoint(name, heads=heads, image_size=image_size, ema=ema), threads)

@@ -1,0 +1,64 @@
+"""What a runtime is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..preprocessing import Preprocessing
+
+__all__ = ["ArtifactInfo", "Runtime"]
+
+
+@dataclass(frozen=True)
+class ArtifactInfo:
+    """What a report says of an artefact.
+
+    Attributes:
+        name: as the user named it.
+        format: `float32`, `W8A8`, ...
+        backend: what runs it, such as `onnxruntime`.
+        provider: the execution provider or device that is really in use.
+        size_bytes: of the file that holds the weights.
+        sha256: of that file.
+        manifest_sha256: of the quantized checkpoint it came from, if any.
+    """
+
+    name: str
+    format: str
+    backend: str
+    provider: str
+    size_bytes: int
+    sha256: str
+    manifest_sha256: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+class Runtime(ABC):
+    """An artefact, loaded and ready.
+
+    Attributes:
+        info: what it is.
+        preprocessing: what it expects of images.
+        classes: number of classes.
+        class_names: in label order, or empty where unknown.
+        data: data spec that it belongs to, or None.
+        threads: threads that it uses.
+    """
+
+    info: ArtifactInfo
+    preprocessing: Preprocessing
+    classes: int
+    class_names: tuple[str, ...] = ()
+    data: str | None = None
+    threads: int
+
+    @abstractmethod
+    def run(self, images_BCHW: np.ndarray) -> np.ndarray:
+        """Preprocessed float32 images to float32 logits [B, classes]."""

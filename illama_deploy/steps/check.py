@@ -1,0 +1,119 @@
+"""Accuracy drop and latency ratio of candidates against a baseline, as gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..atomic import new_directory
+from ..environment import describe_environment
+from ..errors import UsageError
+from ..hashing import canonical_json
+from ..measure import measure_accuracy, paired_drop
+from ..progress import track
+from ..report import Gate, Report, render_markdown
+from ..runtime import Runtime, open_artifact
+from ..workspace import Workspace
+from .bench import measure_batches
+from .evaluate import open_evaluation_data
+
+__all__ = ["check"]
+
+
+def check(
+    candidates: Sequence[str | Path | Runtime] = (),
+    *,
+    baseline: str | Path | Runtime | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    max_drop: float = 0.5,
+    max_latency_ratio: float = 1.0,
+    batch: Sequence[int] = (1, 8),
+    threads: int = 1,
+    seconds: float = 5.0,
+    rounds: int | None = None,
+    confidence: float = 0.95,
+    preprocessing: dict[str, Any] | None = None,
+    heads: int | None = None,
+    skip_broken: bool = False,
+    out: str | Path | None = None,
+    force: bool = False,
+) -> Report:
+    """Measure candidates and baseline on the same images and in the same rounds, and judge.
+
+    Args:
+        candidates: artefacts; the workspace's exported model where none is given.
+        baseline: artefact; the exported float model where not given.
+        data, split, limit: images for accuracy, as in `evaluate`.
+        max_drop: limit on the drop in top-1, in points.
+        max_latency_ratio: limit on candidate / baseline latency, at each batch size.
+        batch, threads, seconds, rounds: as in `bench`.
+        confidence: of each bound of each interval.
+        out: directory for `report.json` and `report.md`; the workspace's where not given.
+        force: replace a directory that exists.
+
+    Raises:
+        DeployError: bad input; nothing is written.
+    """
+    workspace = Workspace()
+    named = list(candidates) or [workspace.need(workspace.onnx / "model.onnx", "export --onnx")]
+    if baseline is None:
+        baseline = workspace.need(workspace.onnx / "model.float.onnx", "export --onnx --float")
+    out = Path(out) if out is not None else workspace.report
+    with new_directory(out, force=force) as directory:
+        runtimes = [
+            a if isinstance(a, Runtime) else open_artifact(a, threads=threads, heads=heads)
+            for a in (baseline, *named)
+        ]
+        if max_latency_ratio <= 0:
+            raise UsageError("The latency limit must be above 0.", hint="Use --max-latency-ratio 1.0.")
+        loader = open_evaluation_data(
+            runtimes, data, split, limit, 64, preprocessing=preprocessing, skip_broken=skip_broken
+        )
+        latencies = measure_batches(runtimes, batch, seconds=seconds, rounds=rounds, confidence=confidence)
+        accuracies, comparisons = measure_accuracy(runtimes, track(loader, "Evaluating", len(loader)))
+
+        gates = []
+        for runtime, accuracy, row in zip(runtimes[1:], accuracies[1:], latencies[1:], strict=True):
+            drop = paired_drop(accuracies[0].correct, accuracy.correct, confidence)
+            gates.append(Gate.judge("accuracy_drop", runtime.info.name, "", max_drop, drop))
+            gates += [
+                Gate.judge("latency_ratio", runtime.info.name, f"batch {x.batch}", max_latency_ratio, x.ratio)
+                for x in row
+            ]
+        report = Report(
+            gates=gates,
+            artifacts=[
+                {
+                    "info": runtime.info.to_dict(),
+                    "accuracy": accuracy.to_dict(),
+                    "comparison": comparison.to_dict(),
+                    "latency": [latency.to_dict() for latency in row],
+                }
+                for runtime, accuracy, comparison, row in zip(
+                    runtimes, accuracies, comparisons, latencies, strict=True
+                )
+            ],
+            data={
+                "spec": loader.source.spec,
+                "split": loader.source.split,
+                "images": accuracies[0].images,
+                "skipped": loader.skipped,
+            },
+            settings={
+                "max_drop": max_drop,
+                "max_latency_ratio": max_latency_ratio,
+                "confidence": confidence,
+                "threads": threads,
+                "batch": list(batch),
+                "seconds": seconds,
+                "rounds": rounds,
+            },
+            environment=describe_environment(),
+        )
+        content = report.to_dict()
+        (directory / "report.json").write_text(canonical_json(content), encoding="utf-8")
+        (directory / "report.md").write_text(render_markdown(content), encoding="utf-8")
+    return report

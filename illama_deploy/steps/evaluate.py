@@ -1,0 +1,166 @@
+"""Accuracy of one artefact, and its distance from a reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..atomic import new_file
+from ..data import Loader, open_data
+from ..errors import UsageError
+from ..hashing import canonical_json
+from ..measure import measure_accuracy
+from ..progress import track
+from ..runtime import Runtime, open_artifact
+
+__all__ = ["Evaluation", "evaluate", "open_evaluation_data"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one artefact on one data set.
+
+    Attributes:
+        figures: `top1`, `top5` (percent), `ece`, `nll`, `images`, and with a reference `agreement` (percent) and
+            `logit_sqnr_db`.
+        skipped: names of broken images left out.
+    """
+
+    artifact: dict[str, Any]
+    data: dict[str, Any]
+    figures: dict[str, Any]
+    skipped: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures at the top level, then what they were measured on."""
+        return {**self.figures, "skipped": list(self.skipped), "artifact": self.artifact, "data": self.data}
+
+
+def evaluate(
+    artifact: str | Path | Runtime,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    reference: str | Path | Runtime | None = None,
+    batch_size: int = 64,
+    threads: int | None = None,
+    preprocessing: dict[str, Any] | None = None,
+    heads: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    ema: bool = False,
+    skip_broken: bool = False,
+    save_logits: str | Path | None = None,
+    json: str | Path | None = None,
+) -> Evaluation:
+    """Measure accuracy.
+
+    Args:
+        artifact: float checkpoint, quantized directory, `.onnx` file, or an opened one.
+        data: data spec; what the artefact says of itself where not given.
+        split: `test` or `validation` where not given.
+        limit: only the first so many images.
+        reference: another artefact to compare logits with, image by image.
+        preprocessing: fields of `Preprocessing` that replace the artefact's.
+        heads, image_size, ema: of float checkpoints, as in `read_checkpoint`.
+        skip_broken: leave out images that cannot be decoded, and list them.
+        save_logits: `.npz` to write: `logits` [images, classes] and `labels` [images], in data order.
+        json: file to write the figures to.
+
+    Raises:
+        DeployError: bad input; nothing is written.
+    """
+    options: dict[str, Any] = {"threads": threads, "heads": heads, "image_size": image_size, "ema": ema}
+    runtimes = [_open(artifact, options)]
+    if reference is not None:
+        runtimes.insert(0, _open(reference, options))
+    loader = open_evaluation_data(
+        runtimes[::-1], data, split, limit, batch_size, preprocessing=preprocessing, skip_broken=skip_broken
+    )
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def keep(logits: list[np.ndarray], labels: np.ndarray) -> None:
+        kept.append((logits[-1], labels))
+
+    batches = track(loader, "Evaluating", len(loader))
+    accuracies, comparisons = measure_accuracy(runtimes, batches, keep if save_logits else None)
+    figures = accuracies[-1].to_dict()
+    if reference is not None:
+        figures.update(comparisons[-1].to_dict())
+    result = Evaluation(
+        artifact=runtimes[-1].info.to_dict(),
+        data={
+            "spec": loader.source.spec,
+            "split": loader.source.split,
+            "preprocessing": runtimes[-1].preprocessing.override(**(preprocessing or {})).to_dict(),
+        },
+        figures=figures,
+        skipped=tuple(loader.skipped),
+    )
+    if save_logits is not None:
+        with new_file(Path(save_logits), force=True) as aside, aside.open("wb") as file:
+            np.savez(
+                file,
+                logits=np.concatenate([logits for logits, _ in kept]),
+                labels=np.concatenate([labels for _, labels in kept]),
+            )
+    if json is not None:
+        with new_file(Path(json), force=True) as aside:
+            aside.write_text(canonical_json(result.to_dict()), encoding="utf-8")
+    return result
+
+
+def _open(artifact: str | Path | Runtime, options: dict[str, Any]) -> Runtime:
+    return artifact if isinstance(artifact, Runtime) else open_artifact(artifact, **options)
+
+
+def open_evaluation_data(
+    runtimes: list[Runtime],
+    data: str | None,
+    split: str | None,
+    limit: int | None,
+    batch_size: int,
+    *,
+    preprocessing: dict[str, Any] | None = None,
+    skip_broken: bool = False,
+) -> Loader:
+    """Open the images that all artefacts are measured on; the first artefact decides where nothing is said.
+
+    Raises:
+        UsageError: no data is known, or the artefacts do not belong together.
+    """
+    first = runtimes[0]
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise UsageError("At least one image is needed.", hint="Raise --batch or --limit.")
+    expected = [runtime.preprocessing.override(**(preprocessing or {})) for runtime in runtimes]
+    for runtime, own in zip(runtimes, expected, strict=True):
+        if own != expected[0]:
+            raise UsageError(
+                f"{first.info.name} and {runtime.info.name} expect differently prepared images, so their figures "
+                f"cannot be compared:\n    {expected[0]}\n    {own}",
+                hint="Compare artefacts of one checkpoint, or say the preprocessing with --mean, --std, --crop, ...",
+            )
+        if runtime.classes != first.classes:
+            raise UsageError(
+                f"{first.info.name} has {first.classes} classes and {runtime.info.name} {runtime.classes}.",
+                hint="Compare artefacts of one checkpoint.",
+            )
+    spec = data or next((runtime.data for runtime in runtimes if runtime.data), None)
+    if spec is None:
+        raise UsageError(
+            "The artefact does not say which data it belongs to.",
+            where=first.info.name,
+            hint="Give it with --data, such as --data folder:PATH or --data parquet:PATH.",
+        )
+    source = open_data(spec, split, role="evaluate")
+    return Loader(
+        source,
+        expected[0],
+        classes=first.classes,
+        batch_size=batch_size,
+        indices=range(min(limit or len(source), len(source))),
+        skip_broken=skip_broken,
+    )
