@@ -23,8 +23,6 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from .recipe import Recipe
     from .steps.bench import bench
     from .steps.check import check

@@ -34,9 +34,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, then: str) -> None:
         self.then = then
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "timm":
             return None
         sys.meta_path.remove(self)

@@ -121,6 +121,4 @@ def _concerns(error: OSError, final: Path, aside: Path | None) -> bool:
     if error.filename is None:
         return True
     name = os.fspath(error.filename)
-    return isinstance(name, str) and (
-        name.startswith((str(final), str(aside))) or str(final).startswith(name)
-    )
+    return isinstance(name, str) and (name.startswith((str(final), str(aside))) or str(final).startswith(name))

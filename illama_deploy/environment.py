@@ -14,8 +14,29 @@ from .versions import package_version, versions
 __all__ = ["TargetState", "cpu_features", "describe_environment", "target_states"]
 
 #: Instruction sets that decide which kernels run, as the kernel names them.
-FEATURES = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
-PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "openvino", "tensorrt", "tensorrt-rtx", "torchao", "timm")
+FEATURES = (
+    "avx2",
+    "fma",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+)
+PACKAGES = (
+    "torch",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnx",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torchao",
+    "timm",
+)
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -54,12 +54,12 @@ class Recipe:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, value := tuple(value))
-            kind = {"str": str, "bool": bool, "int": int}.get(str(field.type), tuple)
+            kind: type = {"str": str, "bool": bool, "int": int}.get(str(field.type), tuple)
             if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                 raise RecipeError(
                     f"Recipe key {field.name!r} needs {field.type}, not {value!r}.", hint="Mend the recipe."
                 )
-            if kind is tuple and not all(isinstance(item, str) for item in value):
+            if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
                 raise RecipeError(f"Recipe key {field.name!r} needs a list of strings, not {value!r}.")
         if self.calib_images < 1:
             raise RecipeError("Calibration needs at least one image.", hint="Raise --calib-images.")

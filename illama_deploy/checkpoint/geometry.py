@@ -49,9 +49,7 @@ def infer_config(
         ("head.weight", state["head.weight"], 2),
     ):
         if tensor.ndim != rank:
-            raise CheckpointError(
-                f"{name} has shape {list(tensor.shape)}; {rank} axes are needed.", where=where
-            )
+            raise CheckpointError(f"{name} has shape {list(tensor.shape)}; {rank} axes are needed.", where=where)
     dim, channels, patch_size, _ = patch.shape
     count = positions.shape[1] - 1
     if image_size is None or _tokens(image_size, patch_size) != count:
@@ -73,7 +71,9 @@ def infer_config(
         heads = dim // HEAD_DIM
     if heads < 1 or dim % heads or (dim // heads) % 2:
         raise CheckpointError(
-            f"Width {dim} does not split into {heads} heads of an even size.", where=where, hint="Use another --heads."
+            f"Width {dim} does not split into {heads} heads of an even size.",
+            where=where,
+            hint="Use another --heads.",
         )
     depth = 1 + max((int(m[1]) for key in state if (m := re.match(r"blocks\.(\d+)\.", key))), default=0)
     return IllamaConfig(

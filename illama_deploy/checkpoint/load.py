@@ -67,7 +67,9 @@ def find_checkpoint(name: str | Path) -> Path:
         return Path(__file__).parents[1] / "assets" / f"{EMBEDDED}.safetensors"
     if not path.exists():
         raise CheckpointError(
-            "There is no such file.", where=path, hint=f"Check the path; {EMBEDDED!r} names the embedded default."
+            "There is no such file.",
+            where=path,
+            hint=f"Check the path; {EMBEDDED!r} names the embedded default.",
         )
     return path
 
@@ -154,7 +156,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"Not a readable safetensors file: {error}.", where=path, hint="It may be cut short; copy it again."
+            f"Not a readable safetensors file: {error}.",
+            where=path,
+            hint="It may be cut short; copy it again.",
         ) from error
 
 
@@ -195,9 +199,7 @@ def _unwrap(loaded: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], dict
     if isinstance(loaded, Mapping):
         found = [key for key in order if isinstance(loaded.get(key), Mapping)]
         if ema and not any(key in _EMA_WRAPPERS for key in found):
-            raise CheckpointError(
-                "It holds no averaged (EMA) weights.", where=path, hint="Leave --ema out."
-            )
+            raise CheckpointError("It holds no averaged (EMA) weights.", where=path, hint="Leave --ema out.")
         if found:
             state = loaded[found[0]]
             # Some EMA helpers nest once more.

@@ -21,7 +21,10 @@ Opener = Callable[[str, tuple[str, ...], bool], Source]
 SCHEMES: dict[str, tuple[Opener, str]] = {
     "digits": (open_digits, "digits: scikit-learn's handwritten digits"),
     "folder": (open_folder, "folder:PATH: one folder per class, perhaps under split folders"),
-    "parquet": (open_parquet, "parquet:PATH: Hugging Face parquet, a file or a directory of split-named shards"),
+    "parquet": (
+        open_parquet,
+        "parquet:PATH: Hugging Face parquet, a file or a directory of split-named shards",
+    ),
     "timm": (open_timm, "timm:NAME[?root=PATH]: any timm data set, such as timm:torch/cifar10?root=data"),
 }
 

@@ -235,5 +235,4 @@ class Illama(nn.Module):
         x_BSE = torch.cat((x_BNE, cls_B1E), 1) + self.pos_embed
         for block in self.blocks:
             x_BSE = block(x_BSE)
-        logits: Tensor = self.head(self.norm(x_BSE[:, -1]))
-        return logits
+        return self.head(self.norm(x_BSE[:, -1]))

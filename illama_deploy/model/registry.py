@@ -49,7 +49,7 @@ def _build(name: str, dim: int, depth: int, heads: int, pretrained: bool, option
     model = Illama(config, drop_path=options.pop("drop_path_rate", 0.0))
     if unknown := {key for key, value in options.items() if value}:
         raise TypeError(f"{name} does not take {', '.join(sorted(unknown))}")
-    model.pretrained_cfg = model.default_cfg = cfg  # type: ignore[assignment]
+    model.pretrained_cfg = model.default_cfg = cfg
     return model
 
 

@@ -117,4 +117,3 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
         ) from error
     model.requires_grad_(False)
     return QuantizedArtifact(directory, model.eval(), manifest, sha256_file(path))
-

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..formats import IntType
 from ..affine import quantize
+from ..formats import IntType
 
 __all__ = ["QuantConv2d", "QuantLinear", "QuantMatMul", "QuantModule"]
 
@@ -32,7 +32,10 @@ class QuantModule(nn.Module):
 
 
 class _QuantWeighted(QuantModule):
-    """A site with a weight: buffers weight_q int8 [out, ...], weight_scale [out], bias_q int32 [out], input_scale []."""
+    """A site with a weight.
+
+    Buffers: weight_q int8 [out, ...], weight_scale [out], bias_q int32 [out] or None, input_scale [].
+    """
 
     weight_q: Tensor
     weight_scale: Tensor

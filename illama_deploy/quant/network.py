@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..affine import scale_of
 from ..formats import Format
 from ..model.illama import Illama
-from ..affine import scale_of
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .sites import Site
 

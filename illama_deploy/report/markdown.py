@@ -35,10 +35,7 @@ def render_markdown(report: dict[str, Any]) -> str:
         "",
         *(f"- {key}: {value}" for key, value in environment.items() if not isinstance(value, dict)),
         *(f"- {name} {number}" for name, number in environment["versions"].items()),
-        *(
-            f"- `{a['info']['name']}`: sha256 `{a['info']['sha256']}` on {a['info']['backend']} ({a['info']['provider']})"
-            for a in (report["baseline"], *report["candidates"])
-        ),
+        *(_identity(artifact["info"]) for artifact in (report["baseline"], *report["candidates"])),
         "",
         "</details>",
         "",
@@ -46,7 +43,13 @@ def render_markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _identity(info: dict[str, Any]) -> str:
+    return f"- `{info['name']}`: sha256 `{info['sha256']}` on {info['backend']} ({info['provider']})"
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "| " + " | ".join(columns) + " |"
     rule = "|" + " --- |" * len(columns)
-    return "\n".join([head, rule, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])
+    return "\n".join(
+        [head, rule, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)]
+    )

@@ -13,11 +13,30 @@ __all__ = [
     "latency_rows",
 ]
 
-ARTIFACT_COLUMNS = ("artefact", "format", "size", "top-1 %", "agreement %", "batch", "p50 ms", "images/s", "ratio")
+ARTIFACT_COLUMNS = (
+    "artefact",
+    "format",
+    "size",
+    "top-1 %",
+    "agreement %",
+    "batch",
+    "p50 ms",
+    "images/s",
+    "ratio",
+)
 GATE_COLUMNS = ("gate", "artefact", "measured", "interval", "limit", "verdict")
 
 
-LATENCY_COLUMNS = ("artefact", "batch", "rounds", "p50 ms", "p90 ms", "p99 ms", "images/s", "ratio to the first")
+LATENCY_COLUMNS = (
+    "artefact",
+    "batch",
+    "rounds",
+    "p50 ms",
+    "p90 ms",
+    "p99 ms",
+    "images/s",
+    "ratio to the first",
+)
 
 
 def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -68,7 +87,7 @@ def latency_rows(benchmark: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def gate_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row per gate."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for gate in report["gates"]:
         drop = gate["name"] == "accuracy_drop"
         unit, digits = (" points", 2) if drop else ("×", 3)

@@ -32,7 +32,8 @@ def find_rewrites(names: Sequence[str]) -> list[Rewrite]:
     """
     if unknown := [name for name in names if name not in REWRITES]:
         raise RecipeError(
-            f"There is no rewrite {', '.join(map(repr, unknown))}.", hint=f"Use some of: {', '.join(REWRITES)}."
+            f"There is no rewrite {', '.join(map(repr, unknown))}.",
+            hint=f"Use some of: {', '.join(REWRITES)}.",
         )
     return [REWRITES[name] for name in names]
 

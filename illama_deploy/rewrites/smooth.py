@@ -50,9 +50,7 @@ def _smooth_norm(norm: RMSNorm, maxima: ChannelMaxima, followers: dict[str, nn.L
 def _smooth_norms(model: Illama, maxima: ChannelMaxima) -> None:
     for i, block in enumerate(model.blocks):
         _smooth_norm(block.norm1, maxima, {f"blocks.{i}.attn.qkv": block.attn.qkv})
-        _smooth_norm(
-            block.norm2, maxima, {f"blocks.{i}.mlp.fc1": block.mlp.fc1, f"blocks.{i}.mlp.fc3": block.mlp.fc3}
-        )
+        _smooth_norm(block.norm2, maxima, {f"blocks.{i}.mlp.fc1": block.mlp.fc1, f"blocks.{i}.mlp.fc3": block.mlp.fc3})
     _smooth_norm(model.norm, maxima, {"head": model.head})
 
 

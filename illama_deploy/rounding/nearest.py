@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..affine import quantize, scale_of
 from ..errors import RecipeError
 from ..formats import IntType
-from ..affine import quantize, scale_of
 
 __all__ = ["WEIGHT_CLIPS", "RoundedWeight", "nearest"]
 

@@ -64,8 +64,7 @@ def check(
     out = Path(out) if out is not None else workspace.report
     with new_directory(out, force=force) as directory:
         runtimes = [
-            a if isinstance(a, Runtime) else open_artifact(a, threads=threads, heads=heads)
-            for a in (baseline, *named)
+            a if isinstance(a, Runtime) else open_artifact(a, threads=threads, heads=heads) for a in (baseline, *named)
         ]
         if max_latency_ratio <= 0:
             raise UsageError("The latency limit must be above 0.", hint="Use --max-latency-ratio 1.0.")
@@ -92,9 +91,7 @@ def check(
                     "comparison": comparison.to_dict(),
                     "latency": [latency.to_dict() for latency in row],
                 }
-                for runtime, accuracy, comparison, row in zip(
-                    runtimes, accuracies, comparisons, latencies, strict=True
-                )
+                for runtime, accuracy, comparison, row in zip(runtimes, accuracies, comparisons, latencies, strict=True)
             ],
             data={
                 "spec": loader.source.spec,

@@ -19,7 +19,15 @@ from ..errors import UsageError
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
 from ..progress import track
-from ..quant import QuantizedArtifact, Site, find_sites, load_quantized, quantize_network, save_quantized, select_sites
+from ..quant import (
+    QuantizedArtifact,
+    Site,
+    find_sites,
+    load_quantized,
+    quantize_network,
+    save_quantized,
+    select_sites,
+)
 from ..quant.quality import LOGITS, measure_sqnr
 from ..recipe import Recipe
 from ..rewrites import apply_rewrites
@@ -115,14 +123,21 @@ def quantize(
 
         quantized = copy.deepcopy(model)
         rounding = partial(
-            rounding_method(resolved.rounding), dtype=resolved.number_format.weights, clip=resolved.weight_clip
+            rounding_method(resolved.rounding),
+            dtype=resolved.number_format.weights,
+            clip=resolved.weight_clip,
         )
         quantize_network(quantized, sites, thresholds, resolved.number_format, rounding)
 
         manifest = {
             "format": resolved.format,
             "recipe": resolved.to_dict(),
-            "source": {"path": str(checkpoint), "sha256": source.sha256, "heads": source.config.heads, "ema": ema},
+            "source": {
+                "path": str(checkpoint),
+                "sha256": source.sha256,
+                "heads": source.config.heads,
+                "ema": ema,
+            },
             "classes": list(source.classes),
             "preprocessing": expected.to_dict(),
             "data": {
@@ -163,7 +178,10 @@ def _open_images(
             "Calibration needs images, and the checkpoint does not say which data it was trained for.",
             hint="Give them with --data, such as --data folder:PATH or --data parquet:PATH.",
         )
-    if (preprocessing.channels, preprocessing.size) != (checkpoint.config.channels, checkpoint.config.image_size):
+    if (preprocessing.channels, preprocessing.size) != (
+        checkpoint.config.channels,
+        checkpoint.config.image_size,
+    ):
         raise UsageError(
             f"Preprocessing makes {preprocessing.channels} channels of {_by(preprocessing.size)} px; the network takes "
             f"{checkpoint.config.channels} of {_by(checkpoint.config.image_size)}.",

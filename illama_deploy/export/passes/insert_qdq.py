@@ -108,8 +108,8 @@ class InsertQDQ(InPlacePass):
             self._initializer(f"zero.{zero.dtype.name}.{zero.size}", zero),
         ]
         node.replace_input_with(position, self._node("DequantizeLinear", inputs, name, node, axis=axis))
-        if not replaced.uses() and replaced.name in self.graph.initializers:
-            del self.graph.initializers[replaced.name]
+        if replaced.name is not None and not replaced.uses():
+            self.graph.initializers.pop(replaced.name, None)
 
     def _initializer(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
         """Register a constant; the same name with another value gets a number of its own."""
