@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
+
+from PIL import Image
 
 from ..errors import DataError
 from .source import Sample, Source
@@ -24,42 +26,39 @@ class TimmDataset(Source):
         return len(self.dataset)
 
     def read(self, indices: Sequence[int]) -> Iterator[Sample]:
-        if hasattr(self.dataset, "__getitem__"):
+        for i, label, load in self._items(indices):
+            yield Sample(i, f"{self.spec} item {i}", int(label), load)
+
+    def _items(self, indices: Sequence[int]) -> Iterator[tuple[int, int, Callable[[], Image.Image]]]:
+        from timm.data import ImageDataset
+
+        if isinstance(self.dataset, ImageDataset):
+            # Its own access puts the next image in the place of a broken one; its reader does not.
             for i in indices:
-                # Decoding and the label come together here, so a broken image shows when it is loaded.
-                item = _Item(self.dataset, i)
-                yield Sample(i, f"{self.spec} item {i}", item.label(), item.image)
-            return
-        wanted = iter(indices)
-        target = next(wanted, None)
-        for i, (image, label) in enumerate(self.dataset):
-            if target is None:
-                return
-            if i == target:
-                yield Sample(i, f"{self.spec} item {i}", int(label), partial(_same, image))
-                target = next(wanted, None)
+                file, label, *_ = self.dataset.reader[i]
+                yield i, label, partial(_decode, file)
+        elif hasattr(self.dataset, "__getitem__"):
+            for i in indices:
+                image, label = self.dataset[i]
+                yield i, label, partial(_same, image)
+        else:
+            wanted = iter(indices)
+            target = next(wanted, None)
+            for i, (image, label) in enumerate(self.dataset):
+                if target is None:
+                    return
+                if i == target:
+                    yield i, label, partial(_same, image)
+                    target = next(wanted, None)
 
 
-class _Item:
-    def __init__(self, dataset: Any, index: int) -> None:
-        self.dataset, self.index = dataset, index
-        self.pair: Any = None
-        self.error: Exception | None = None
-        try:
-            self.pair = dataset[index]
-        except Exception as error:
-            self.error = error
-
-    def label(self) -> int:
-        return -1 if self.pair is None else int(self.pair[1])
-
-    def image(self) -> Any:
-        if self.error is not None:
-            raise ValueError(str(self.error)) from self.error
-        return self.pair[0]
+def _decode(file: BinaryIO) -> Image.Image:
+    with file, Image.open(file) as image:
+        image.load()
+        return image
 
 
-def _same(image: Any) -> Any:
+def _same(image: Image.Image) -> Image.Image:
     return image
 
 

@@ -38,8 +38,10 @@ class Accuracy:
         log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
         correct = logits.argmax(1) == labels
         self._correct.append(correct)
-        # Rank of the right class: how many are ahead of it (ties count as behind).
-        ahead = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)
+        # Rank of the right class: how many are ahead of it; among equals the lower number is, as for argmax.
+        own = logits[np.arange(len(labels)), labels][:, None]
+        before = np.arange(logits.shape[1]) < labels[:, None]
+        ahead = ((logits > own) | ((logits == own) & before)).sum(1)
         self._top_k += int((ahead < self.top_k).sum())
         self._nll -= float(log_p[np.arange(len(labels)), labels].sum())
         confidence = np.exp(log_p.max(1))

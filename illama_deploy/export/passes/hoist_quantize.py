@@ -20,6 +20,10 @@ class HoistQuantize(InPlacePass):
 
     Where x is quantized with the same scale already, that node is used. The float chain stays for other
     consumers and otherwise dies (`RemoveDead`).
+
+    One case stays as it is: x made by an integer GEMM that takes other bytes (U8) than the node gives (S8).
+    Right behind that GEMM it would be taken for the GEMM's own output type, which no kernel can give, and the
+    GEMM would fall back to float.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -86,10 +90,21 @@ def _same_parameters(one: ir.Node, other: ir.Node) -> bool:
 
 
 def _chain(quantize: ir.Node) -> list[ir.Node]:
-    """Data movement above a QuantizeLinear, topmost first."""
+    """Data movement that a QuantizeLinear can be moved above, topmost first."""
     chain: list[ir.Node] = []
     value = quantize.inputs[0]
     while value is not None and (node := value.producer()) is not None and node.op_type in MOVEMENT:
         chain.insert(0, node)
         value = node.inputs[0]
+    producer = value.producer() if value is not None else None
+    if producer is not None and producer.op_type in ("Gemm", "MatMul"):
+        operand = producer.inputs[0].producer() if producer.inputs[0] is not None else None
+        if operand is not None and operand.op_type == "DequantizeLinear" and _dtype(operand) != _dtype(quantize):
+            return []
     return chain
+
+
+def _dtype(node: ir.Node) -> ir.DataType | None:
+    """Integer type of a QuantizeLinear or DequantizeLinear, by its zero point."""
+    zero_point = node.inputs[2]
+    return zero_point.dtype if zero_point is not None else None

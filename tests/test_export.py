@@ -1,0 +1,227 @@
+"""Graph passes one by one, then whole files against torch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from onnx_ir.passes import PostconditionError, PreconditionError
+
+from illama_deploy import ExportError
+from illama_deploy.checkpoint import read_checkpoint
+from illama_deploy.export import build_float_graph, prove_integer_kernels
+from illama_deploy.export.passes import ActivationSpelling, HoistQuantize, InsertQDQ, RemoveDead
+from illama_deploy.export.proof import optimized_graph
+from illama_deploy.model import Illama, IllamaConfig
+from illama_deploy.onnx_metadata import PREFIX
+from illama_deploy.quant import QuantizedArtifact, load_quantized
+from illama_deploy.quant.quality import sqnr_db
+from illama_deploy.rewrites import apply_rewrites
+from illama_deploy.steps.export import ExportResult, export
+from illama_deploy.steps.quantize import quantize
+
+U8 = ActivationSpelling(unsigned=True, integer_bias=True)
+S8 = ActivationSpelling(unsigned=False, integer_bias=False)
+
+
+def _run(model: ir.Model | Path, images: torch.Tensor, *, optimize: bool = True) -> np.ndarray:
+    options = ort.SessionOptions()
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = str(model) if isinstance(model, Path) else ir.to_proto(model).SerializeToString()
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images.numpy()})[0]  # type: ignore[no-any-return]
+
+
+def _kinds(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+def _network(**change: object) -> Illama:
+    torch.manual_seed(0)
+    geometry = {"dim": 64, "depth": 2, "heads": 2, "image_size": (16, 24), "patch_size": 8, "classes": 5, "hidden": 96}
+    model = Illama(IllamaConfig(**{**geometry, **change}))  # type: ignore[arg-type]
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize(
+    "rewrites", [[], ["fold_norms", "fold_attention_scale", "class_token_last_block"]], ids=["plain", "rewritten"]
+)
+@torch.no_grad()
+def test_float_graph_is_the_network(rewrites: list[str], batch: int) -> None:
+    model = _network()
+    apply_rewrites(model, rewrites)
+    images = torch.randn(batch, 3, 16, 24)
+    np.testing.assert_allclose(_run(build_float_graph(model), images), model(images).numpy(), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_soft_mask_is_exported_as_it_stands() -> None:
+    model = _network()
+    model.set_soft_mask(0.4)
+    images = torch.randn(2, 3, 16, 24)
+    np.testing.assert_allclose(_run(build_float_graph(model), images), model(images).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_runtime_fuses_what_the_graph_is_written_for(tmp_path: Path) -> None:
+    model = _network(depth=3)
+    apply_rewrites(model, ["fold_norms", "fold_attention_scale", "class_token_last_block"])
+    graph = build_float_graph(model)
+    ir.save(graph, tmp_path / "float.onnx")
+    kinds = _kinds(optimized_graph(tmp_path / "float.onnx"))
+    assert kinds["QuickGelu"] == 3
+    assert kinds["RMSNormalization"] == 7
+    assert kinds["RotaryEmbedding"] == 6
+    assert kinds["FusedMatMul"] == 6
+    assert kinds["Transpose"] == 3 + 1  # one a block for the attention's output, one for the patches
+
+
+@pytest.fixture
+def quantized_graph(digits_quantized: QuantizedArtifact) -> ir.Model:
+    return build_float_graph(digits_quantized.model)
+
+
+def test_insert_qdq_gives_every_gemm_integers(quantized_graph: ir.Model, digits_quantized: QuantizedArtifact) -> None:
+    InsertQDQ(digits_quantized.model, U8)(quantized_graph)
+    integers = [v for name, v in quantized_graph.graph.initializers.items() if name.endswith("weight.integers")]
+    assert len(integers) == 16  # 12 sites, queries, keys and values apart
+    stored = digits_quantized.model.get_submodule("blocks.0.attn.qkv").weight_q.numpy()  # type: ignore[union-attr, operator]
+    keys = quantized_graph.graph.initializers["blocks.0.attn.qkv.k.weight.integers"].const_value
+    assert keys is not None
+    assert np.array_equal(keys.numpy(), stored[128:256].T)
+
+
+@pytest.mark.parametrize("spelling", [U8, S8], ids=["u8", "s8"])
+@torch.no_grad()
+def test_both_spellings_are_the_same_numbers(
+    quantized_graph: ir.Model, digits_quantized: QuantizedArtifact, spelling: ActivationSpelling
+) -> None:
+    InsertQDQ(digits_quantized.model, spelling)(quantized_graph)
+    images = torch.randn(4, 1, 32, 32)
+    expected = digits_quantized.model(images).numpy()
+    actual = _run(quantized_graph, images, optimize=False)
+    assert sqnr_db(float(np.square(expected).sum()), float(np.square(actual - expected).sum())) > 35
+
+
+def test_insert_qdq_requires_the_sites(digits_quantized: QuantizedArtifact) -> None:
+    with pytest.raises(PreconditionError, match=r"blocks\.1"):
+        InsertQDQ(digits_quantized.model, U8)(build_float_graph(_network(depth=1)))
+
+
+@torch.no_grad()
+def test_hoist_quantize_moves_bytes_and_changes_no_number(
+    quantized_graph: ir.Model, digits_quantized: QuantizedArtifact
+) -> None:
+    InsertQDQ(digits_quantized.model, U8)(quantized_graph)
+    images = torch.randn(3, 1, 32, 32)
+    before, kinds = _run(quantized_graph, images, optimize=False), _kinds(quantized_graph)
+    HoistQuantize()(quantized_graph)
+    RemoveDead()(quantized_graph)
+    after = _kinds(quantized_graph)
+    assert np.array_equal(_run(quantized_graph, images, optimize=False), before)
+    assert after["Transpose"] == kinds["Transpose"]
+    # The last block's queries use the bytes that its keys and values do.
+    assert after["QuantizeLinear"] == kinds["QuantizeLinear"] - 1
+    assert not HoistQuantize()(quantized_graph).modified
+
+
+def test_hoist_quantize_notices_when_it_has_not_worked(
+    quantized_graph: ir.Model, digits_quantized: QuantizedArtifact
+) -> None:
+    InsertQDQ(digits_quantized.model, U8)(quantized_graph)
+    with pytest.raises(PostconditionError):
+        HoistQuantize().ensures(quantized_graph)
+
+
+def test_remove_dead() -> None:
+    graph = build_float_graph(_network())
+    unused = ir.node("Relu", [graph.graph.inputs[0]], name="unused")
+    graph.graph.append(unused)
+    tensor = ir.tensor(np.zeros(3, np.float32), name="lonely")
+    graph.graph.register_initializer(ir.Value(name="lonely", const_value=tensor))
+    assert RemoveDead()(graph).modified
+    assert "lonely" not in graph.graph.initializers
+    assert "unused" not in {node.name for node in graph.graph}
+    assert not RemoveDead()(graph).modified
+
+
+def test_files_pass_the_checker_and_say_where_they_come_from(
+    digits_export: ExportResult, digits_quantized: QuantizedArtifact
+) -> None:
+    assert digits_export.float_model is not None
+    for path in (digits_export.model, digits_export.float_model):
+        onnx.checker.check_model(str(path), full_check=True)
+        about = {p.key: p.value for p in onnx.load(path).metadata_props}
+        assert about[PREFIX + "manifest_sha256"] == digits_quantized.manifest_sha256
+    record = json.loads((digits_export.directory / "export.json").read_text())
+    assert record["kernels"]["expected"] == 16
+
+
+def test_every_quantized_gemm_runs_on_integers(digits_export: ExportResult) -> None:
+    assert digits_export.proof.holds
+    assert sum(digits_export.proof.integer.values()) == 16
+    assert digits_export.proof.fed_by_dequantize == ()
+    assert len(digits_export.proof.float_gemms) == 4  # the two products of attention
+
+
+def test_proof_fails_loudly(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
+    """Float biases keep Gemms out of the integer kernels, as a careless exporter would find."""
+    model = build_float_graph(digits_quantized.model)
+    InsertQDQ(digits_quantized.model, ActivationSpelling(unsigned=True, integer_bias=False))(model)
+    ir.save(model, tmp_path / "careless.onnx")
+    with pytest.raises(ExportError, match="Not every quantized GEMM"):
+        prove_integer_kernels(tmp_path / "careless.onnx", digits_quantized.sites)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 32])
+@torch.no_grad()
+def test_int8_file_is_the_torch_network(
+    digits_quantized: QuantizedArtifact, digits_export: ExportResult, batch: int
+) -> None:
+    images = torch.randn(batch, 1, 32, 32)
+    expected = digits_quantized.model(images).numpy()
+    actual = _run(digits_export.model, images)
+    assert sqnr_db(float(np.square(expected).sum()), float(np.square(actual - expected).sum())) > 35
+
+
+@torch.no_grad()
+def test_float_file_is_the_checkpoint(digits_export: ExportResult) -> None:
+    assert digits_export.float_model is not None
+    images = torch.randn(3, 1, 32, 32)
+    expected = read_checkpoint("digits").build()(images).numpy()
+    np.testing.assert_allclose(_run(digits_export.float_model, images), expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_quantized_attention_products(tmp_path: Path) -> None:
+    quantize(calib_images=64, attention_products=True, out=tmp_path / "q")
+    artifact = load_quantized(tmp_path / "q")
+    result = export(tmp_path / "q", float=False, out=tmp_path / "onnx")
+    assert sum(result.proof.integer.values()) == 20
+    assert result.proof.float_gemms == ()
+    images = torch.randn(3, 1, 32, 32)
+    expected = artifact.model(images).numpy()
+    actual = _run(result.model, images)
+    assert sqnr_db(float(np.square(expected).sum()), float(np.square(actual - expected).sum())) > 30
+
+
+def test_excluded_sites_stay_float(tmp_path: Path) -> None:
+    quantize(calib_images=64, exclude=["head", "*.fc2"], out=tmp_path / "q")
+    proof = export(tmp_path / "q", float=False, out=tmp_path / "onnx").proof
+    assert sum(proof.integer.values()) == 13
+    assert len(proof.float_gemms) == 4 + 3
+
+
+def test_same_input_same_bytes(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
+    one, two = (export(digits_quantized.path, float=False, out=tmp_path / name).model for name in "ab")
+    assert one.read_bytes() == two.read_bytes()

@@ -1,0 +1,117 @@
+"""Every rewrite leaves the float function as it is, alone and together with the others."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+
+from illama_deploy import RecipeError
+from illama_deploy.calib import collect_channel_maxima
+from illama_deploy.model import Illama, IllamaConfig
+from illama_deploy.recipe import Recipe
+from illama_deploy.rewrites import REWRITES, apply_rewrites, restructure
+
+CONFIG = IllamaConfig(dim=64, depth=2, heads=2, image_size=(16, 16), patch_size=4, channels=3, classes=5, hidden=96)
+IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def _hard_network() -> Illama:
+    """Random weights, norm weights spread by 2^±5, fc2 inputs with loud channels."""
+    torch.manual_seed(0)
+    model = Illama(CONFIG)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.copy_(2.0 ** torch.empty_like(parameter).uniform_(-5, 5))
+        for block in model.blocks:
+            block.mlp.fc3.weight[::7] *= 64
+    return model.eval()
+
+
+def _apply(model: Illama, names: list[str]) -> None:
+    apply_rewrites(model, names, partial(collect_channel_maxima, batches=[IMAGES]))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [*([name] for name in REWRITES), list(Recipe().rewrites), list(reversed(Recipe().rewrites))],
+    ids=lambda names: "+".join(names),
+)
+@torch.no_grad()
+def test_function_is_unchanged(names: list[str]) -> None:
+    model = _hard_network()
+    rewritten = copy.deepcopy(model)
+    _apply(rewritten, names)
+    expected, actual = model(IMAGES), rewritten(IMAGES)
+    assert float((actual - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("name", list(REWRITES))
+def test_each_changes_something(name: str) -> None:
+    model = _hard_network()
+    rewritten = copy.deepcopy(model)
+    _apply(rewritten, [name])
+    before, after = model.state_dict(), rewritten.state_dict()
+    values = any(not torch.equal(before[key], after[key]) for key in before)
+    structure = any(
+        (a.attn.scale, a.attn.last_query_only) != (b.attn.scale, b.attn.last_query_only)
+        for a, b in zip(model.blocks, rewritten.blocks, strict=True)
+    )
+    assert values or structure
+
+
+def test_structure_can_be_restored_without_values() -> None:
+    rewritten, loaded = _hard_network(), _hard_network()
+    _apply(rewritten, list(Recipe().rewrites))
+    restructure(loaded, Recipe().rewrites)
+    loaded.load_state_dict(rewritten.state_dict())
+    assert torch.equal(loaded(IMAGES), rewritten(IMAGES))
+
+
+def test_norms_fold_to_ones() -> None:
+    model = _hard_network()
+    _apply(model, ["fold_norms"])
+    assert all((p == 1).all() for name, p in model.named_parameters() if "norm" in name)
+
+
+def test_smoothing_evens_out_the_channels_it_says_it_does() -> None:
+    model = _hard_network()
+    _apply(model, ["fold_norms"])
+    stages = [collect_channel_maxima(model, [IMAGES])]
+    _apply(model, ["smooth_swiglu", "smooth_norms"])
+    stages.append(collect_channel_maxima(model, [IMAGES]))
+    for before, after in pairwise(stages):
+        for name in ("blocks.0.mlp.fc2", "blocks.1.mlp.fc2"):
+            assert after[name].max() / after[name].median() < 0.5 * before[name].max() / before[name].median()
+
+
+def test_maxima_handed_on_are_those_of_the_rewritten_network() -> None:
+    model = _hard_network()
+    _apply(model, ["fold_norms"])
+    maxima = collect_channel_maxima(model, [IMAGES])
+    apply_rewrites(model, ["smooth_norms", "smooth_swiglu"], lambda m: maxima)
+    measured = collect_channel_maxima(model, [IMAGES])
+    for name, values in maxima.items():
+        torch.testing.assert_close(measured[name], values, rtol=1e-3, atol=1e-4)
+
+
+def test_last_block_computes_one_token() -> None:
+    model = _hard_network()
+    _apply(model, ["class_token_last_block"])
+    shapes: list[torch.Size] = []
+    model.blocks[-1].mlp.register_forward_hook(lambda module, args, out: shapes.append(out.shape))
+    model(IMAGES)
+    assert shapes == [torch.Size([8, 1, 64])]
+
+
+def test_unknown_rewrite_and_missing_images() -> None:
+    with pytest.raises(RecipeError, match="no rewrite 'melt'"):
+        apply_rewrites(_hard_network(), ["melt"])
+    with pytest.raises(RecipeError, match="needs calibration images"):
+        apply_rewrites(_hard_network(), ["smooth_norms"])
