@@ -41,7 +41,7 @@ def _apply(model: Illama, names: list[str]) -> None:
 @pytest.mark.parametrize(
     "names",
     [*([name] for name in REWRITES), list(Recipe().rewrites), list(reversed(Recipe().rewrites))],
-    ids=lambda names: "+".join(names),
+    ids="+".join,
 )
 @torch.no_grad()
 def test_function_is_unchanged(names: list[str]) -> None:
