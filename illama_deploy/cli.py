@@ -364,6 +364,10 @@ def _top(
         raise typer.Exit(0)
 
 
+#: What typer turns Ctrl-C into.
+SIGINT_CODE = 130
+
+
 def _say(text: str) -> None:
     typer.echo(text)
 
@@ -397,7 +401,7 @@ def _floats(option: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{option} needs numbers with commas between, not {text!r}.") from None
+        raise UsageError(f"{option} needs numbers with commas between, not {text!r}.", hint="Write one per channel, as in 0.5,0.5,0.5.") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -410,17 +414,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _guarded(run: Callable[[], Any]) -> int:
     try:
         code = run()
+        if code == SIGINT_CODE:
+            raise KeyboardInterrupt
     except DeployError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         return _fail("Interrupted; nothing half-written was kept.\n  next:  run the same command again.")
-    except MemoryError:
-        return _fail("Out of memory.\n  next:  use a smaller --batch or --calib-batch.")
-    except BrokenPipeError:
-        # Whoever read our output went away (`| head`); that is no error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        # torch reports a failed allocation as a RuntimeError.
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            return _fail("Out of memory.\n  next:  use a smaller --batch, --calib-batch or --image-size.")
         if hasattr(error, "exit_code") and hasattr(error, "show"):  # a wrong command line, as click reports it
             error.show()
             return 2

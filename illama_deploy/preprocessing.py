@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,12 @@ class Preprocessing:
                 f"Preprocessing has {len(self.mean)} means and {len(self.std)} deviations.",
                 hint="Give one of each per image channel (--mean, --std).",
             )
-        if min(self.std) <= 0 or not 0 < self.crop <= 1:
-            raise UsageError("Preprocessing needs std above 0 and crop in (0, 1].", where=str(self))
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0 or not 0 < self.crop <= 1:
+            raise UsageError(
+                "Preprocessing needs finite means, deviations above 0, and a crop in (0, 1].",
+                where=str(self),
+                hint="Mend --mean, --std or --crop.",
+            )
         for name, known in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
             if getattr(self, name) not in known:
                 raise UsageError(
@@ -89,9 +94,13 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         """Inverse of `to_dict`; unknown keys are an error."""
-        if unknown := set(values) - {f.name for f in fields(cls)}:
-            raise UsageError(f"Preprocessing does not know {', '.join(sorted(unknown))}.")
-        return cls(**values)
+        if not isinstance(values, dict) or (unknown := set(values) - {f.name for f in fields(cls)}):
+            what = f"does not know {', '.join(sorted(unknown))}" if isinstance(values, dict) else "is no table"
+            raise UsageError(f"Preprocessing {what}.", hint=f"It has {', '.join(f.name for f in fields(cls))}.")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UsageError(f"Preprocessing has a value of the wrong type: {error}.") from error
 
     def override(self, **options: Any) -> Preprocessing:
         """Replace what is given (not None), as flags do."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import RecipeError
+from .errors import DeployError, RecipeError
 from .formats import Format, parse_format
 
 __all__ = ["Recipe"]
@@ -56,11 +56,10 @@ class Recipe:
                 object.__setattr__(self, field.name, value := tuple(value))
             kind: type = {"str": str, "bool": bool, "int": int}.get(str(field.type), tuple)
             if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-                raise RecipeError(
-                    f"Recipe key {field.name!r} needs {field.type}, not {value!r}.", hint="Mend the recipe."
-                )
+                name = {str: "a text", bool: "true or false", int: "a whole number"}.get(kind, "a list of strings")
+                raise RecipeError(f"Recipe key {field.name!r} needs {name}, not {value!r}.", hint="Mend it.")
             if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
-                raise RecipeError(f"Recipe key {field.name!r} needs a list of strings, not {value!r}.")
+                raise RecipeError(f"Recipe key {field.name!r} needs a list of strings, not {value!r}.", hint="Mend it.")
         if self.calib_images < 1:
             raise RecipeError("Calibration needs at least one image.", hint="Raise --calib-images.")
         if self.seed < 0:
@@ -96,7 +95,11 @@ class Recipe:
                     where=where,
                     hint=f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(known)}.",
                 )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except DeployError as error:
+            error.where = error.where or where
+            raise
 
     @classmethod
     def read(cls, name: str | Path) -> Recipe:

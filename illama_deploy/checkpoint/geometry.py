@@ -49,7 +49,13 @@ def infer_config(
         ("head.weight", state["head.weight"], 2),
     ):
         if tensor.ndim != rank:
-            raise CheckpointError(f"{name} has shape {list(tensor.shape)}; {rank} axes are needed.", where=where)
+            raise CheckpointError(
+                f"{name} has shape {list(tensor.shape)}; {rank} axes are needed.",
+                where=where,
+                hint="Check that the file is an iLLaMA.",
+            )
+        if tensor.layout is not torch.strided or not tensor.numel():
+            raise CheckpointError(f"{name} is sparse or empty.", where=where, hint="Save plain, dense tensors.")
     dim, channels, patch_size, _ = patch.shape
     count = positions.shape[1] - 1
     if image_size is None or _tokens(image_size, patch_size) != count:
@@ -109,6 +115,10 @@ def check_state(state: Mapping[str, Tensor], config: IllamaConfig, *, where: obj
             "The checkpoint's keys do not fit the network:\n    " + "\n    ".join(shown),
             where=where,
             hint="Check that the file is a complete iLLaMA of one geometry.",
+        )
+    if sparse := [key for key, tensor in state.items() if tensor.layout is not torch.strided]:
+        raise CheckpointError(
+            f"Sparse tensors: {', '.join(sparse[:8])}.", where=where, hint="Save plain, dense tensors."
         )
     if bad := [key for key, tensor in state.items() if not torch.isfinite(tensor).all()]:
         raise CheckpointError(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
+import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,15 +66,19 @@ def find_checkpoint(name: str | Path) -> Path:
         CheckpointError: no such file.
     """
     path = Path(name)
-    if str(name) == EMBEDDED and not path.exists():
+    if str(name) == EMBEDDED and not os.path.lexists(path):
         return Path(__file__).parents[1] / "assets" / f"{EMBEDDED}.safetensors"
-    if not path.exists():
+    try:
+        with path.open("rb"):
+            return path
+    except FileNotFoundError:
         raise CheckpointError(
-            "There is no such file.",
-            where=path,
-            hint=f"Check the path; {EMBEDDED!r} names the embedded default.",
-        )
-    return path
+            "There is no such file.", where=path, hint=f"Check the path; {EMBEDDED!r} names the embedded default."
+        ) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"Cannot read it: {error.strerror}.", where=path, hint="Give a file that you may read."
+        ) from error
 
 
 def read_checkpoint(
@@ -95,22 +102,20 @@ def read_checkpoint(
     path = find_checkpoint(name)
     raw, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, ema)
     state = {_strip(key): tensor.detach().to(torch.float32) for key, tensor in raw.items()}
-    trained = metadata.get("image_size")
+    about = _Metadata.read(metadata, path)
     try:
         config = infer_config(
             state,
-            heads=heads or metadata.get("heads"),
-            image_size=tuple(trained) if trained else image_size,
+            heads=about.heads if heads is None else heads,
+            image_size=about.image_size or image_size,
             where=path,
         )
     except ValueError as error:
-        raise CheckpointError(f"Its tensors fit no iLLaMA: {error}.", where=path) from error
+        raise CheckpointError(
+            f"Its tensors fit no iLLaMA: {error}.", where=path, hint="Check that the file is an iLLaMA."
+        ) from error
     check_state(state, config, where=path)
-    preprocessing = (
-        Preprocessing.from_dict(metadata["preprocessing"])
-        if "preprocessing" in metadata
-        else default_preprocessing(config.image_size, config.channels)
-    )
+    preprocessing = about.preprocessing or default_preprocessing(config.image_size, config.channels)
     if image_size is not None and image_size != config.image_size:
         config, state = _resize(config, state, image_size)
         preprocessing = replace(preprocessing, size=image_size)
@@ -120,9 +125,50 @@ def read_checkpoint(
         config=config,
         state=state,
         preprocessing=preprocessing,
-        classes=tuple(metadata.get("classes", ())),
-        data=metadata.get("data"),
+        classes=about.classes,
+        data=about.data,
     )
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """What our own files say beside the tensors; every field may be absent."""
+
+    heads: int | None = None
+    image_size: tuple[int, int] | None = None
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = ()
+    data: str | None = None
+
+    @classmethod
+    def read(cls, values: Any, path: Path) -> _Metadata:
+        """Check types as they come in; a file may hold anything.
+
+        Raises:
+            CheckpointError: a field of another type.
+        """
+        try:
+            size, classes = values.get("image_size"), values.get("classes", ())
+            about = cls(
+                heads=values.get("heads"),
+                image_size=None if size is None else (operator.index(size[0]), operator.index(size[1])),
+                preprocessing=Preprocessing.from_dict(values["preprocessing"]) if "preprocessing" in values else None,
+                classes=tuple(classes),
+                data=values.get("data"),
+            )
+            if isinstance(classes, str):
+                raise TypeError("the classes are one text")
+            for value, kind in ((about.heads, int), (about.data, str), *((name, str) for name in about.classes)):
+                if value is not None and not isinstance(value, kind):
+                    raise TypeError(f"{value!r} is no {kind.__name__}")
+        except (UsageError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            problem = error.what if isinstance(error, UsageError) else str(error)
+            raise CheckpointError(
+                f"Its metadata ({METADATA_KEY}) cannot be used: {problem.rstrip('.')}.",
+                where=path,
+                hint="Save it again with illama_deploy, or as a plain state dict.",
+            ) from error
+        return about
 
 
 def _resize(
@@ -131,7 +177,9 @@ def _resize(
     try:
         resized = replace(config, image_size=image_size)
     except ValueError as error:
-        raise UsageError(f"--image-size does not fit: {error}.") from error
+        raise UsageError(
+            f"--image-size does not fit: {error}.", hint=f"Use multiples of {config.patch_size}."
+        ) from error
     positions = interpolate_positions(state["pos_embed"], config.grid, resized.grid)
     return resized, {**state, "pos_embed": positions}
 
@@ -147,7 +195,7 @@ def _strip(key: str) -> str:
     return key
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -162,14 +210,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
 
 
-def _read_pickle(path: Path, ema: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_pickle(path: Path, ema: bool) -> tuple[dict[str, Tensor], Any]:
     try:
         # The released training code saves its command-line arguments; a Namespace is a plain container.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
-        if "Unsupported" in text or "GLOBAL" in text:
+        if "Unsupported global" in text or "Unsupported class" in text or "GLOBAL" in text:
             raise CheckpointError(
                 "The file wants to run code when loaded, which is never done here.",
                 where=path,
@@ -177,8 +226,6 @@ def _read_pickle(path: Path, ema: bool) -> tuple[dict[str, Tensor], dict[str, An
             ) from error
         raise _unreadable(path) from error
     except Exception as error:  # a damaged file can raise nearly anything from inside the reader
-        if isinstance(error, IsADirectoryError | PermissionError):
-            raise CheckpointError(f"Cannot read it: {error.strerror}.", where=path) from error
         raise _unreadable(path) from error
     return _unwrap(loaded, path, ema)
 
@@ -191,7 +238,7 @@ def _unreadable(path: Path) -> CheckpointError:
     )
 
 
-def _unwrap(loaded: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _unwrap(loaded: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], Any]:
     """Find the state dict: bare, under `model`, under an EMA key, with or without other entries beside it."""
     metadata = loaded.get(METADATA_KEY, {}) if isinstance(loaded, Mapping) else {}
     order = _EMA_WRAPPERS + _WRAPPERS if ema else _WRAPPERS + _EMA_WRAPPERS
@@ -216,4 +263,4 @@ def _unwrap(loaded: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], dict
             where=path,
             hint="Give a state dict, bare or under the key 'model'.",
         )
-    return dict(state), metadata if isinstance(metadata, dict) else {}
+    return dict(state), metadata

@@ -50,16 +50,21 @@ def _decode(path: str) -> Image.Image:
 def open_folder(rest: str, splits: tuple[str, ...], named: bool) -> Source:
     """Open `rest`, or the first of its split folders that exists."""
     path = Path(rest)
-    if not path.is_dir():
-        raise DataError("There is no such folder.", where=path, hint="Check the path after 'folder:'.")
-    for split in splits:
-        inner = path / split
-        if inner.is_dir() and any(child.is_dir() for child in inner.iterdir()):
-            return Folder(inner, split)
-    if named:
+    try:
+        if not path.is_dir():
+            raise DataError("There is no such folder.", where=path, hint="Check the path after 'folder:'.")
+        for split in splits:
+            inner = path / split
+            if inner.is_dir() and any(child.is_dir() for child in inner.iterdir()):
+                return Folder(inner, split)
+        if not named:
+            return Folder(path, "")
+    except OSError as error:
         raise DataError(
-            f"It has no split folder {splits[0]!r}.",
-            where=path,
-            hint="Leave --split out where the class folders stand at the top.",
-        )
-    return Folder(path, "")
+            f"Cannot read it: {error.strerror or error}.", where=path, hint="Give a folder that you may read."
+        ) from error
+    raise DataError(
+        f"It has no split folder {splits[0]!r}.",
+        where=path,
+        hint="Leave --split out where the class folders stand at the top.",
+    )

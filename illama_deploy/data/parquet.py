@@ -37,17 +37,22 @@ class Parquet(Source):
         rows = 0
         for number, path in enumerate(files):
             try:
-                metadata = pq.ParquetFile(path).metadata
-            except (pa.ArrowInvalid, OSError) as error:
-                raise DataError(f"Not a readable parquet file: {error}.", where=path) from error
+                opened = pq.ParquetFile(path)
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(path, error) from error
+            metadata, schema = opened.metadata, opened.schema_arrow
+            if number == 0:
+                self.image, self.label = _columns(schema, path)
+                self.classes = _class_names(schema, self.label)
+            elif _columns(schema, path) != (self.image, self.label):
+                raise DataError(
+                    f"Its columns are not those of {files[0].name}.", where=path, hint="Make all shards alike."
+                )
             for group in range(metadata.num_row_groups):
                 end = rows + metadata.row_group(group).num_rows
                 self.groups.append((number, group, rows, end))
                 rows = end
         self.rows = rows
-        schema = pq.ParquetFile(files[0]).schema_arrow
-        self.image, self.label = _columns(schema, files[0])
-        self.classes = _class_names(schema, self.label)
 
     def __len__(self) -> int:
         return self.rows
@@ -66,7 +71,7 @@ class Parquet(Source):
             wanted = iter(indices[low:high])
             target: int | None = next(wanted)
             columns = [self.image, self.label]
-            for batch in opened[1].iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns):
+            for batch in _batches(opened[1], self.files[number], group, columns):
                 while target is not None and target < row + len(batch):
                     yield self._sample(target, number, batch, target - row)
                     target = next(wanted, None)
@@ -80,6 +85,23 @@ class Parquet(Source):
         label = batch.column(self.label)[row].as_py()
         name = f"{self.files[number].name} row {index}"
         return Sample(index, name, -1 if label is None else int(label), partial(_decode, data))
+
+
+def _batches(opened: pq.ParquetFile, path: Path, group: int, columns: list[str]) -> Iterator[Any]:
+    import pyarrow as pa
+
+    try:
+        yield from opened.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"Not a readable parquet file: {str(error).splitlines()[0]}.",
+        where=path,
+        hint="It may be cut short; copy it again.",
+    )
 
 
 def _decode(data: bytes | None) -> Image.Image:
@@ -106,6 +128,7 @@ def _columns(schema: Any, path: Path) -> tuple[str, str]:
         raise DataError(
             f"It needs a column of image bytes and one of integer labels; it has {', '.join(schema.names)}.",
             where=path,
+            hint="Write it as Hugging Face data sets do: an Image feature and a ClassLabel.",
         )
     return images[0], labels[0]
 

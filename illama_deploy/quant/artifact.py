@@ -89,7 +89,14 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError("It is no quantized checkpoint: manifest.json is missing.", where=directory) from None
+        missing = "There is no such directory." if not directory.exists() else "manifest.json is missing."
+        raise ArtifactError(
+            f"It is no quantized checkpoint: {missing}", where=directory, hint="Give what 'quantize' wrote."
+        ) from None
+    except NotADirectoryError:
+        raise ArtifactError(
+            "It is a file; a quantized checkpoint is a directory.", where=directory, hint="Give what 'quantize' wrote."
+        ) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"The manifest cannot be read: {error}.", where=path, hint=again) from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
@@ -109,11 +116,32 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
         restructure(model, recipe.rewrites)
         restructure_sites(model, list(manifest["sites"]), recipe.number_format)
         model.load_state_dict(load_file(weights))
+        _check_manifest(manifest, model, path)
     except DeployError:
         raise
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        AttributeError,
+    ) as error:
         raise ArtifactError(
             f"The quantized checkpoint is damaged: {str(error).splitlines()[0]}", where=directory, hint=again
         ) from error
-    model.requires_grad_(False)
+    model.requires_grad_(False)  # integers are not trained
     return QuantizedArtifact(directory, model.eval(), manifest, sha256_file(path))
+
+
+def _check_manifest(manifest: dict[str, Any], model: Illama, where: Path) -> None:
+    """Look at what later steps read, so that they need not."""
+    preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
+    if (preprocessing.channels, preprocessing.size) != (model.config.channels, model.config.image_size):
+        raise ValueError("its preprocessing does not fit its geometry")
+    origin, data = manifest["source"], manifest["data"]
+    texts = (manifest["format"], data["spec"], data["split"], origin["path"], origin["sha256"], *manifest["classes"])
+    if not all(isinstance(text, str) for text in texts) or not isinstance(origin["ema"], bool):
+        raise TypeError(f"a value in {where.name} has the wrong type")

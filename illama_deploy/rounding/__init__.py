@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import RecipeError
-from .nearest import RoundedWeight, nearest
+from .nearest import RoundedWeight, nearest, weight_clip
 
-__all__ = ["ROUNDING_METHODS", "RoundedWeight", "rounding_method"]
+__all__ = ["ROUNDING_METHODS", "RoundedWeight", "rounding_method", "weight_clip"]
 
 ROUNDING_METHODS: dict[str, Callable[..., RoundedWeight]] = {"nearest": nearest}
 

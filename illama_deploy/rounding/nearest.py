@@ -11,11 +11,22 @@ from ..affine import quantize, scale_of
 from ..errors import RecipeError
 from ..formats import IntType
 
-__all__ = ["WEIGHT_CLIPS", "RoundedWeight", "nearest"]
+__all__ = ["WEIGHT_CLIPS", "RoundedWeight", "nearest", "weight_clip"]
 
 #: How the step size is chosen: keep the largest weight, or search the least squared error.
 WEIGHT_CLIPS = ("minmax", "mse")
 SHRINKS = torch.linspace(1.0, 0.5, 51)
+
+
+def weight_clip(name: str) -> str:
+    """Return `name` if it is a way to choose step sizes.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    if name not in WEIGHT_CLIPS:
+        raise RecipeError(f"There is no weight clip {name!r}.", hint=f"Use one of: {', '.join(WEIGHT_CLIPS)}.")
+    return name
 
 
 class RoundedWeight(NamedTuple):
@@ -36,8 +47,7 @@ def nearest(weight: Tensor, dtype: IntType, *, clip: str = "mse") -> RoundedWeig
     Raises:
         RecipeError: no such `clip`.
     """
-    if clip not in WEIGHT_CLIPS:
-        raise RecipeError(f"There is no weight clip {clip!r}.", hint=f"Use one of: {', '.join(WEIGHT_CLIPS)}.")
+    weight_clip(clip)
     flat = weight.detach().float().flatten(1)
     largest = flat.abs().amax(1)
     best = scale_of(largest, dtype)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ArtifactError, RuntimeUnavailableError
+from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
 from ..hashing import sha256_file
 from ..onnx_metadata import PREFIX
 from ..preprocessing import Preprocessing, default_preprocessing
@@ -48,20 +48,36 @@ class OnnxRuntimeCpu(Runtime):
                 where=path,
                 hint="Give a file that 'illama-deploy export' wrote.",
             )
-        if not all(isinstance(side, int) for side in (*shape[1:], outputs[0].shape[1])):
-            raise ArtifactError("Its image size or class count is not fixed.", where=path)
+        if (
+            not all(isinstance(side, int) for side in (*shape[1:], outputs[0].shape[1]))
+            or isinstance(shape[0], int)
+            or inputs[0].type != "tensor(float)"
+        ):
+            raise ArtifactError(
+                f"It takes {inputs[0].type} {shape}; float images of a fixed size in batches of any size are needed.",
+                where=path,
+                hint="Give a file that 'illama-deploy export' wrote.",
+            )
         metadata = self.session.get_modelmeta().custom_metadata_map
         about = {key.removeprefix(PREFIX): v for key, v in metadata.items() if key.startswith(PREFIX)}
         self.input = inputs[0].name
         self.threads = threads
         self.classes = outputs[0].shape[1]
-        self.class_names = tuple(json.loads(about.get("classes", "[]")))
         self.data = about.get("data")
-        self.preprocessing = (
-            Preprocessing.from_dict(json.loads(about["preprocessing"]))
-            if "preprocessing" in about
-            else default_preprocessing((shape[2], shape[3]), shape[1])
-        )
+        try:
+            self.class_names = tuple(json.loads(about.get("classes", "[]")))
+            self.preprocessing = (
+                Preprocessing.from_dict(json.loads(about["preprocessing"]))
+                if "preprocessing" in about
+                else default_preprocessing((shape[2], shape[3]), shape[1])
+            )
+            if (self.preprocessing.channels, *self.preprocessing.size) != tuple(shape[1:]):
+                raise ValueError("its preprocessing does not fit its input")
+        except (UsageError, TypeError, ValueError) as error:
+            problem = error.what if isinstance(error, UsageError) else str(error)
+            raise ArtifactError(
+                f"Its metadata cannot be used: {problem.rstrip('.')}.", where=path, hint="Export it again."
+            ) from error
         self.info = ArtifactInfo(
             name,
             about.get("format", "unknown"),

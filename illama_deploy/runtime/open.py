@@ -35,9 +35,12 @@ def open_artifact(
     """
     if threads is not None and threads < 1:
         raise UsageError("At least one thread is needed.", hint="Raise --threads.")
-    threads = threads or os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    if threads is not None and threads > 4 * cores:
+        raise UsageError(f"{threads} threads are asked for, and there are {cores} cores.", hint="Lower --threads.")
+    threads = threads or cores
     path, label = Path(name), str(name)
-    if not path.exists() and label != EMBEDDED:
+    if not os.path.exists(path) and not _exists_out_of_reach(path) and label != EMBEDDED:
         raise ArtifactError("There is no such artefact.", where=path, hint="Check the path.")
     if path.is_dir():
         if (path / MANIFEST).is_file():
@@ -52,3 +55,14 @@ def open_artifact(
     if path.suffix == ".onnx":
         return OnnxRuntimeCpu(label, path, threads)
     return open_float(label, read_checkpoint(name, heads=heads, image_size=image_size, ema=ema), threads)
+
+
+def _exists_out_of_reach(path: Path) -> bool:
+    """Whether a folder on the way may not be looked into; reading the file then says so."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,15 @@ def bench(
     """
     if not artifacts:
         raise UsageError("Nothing to time.", hint="Name one or more artefacts.")
-    runtimes = [a if isinstance(a, Runtime) else open_artifact(a, threads=threads, heads=heads) for a in artifacts]
-    latencies = measure_batches(runtimes, batch, seconds=seconds, rounds=rounds, confidence=confidence)
-    result = Benchmark(tuple(r.info.to_dict() for r in runtimes), latencies, describe_environment())
-    if json is not None:
-        with new_file(Path(json), force=True) as aside:
-            aside.write_text(canonical_json(result.to_dict()), encoding="utf-8")
+    with ExitStack() as outputs:
+        # Opened first, so that a place that cannot be written shows before any work is done.
+        inputs = [a for a in artifacts if isinstance(a, str | Path)]
+        file = None if json is None else outputs.enter_context(new_file(Path(json), force=True, inputs=inputs))
+        runtimes = [a if isinstance(a, Runtime) else open_artifact(a, threads=threads, heads=heads) for a in artifacts]
+        latencies = measure_batches(runtimes, batch, seconds=seconds, rounds=rounds, confidence=confidence)
+        result = Benchmark(tuple(r.info.to_dict() for r in runtimes), latencies, describe_environment())
+        if file is not None:
+            file.write_text(canonical_json(result.to_dict()), encoding="utf-8")
     return result
 
 
@@ -93,7 +97,8 @@ def measure_batches(
         raise UsageError("The confidence must be at least 0.5 and below 1.", hint="Use --confidence 0.95.")
     shapes = {(r.preprocessing.channels, *r.preprocessing.size) for r in runtimes}
     if len(shapes) > 1:
-        raise UsageError(f"The artefacts take images of different sizes: {sorted(shapes)}.")
+        sizes = ", ".join(f"{r.info.name} {r.preprocessing.size}" for r in runtimes)
+        raise UsageError(f"The artefacts take images of different sizes: {sizes}.", hint="Time each by itself.")
     columns = [
         measure_latency(runtimes, size, seconds=seconds, rounds=rounds, confidence=confidence)
         for size in track(batches, "Timing", len(batches))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,22 @@ def check(
     Raises:
         DeployError: bad input; nothing is written.
     """
+    if not (math.isfinite(max_drop) and math.isfinite(max_latency_ratio) and max_latency_ratio > 0):
+        raise UsageError(
+            f"The limits {max_drop} and {max_latency_ratio} cannot be held to.",
+            hint="Use figures such as --max-drop 0.5 --max-latency-ratio 1.0.",
+        )
     workspace = Workspace()
     named = list(candidates) or [workspace.need(workspace.onnx / "model.onnx", "export --onnx")]
     if baseline is None:
         baseline = workspace.need(workspace.onnx / "model.float.onnx", "export --onnx --float")
     out = Path(out) if out is not None else workspace.report
-    with new_directory(out, force=force) as directory:
+    with new_directory(
+        out, force=force, inputs=[a for a in (baseline, *named) if isinstance(a, str | Path)]
+    ) as directory:
         runtimes = [
             a if isinstance(a, Runtime) else open_artifact(a, threads=threads, heads=heads) for a in (baseline, *named)
         ]
-        if max_latency_ratio <= 0:
-            raise UsageError("The latency limit must be above 0.", hint="Use --max-latency-ratio 1.0.")
         loader = open_evaluation_data(
             runtimes, data, split, limit, 64, preprocessing=preprocessing, skip_broken=skip_broken
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,43 +74,49 @@ def evaluate(
     Raises:
         DeployError: bad input; nothing is written.
     """
-    options: dict[str, Any] = {"threads": threads, "heads": heads, "image_size": image_size, "ema": ema}
-    runtimes = [_open(artifact, options)]
-    if reference is not None:
-        runtimes.insert(0, _open(reference, options))
-    loader = open_evaluation_data(
-        runtimes[::-1], data, split, limit, batch_size, preprocessing=preprocessing, skip_broken=skip_broken
-    )
-    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    inputs = [a for a in (artifact, reference) if isinstance(a, str | Path)]
+    with ExitStack() as outputs:
+        # Opened first, so that a place that cannot be written shows before any work is done.
+        logits_file, json_file = (
+            None if path is None else outputs.enter_context(new_file(Path(path), force=True, inputs=inputs))
+            for path in (save_logits, json)
+        )
+        options: dict[str, Any] = {"threads": threads, "heads": heads, "image_size": image_size, "ema": ema}
+        runtimes = [_open(artifact, options)]
+        if reference is not None:
+            runtimes.insert(0, _open(reference, options))
+        loader = open_evaluation_data(
+            runtimes[::-1], data, split, limit, batch_size, preprocessing=preprocessing, skip_broken=skip_broken
+        )
+        kept: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def keep(logits: list[np.ndarray], labels: np.ndarray) -> None:
-        kept.append((logits[-1], labels))
+        def keep(logits: list[np.ndarray], labels: np.ndarray) -> None:
+            kept.append((logits[-1], labels))
 
-    batches = track(loader, "Evaluating", len(loader))
-    accuracies, comparisons = measure_accuracy(runtimes, batches, keep if save_logits else None)
-    figures = accuracies[-1].to_dict()
-    if reference is not None:
-        figures.update(comparisons[-1].to_dict())
-    result = Evaluation(
-        artifact=runtimes[-1].info.to_dict(),
-        data={
-            "spec": loader.source.spec,
-            "split": loader.source.split,
-            "preprocessing": runtimes[-1].preprocessing.override(**(preprocessing or {})).to_dict(),
-        },
-        figures=figures,
-        skipped=tuple(loader.skipped),
-    )
-    if save_logits is not None:
-        with new_file(Path(save_logits), force=True) as aside, aside.open("wb") as file:
-            np.savez(
-                file,
-                logits=np.concatenate([logits for logits, _ in kept]),
-                labels=np.concatenate([labels for _, labels in kept]),
-            )
-    if json is not None:
-        with new_file(Path(json), force=True) as aside:
-            aside.write_text(canonical_json(result.to_dict()), encoding="utf-8")
+        batches = track(loader, "Evaluating", len(loader))
+        accuracies, comparisons = measure_accuracy(runtimes, batches, keep if logits_file else None)
+        figures = accuracies[-1].to_dict()
+        if reference is not None:
+            figures.update(comparisons[-1].to_dict())
+        result = Evaluation(
+            artifact=runtimes[-1].info.to_dict(),
+            data={
+                "spec": loader.source.spec,
+                "split": loader.source.split,
+                "preprocessing": runtimes[-1].preprocessing.override(**(preprocessing or {})).to_dict(),
+            },
+            figures=figures,
+            skipped=tuple(loader.skipped),
+        )
+        if logits_file is not None:
+            with logits_file.open("wb") as file:
+                np.savez(
+                    file,
+                    logits=np.concatenate([logits for logits, _ in kept]),
+                    labels=np.concatenate([labels for _, labels in kept]),
+                )
+        if json_file is not None:
+            json_file.write_text(canonical_json(result.to_dict()), encoding="utf-8")
     return result
 
 

@@ -72,7 +72,7 @@ def export(
     path = Path(quantized) if quantized is not None else workspace.need(workspace.quantized, "quantize")
     chosen = TARGETS[target]
     out = Path(out) if out is not None else workspace.root / chosen.folder
-    with new_directory(out, force=force) as directory:
+    with new_directory(out, force=force, inputs=[path, source or ""]) as directory:
         artifact = load_quantized(path)
         about = _metadata(artifact)
         _write(chosen.build(artifact.model), directory / "model.onnx", about)

@@ -30,8 +30,8 @@ from ..quant import (
 )
 from ..quant.quality import LOGITS, measure_sqnr
 from ..recipe import Recipe
-from ..rewrites import apply_rewrites
-from ..rounding import rounding_method
+from ..rewrites import apply_rewrites, find_rewrites
+from ..rounding import rounding_method, weight_clip
 from ..versions import versions
 from ..workspace import Workspace
 
@@ -95,8 +95,14 @@ def quantize(
     )
     if calib_batch < 1:
         raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
+    # What the recipe names is looked up before any image is read.
+    method = range_method(resolved.range)
+    rounding = partial(
+        rounding_method(resolved.rounding), dtype=resolved.number_format.weights, clip=weight_clip(resolved.weight_clip)
+    )
+    find_rewrites(resolved.rewrites)
     out = Path(out) if out is not None else Workspace().quantized
-    with new_directory(out, force=force) as directory:
+    with new_directory(out, force=force, inputs=_inputs(checkpoint, recipe, data)) as directory:
         source = read_checkpoint(checkpoint, heads=heads, image_size=image_size, ema=ema)
         expected = source.preprocessing.override(**(preprocessing or {}))
         loader = _open_images(source, expected, data, split, resolved, calib_batch, skip_broken)
@@ -118,15 +124,9 @@ def quantize(
         histograms = collect_ranges(
             model, {site.name: site.inputs for site in sites}, _images(loader, "Calibrating ranges")
         )
-        method = range_method(resolved.range)
         thresholds = {name: method(h, resolved.number_format.activations) for name, h in histograms.items()}
 
         quantized = copy.deepcopy(model)
-        rounding = partial(
-            rounding_method(resolved.rounding),
-            dtype=resolved.number_format.weights,
-            clip=resolved.weight_clip,
-        )
         quantize_network(quantized, sites, thresholds, resolved.number_format, rounding)
 
         manifest = {
@@ -199,6 +199,12 @@ def _open_images(
     )
 
 
+def _inputs(checkpoint: str | Path, recipe: object, data: str | None) -> list[str | Path]:
+    """Paths that the step reads, which its output must not replace."""
+    named = [checkpoint, recipe, (data or "").partition(":")[2].partition("?")[0] or None]
+    return [path for path in named if isinstance(path, str | Path)]
+
+
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
 
@@ -225,7 +231,7 @@ def _figures(
     sqnr = measure_sqnr(model, quantized, _images(few, "Comparing with float"))
     activations = recipe.number_format.activations
     return {
-        "sqnr_images": len(few.indices),
+        "sqnr_images": len(few.indices) - len(few.skipped),
         "logit_sqnr_db": sqnr[LOGITS],
         "sites": {
             site.name: {
