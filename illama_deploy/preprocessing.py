@@ -96,11 +96,11 @@ class Preprocessing:
         """Inverse of `to_dict`; unknown keys are an error."""
         if not isinstance(values, dict) or (unknown := set(values) - {f.name for f in fields(cls)}):
             what = f"does not know {', '.join(sorted(unknown))}" if isinstance(values, dict) else "is no table"
-            raise UsageError(f"Preprocessing {what}.", hint=f"It has {', '.join(f.name for f in fields(cls))}.")
+            raise UsageError(f"The preprocessing {what}.", hint=f"It has {', '.join(f.name for f in fields(cls))}.")
         try:
             return cls(**values)
         except TypeError as error:
-            raise UsageError(f"Preprocessing has a value of the wrong type: {error}.") from error
+            raise UsageError(f"The preprocessing has a value of the wrong type: {error}.") from error
 
     def override(self, **options: Any) -> Preprocessing:
         """Replace what is given (not None), as flags do."""

@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import pickle
+import pickletools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -218,7 +219,7 @@ def _read_pickle(path: Path, ema: bool) -> tuple[dict[str, Tensor], Any]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
-        if "Unsupported global" in text or "Unsupported class" in text or "GLOBAL" in text:
+        if "Unsupported global" in text or "Unsupported class" in text or "GLOBAL" in text or _is_plain_pickle(path):
             raise CheckpointError(
                 "The file wants to run code when loaded, which is never done here.",
                 where=path,
@@ -228,6 +229,15 @@ def _read_pickle(path: Path, ema: bool) -> tuple[dict[str, Tensor], Any]:
     except Exception as error:  # a damaged file can raise nearly anything from inside the reader
         raise _unreadable(path) from error
     return _unwrap(loaded, path, ema)
+
+
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether the file is a pickle that names things to import or call; its opcodes are read, never run."""
+    try:
+        with path.open("rb") as file:
+            return any(op.name in ("GLOBAL", "STACK_GLOBAL", "INST", "REDUCE") for op, _, _ in pickletools.genops(file))
+    except ValueError:
+        return False
 
 
 def _unreadable(path: Path) -> CheckpointError:

@@ -95,7 +95,9 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
         ) from None
     except NotADirectoryError:
         raise ArtifactError(
-            "It is a file; a quantized checkpoint is a directory.", where=directory, hint="Give what 'quantize' wrote."
+            "It is no quantized checkpoint: it is a file, and a directory is wanted.",
+            where=directory,
+            hint="Give what 'quantize' wrote.",
         ) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"The manifest cannot be read: {error}.", where=path, hint=again) from error
@@ -117,7 +119,8 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
         restructure_sites(model, list(manifest["sites"]), recipe.number_format)
         model.load_state_dict(load_file(weights))
         _check_manifest(manifest, model, path)
-    except DeployError:
+    except DeployError as error:
+        error.where = error.where or path
         raise
     except (
         OSError,

@@ -40,7 +40,7 @@ def open_artifact(
         raise UsageError(f"{threads} threads are asked for, and there are {cores} cores.", hint="Lower --threads.")
     threads = threads or cores
     path, label = Path(name), str(name)
-    if not os.path.exists(path) and not _exists_out_of_reach(path) and label != EMBEDDED:
+    if label != EMBEDDED and not _exists(path):
         raise ArtifactError("There is no such artefact.", where=path, hint="Check the path.")
     if path.is_dir():
         if (path / MANIFEST).is_file():
@@ -57,12 +57,12 @@ def open_artifact(
     return open_float(label, read_checkpoint(name, heads=heads, image_size=image_size, ema=ema), threads)
 
 
-def _exists_out_of_reach(path: Path) -> bool:
-    """Whether a folder on the way may not be looked into; reading the file then says so."""
+def _exists(path: Path) -> bool:
+    """Whether it exists, or stands where one may not look; reading it then says so."""
     try:
         path.stat()
     except PermissionError:
         return True
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True
