@@ -6,7 +6,7 @@ READY  := .venv/.ready
 .PHONY: demo test lint clean
 
 demo: $(READY)
-	$(BIN)/illama-deploy demo --force
+	$(BIN)/illama-deploy demo --out illama-out/demo --force
 
 test: $(READY)
 	$(BIN)/python -m pytest
