@@ -17,8 +17,9 @@ from onnx_ir.passes import PostconditionError, PreconditionError
 from illama_deploy import ExportError
 from illama_deploy.checkpoint import read_checkpoint
 from illama_deploy.export import build_float_graph, prove_integer_kernels
-from illama_deploy.export.passes import ActivationSpelling, HoistQuantize, InsertQDQ, RemoveDead
+from illama_deploy.export.passes import ActivationSpelling, HoistQuantize, InsertQDQ, MicroBatch, RemoveDead
 from illama_deploy.export.proof import optimized_graph
+from illama_deploy.export.targets.onnx_cpu import micro_batch
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.onnx_metadata import PREFIX
 from illama_deploy.quant import QuantizedArtifact, load_quantized
@@ -153,6 +154,37 @@ def test_remove_dead() -> None:
     assert "lonely" not in graph.graph.initializers
     assert "unused" not in {node.name for node in graph.graph}
     assert not RemoveDead()(graph).modified
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+@torch.no_grad()
+def test_micro_batches_change_no_number(
+    quantized_graph: ir.Model, digits_quantized: QuantizedArtifact, size: int
+) -> None:
+    InsertQDQ(digits_quantized.model, U8)(quantized_graph)
+    images = [torch.randn(batch, 1, 32, 32) for batch in (1, 2, 3, 7, 8, 9)]
+    expected = [_run(quantized_graph, x) for x in images]
+    MicroBatch(size)(quantized_graph)
+    for x, logits in zip(images, expected, strict=True):
+        np.testing.assert_allclose(_run(quantized_graph, x), logits, atol=0.1)
+        single = np.concatenate([_run(quantized_graph, one) for one in x.split(size)])
+        assert np.array_equal(_run(quantized_graph, x), single)
+    with pytest.raises(PreconditionError):
+        MicroBatch(size)(quantized_graph)
+
+
+@pytest.mark.parametrize(
+    ("config", "images"),
+    [
+        (IllamaConfig(192, 12, 3), 4),
+        (IllamaConfig(768, 12, 12), 1),
+        (IllamaConfig(1024, 24, 16), 1),
+        (IllamaConfig(192, 12, 3, image_size=(32, 32), patch_size=4), 12),
+    ],
+    ids=["T", "B", "L", "T-32px"],
+)
+def test_micro_batch_follows_the_cache(config: IllamaConfig, images: int) -> None:
+    assert micro_batch(config) == images
 
 
 def test_files_pass_the_checker_and_say_where_they_come_from(

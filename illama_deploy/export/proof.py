@@ -75,8 +75,8 @@ def prove_integer_kernels(path: Path, sites: Sequence[str]) -> KernelProof:
         ExportError: a quantized GEMM does not run on an integer kernel.
     """
     wanted = set(sites)
-    expected = sum(node.metadata_props.get(SITE) in wanted for node in ir.load(path).graph)
-    nodes = list(optimized_graph(path).graph)
+    expected = sum(node.metadata_props.get(SITE) in wanted for node in _nodes(ir.load(path)))
+    nodes = _nodes(optimized_graph(path))
     integer = Counter(node.op_type for node in nodes if node.op_type in INTEGER_KERNELS)
     gemms = [node for node in nodes if node.op_type in FLOAT_GEMMS]
     fed = [node.name or "?" for node in gemms if any(_is_dequantized(value) for value in node.inputs)]
@@ -88,6 +88,11 @@ def prove_integer_kernels(path: Path, sites: Sequence[str]) -> KernelProof:
             hint="This version of ONNX Runtime optimizes differently; see 'illama-deploy doctor' for its number.",
         )
     return proof
+
+
+def _nodes(model: ir.Model) -> list[ir.Node]:
+    """All nodes, those inside loops too."""
+    return list(ir.traversal.RecursiveGraphIterator(model.graph))
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:

@@ -2,6 +2,7 @@
 
 from .hoist_quantize import HoistQuantize
 from .insert_qdq import ActivationSpelling, InsertQDQ
+from .micro_batch import MicroBatch
 from .remove_dead import RemoveDead
 
-__all__ = ["ActivationSpelling", "HoistQuantize", "InsertQDQ", "RemoveDead"]
+__all__ = ["ActivationSpelling", "HoistQuantize", "InsertQDQ", "MicroBatch", "RemoveDead"]
