@@ -142,6 +142,16 @@ def export(
         Path | None, typer.Argument(help="Directory that 'quantize' wrote.", show_default=False)
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="ONNX for ONNX Runtime's CPU kernels.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="TensorRT engines, and the ONNX they are built from.")] = False,
+    flavor: Annotated[str, typer.Option("--flavor", help="Of TensorRT: auto | tensorrt | rtx")] = "auto",
+    onnx_only: Annotated[bool, typer.Option("--onnx-only", help="With --trt: build no engine.")] = False,
+    min_batch: Annotated[int, typer.Option("--min-batch", help="Smallest batch of an engine.")] = 1,
+    opt_batch: Annotated[int, typer.Option("--opt-batch", help="Batch that an engine is tuned for.")] = 8,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="Largest batch of an engine.")] = 32,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option("--compute-capability", help="For --flavor rtx, such as 8.9; may be given again."),
+    ] = None,
     float_: Annotated[bool, typer.Option("--float/--no-float", help="Write the float network beside it.")] = True,
     source: Annotated[
         Path | None, typer.Option("--source", help="The float checkpoint, if it has moved.", show_default=False)
@@ -150,21 +160,30 @@ def export(
     force: ForceOption = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Export a quantized checkpoint, and prove that it runs on integer kernels."""
-    if not onnx:
-        raise UsageError("No target is named.", hint="Say which: --onnx.")
+    """Export a quantized checkpoint for a target, and prove what was written."""
+    if onnx == trt:
+        raise UsageError(
+            "No target is named." if not onnx else "Two targets are named.", hint="Say one of --onnx and --trt."
+        )
+    from .export.engine import Profile
     from .steps.export import export as step
 
     place = Workspace(workspace)
     result = step(
         quantized or place.need(place.quantized, "quantize"),
+        target="tensorrt" if trt else "onnx-cpu",
         float=float_,
         source=source,
-        out=out or place.onnx,
+        flavor=flavor,
+        onnx_only=onnx_only,
+        profile=Profile(min_batch, opt_batch, max_batch),
+        compute_capabilities=compute_capability or (),
+        out=out or (place.tensorrt if trt else place.onnx),
         force=force,
     )
-    _say(str(result.proof))
-    for path in (result.model, result.float_model):
+    if result.proof is not None:
+        _say(str(result.proof))
+    for path in (result.model, result.float_model, *result.engines):
         if path is not None:
             _say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
 

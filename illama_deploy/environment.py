@@ -81,6 +81,7 @@ def target_states() -> list[TargetState]:
 
 
 _LATER = "this version of illama-deploy does not write it"
+_NO_RUNTIME = "this version of illama-deploy does not run engines"
 
 
 def _torch() -> TargetState:
@@ -107,13 +108,13 @@ def _openvino() -> TargetState:
 
 
 def _tensorrt() -> TargetState:
-    why = _missing("tensorrt", "illama-deploy[trt]") or _no_cuda() or _LATER
-    return TargetState("tensorrt", why, why)
+    why = _missing("tensorrt", "illama-deploy[trt]") or _no_cuda()
+    return TargetState("tensorrt", why, why or _NO_RUNTIME)
 
 
 def _tensorrt_rtx() -> TargetState:
     missing = _missing("tensorrt-rtx", "illama-deploy[rtx]")
-    return TargetState("tensorrt-rtx", missing or _LATER, missing or _no_cuda() or _LATER)
+    return TargetState("tensorrt-rtx", missing, missing or _no_cuda() or _NO_RUNTIME)
 
 
 def _missing(package: str, extra: str) -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["track"]
+__all__ = ["status", "track"]
 
 T = TypeVar("T")
 
@@ -22,6 +23,19 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         for item in items:
             yield item
             progress.advance(task, _size(item))
+
+
+@contextmanager
+def status(description: str) -> Iterator[None]:
+    """Show a spinner while something without steps goes on."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(description):
+        yield
 
 
 def _size(item: object) -> int:

@@ -29,6 +29,11 @@ class Workspace:
         return self.root / "onnx"
 
     @property
+    def tensorrt(self) -> Path:
+        """What `export --trt` writes."""
+        return self.root / "trt"
+
+    @property
     def report(self) -> Path:
         """What `check` writes."""
         return self.root / "report"

@@ -17,7 +17,14 @@ from onnx_ir.passes import PostconditionError, PreconditionError
 from illama_deploy import ExportError
 from illama_deploy.checkpoint import read_checkpoint
 from illama_deploy.export import build_float_graph, prove_integer_kernels
-from illama_deploy.export.passes import ActivationSpelling, HoistQuantize, InsertQDQ, MicroBatch, RemoveDead
+from illama_deploy.export.passes import (
+    ActivationSpelling,
+    HalfPrecision,
+    HoistQuantize,
+    InsertQDQ,
+    MicroBatch,
+    RemoveDead,
+)
 from illama_deploy.export.proof import optimized_graph
 from illama_deploy.export.targets.onnx_cpu import micro_batch
 from illama_deploy.model import Illama, IllamaConfig
@@ -154,6 +161,29 @@ def test_remove_dead() -> None:
     assert "lonely" not in graph.graph.initializers
     assert "unused" not in {node.name for node in graph.graph}
     assert not RemoveDead()(graph).modified
+
+
+@torch.no_grad()
+def test_half_precision_keeps_norms_and_interface(
+    quantized_graph: ir.Model, digits_quantized: QuantizedArtifact
+) -> None:
+    InsertQDQ(digits_quantized.model, S8)(quantized_graph)
+    images = torch.randn(4, 1, 32, 32)
+    expected = _run(quantized_graph, images, optimize=False)
+    HalfPrecision()(quantized_graph)
+    assert quantized_graph.graph.inputs[0].dtype == quantized_graph.graph.outputs[0].dtype == ir.DataType.FLOAT
+    for name, value in quantized_graph.graph.initializers.items():
+        assert (value.dtype == ir.DataType.FLOAT) == ("norm" in name and name.endswith("weight")), name
+    actual = _run(quantized_graph, images, optimize=False)
+    assert sqnr_db(float(np.square(expected).sum()), float(np.square(actual - expected).sum())) > 30
+
+
+def test_half_precision_refuses_what_does_not_fit() -> None:
+    model = _network()
+    with torch.no_grad():
+        model.head.weight[0, 0] = 1e6
+    with pytest.raises(PostconditionError, match=r"head\.weight does not fit"):
+        HalfPrecision()(build_float_graph(model))
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])

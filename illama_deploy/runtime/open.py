@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..checkpoint import EMBEDDED, read_checkpoint
-from ..errors import ArtifactError, UsageError
+from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
 from ..quant.artifact import MANIFEST
 from .onnxruntime_cpu import OnnxRuntimeCpu
 from .runtime import Runtime
@@ -51,6 +51,12 @@ def open_artifact(
             "The directory holds neither a quantized checkpoint nor an export.",
             where=path,
             hint="Give what 'illama-deploy quantize' or 'illama-deploy export' wrote.",
+        )
+    if path.suffix == ".engine":
+        raise RuntimeUnavailableError(
+            "This version of illama-deploy builds engines and does not run them.",
+            where=path,
+            hint="Measure the ONNX file beside it, or run the engine with TensorRT's own tools.",
         )
     if path.suffix == ".onnx":
         return OnnxRuntimeCpu(label, path, threads)

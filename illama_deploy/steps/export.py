@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import onnx_ir as ir
 
 from ..atomic import new_directory
 from ..checkpoint import read_checkpoint
-from ..errors import ArtifactError, CheckpointError, ExportError
+from ..errors import ArtifactError, CheckpointError, ExportError, UsageError
+from ..export.engine import RTX_CAPABILITIES, Profile, build_engine, choose_flavor
 from ..export.proof import KernelProof, prove_integer_kernels
-from ..export.targets import TARGETS
+from ..export.targets import TARGETS, Target
 from ..hashing import canonical_json, sha256_file
 from ..model.illama import Illama
 from ..onnx_metadata import PREFIX
+from ..progress import status
 from ..quant import QuantizedArtifact, load_quantized
 from ..rewrites import apply_rewrites
 from ..versions import versions
@@ -35,15 +38,17 @@ class ExportResult:
     """What was written.
 
     Attributes:
-        model: the quantized file.
-        float_model: the float file beside it, if it was asked for.
-        proof: which kernels the runtime uses.
+        model: the quantized ONNX file.
+        float_model: the float file beside it (half precision for TensorRT), if it was asked for.
+        proof: which kernels ONNX Runtime uses, for its target.
+        engines: TensorRT engines, each with its sidecar `.json` beside it.
     """
 
     directory: Path
     model: Path
     float_model: Path | None
-    proof: KernelProof
+    proof: KernelProof | None = None
+    engines: tuple[Path, ...] = ()
 
 
 def export(
@@ -52,47 +57,130 @@ def export(
     target: str = "onnx-cpu",
     float: bool = True,
     source: str | Path | None = None,
+    flavor: str = "auto",
+    onnx_only: bool = False,
+    profile: Profile | None = None,
+    compute_capabilities: Sequence[str] = (),
     out: str | Path | None = None,
     force: bool = False,
 ) -> ExportResult:
-    """Export a quantized checkpoint to ONNX for a target.
+    """Export a quantized checkpoint for a target.
 
     Args:
         quantized: directory that `quantize` wrote; `illama-out/quantized` where not given.
-        target: `onnx-cpu`.
+        target: `onnx-cpu` or `tensorrt`.
         float: write the float network beside it, for comparison.
         source: the float checkpoint, where it no longer lies where `quantize` read it.
+        flavor: for `tensorrt`: `tensorrt`, `rtx`, or `auto` (see `choose_flavor`).
+        onnx_only: for `tensorrt`: write the TensorRT-ready ONNX files and build no engine.
+        profile: for `tensorrt`: batch sizes (1, 8, 32).
+        compute_capabilities: for the flavor `rtx`: such as "8.9"; 8.6, 8.9 and 12.0 where not given.
         out: directory to make; the workspace's where not given.
         force: replace a directory that exists.
 
     Raises:
-        DeployError: bad input, or a quantized GEMM without an integer kernel; nothing is written.
+        DeployError: bad input, or a graph that is not what was promised; nothing is written. Where no engine can
+            be built for want of a package or a GPU, the ONNX files are written all the same.
     """
     workspace = Workspace()
     path = Path(quantized) if quantized is not None else workspace.need(workspace.quantized, "quantize")
+    if target not in TARGETS:
+        raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
     chosen = TARGETS[target]
     out = Path(out) if out is not None else workspace.root / chosen.folder
+    unavailable: Exception | None = None
+    proof: KernelProof | None = None
+    engines: list[Path] = []
     with new_directory(out, force=force, inputs=[path, source or ""]) as directory:
         artifact = load_quantized(path)
         about = _metadata(artifact)
-        _write(chosen.build(artifact.model), directory / "model.onnx", about)
-        proof = prove_integer_kernels(directory / "model.onnx", artifact.sites)
+        _write(_build(chosen, artifact.model), directory / "model.onnx", about)
+        if target == "onnx-cpu":
+            proof = prove_integer_kernels(directory / "model.onnx", artifact.sites)
         files = ["model.onnx"]
         if float:
             network = _float_network(artifact, source)
-            about = {**about, "format": "float32", "source_sha256": artifact.manifest["source"]["sha256"]}
-            _write(chosen.build(network), directory / "model.float.onnx", about)
+            kind = "float32" if target == "onnx-cpu" else "float16"
+            float_about = {**about, "format": kind, "source_sha256": artifact.manifest["source"]["sha256"]}
+            _write(_build(chosen, network), directory / "model.float.onnx", float_about)
             files.append("model.float.onnx")
+        if target == "tensorrt" and not onnx_only:
+            try:
+                resolved = choose_flavor(flavor)
+            except UsageError:
+                raise
+            except Exception as error:
+                unavailable = error
+            else:
+                engines = _engines(directory, files, resolved, profile or Profile(), compute_capabilities, artifact)
         record = {
             "schema": SCHEMA,
             "target": target,
             "manifest_sha256": artifact.manifest_sha256,
             "files": {name: {"sha256": sha256_file(directory / name)} for name in files},
-            "kernels": asdict(proof),
-            "versions": versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu"),
+            "engines": [engine.name for engine in engines],
+            "kernels": None if proof is None else asdict(proof),
+            "versions": versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"),
         }
         (directory / "export.json").write_text(canonical_json(record), encoding="utf-8")
-    return ExportResult(out, out / "model.onnx", out / "model.float.onnx" if float else None, proof)
+    if unavailable is not None:
+        unavailable.where = f"the TensorRT-ready ONNX was written to {out} all the same"  # type: ignore[attr-defined]
+        raise unavailable
+    return ExportResult(
+        out,
+        out / "model.onnx",
+        out / "model.float.onnx" if float else None,
+        proof,
+        tuple(out / engine.name for engine in engines),
+    )
+
+
+def _engines(
+    directory: Path,
+    files: Sequence[str],
+    flavor: str,
+    profile: Profile,
+    compute_capabilities: Sequence[str],
+    artifact: QuantizedArtifact,
+) -> list[Path]:
+    """Build an engine from each ONNX file of the directory."""
+    capabilities = tuple(compute_capabilities) or (RTX_CAPABILITIES if flavor == "rtx" else ())
+    rebuild = (
+        f"illama-deploy export QUANTIZED --trt --flavor {flavor} --min-batch {profile.minimum}"
+        f" --opt-batch {profile.optimum} --max-batch {profile.maximum}"
+        + "".join(f" --compute-capability {c}" for c in capabilities)
+    )
+    engines = []
+    for name in files:
+        engine = directory / f"{name.removesuffix('.onnx')}.engine"
+        about = {
+            "manifest_sha256": artifact.manifest_sha256,
+            "precision": {"gemms": artifact.manifest["format"] if name == "model.onnx" else "float16"}
+            | {"norms": "float32", "rest": "float16"},
+        }
+        with status(f"Building {engine.name} ({flavor})"):
+            build_engine(
+                directory / name,
+                engine,
+                flavor=flavor,
+                profile=profile,
+                capabilities=capabilities,
+                about=about,
+                rebuild=rebuild,
+            )
+        engines.append(engine)
+    return engines
+
+
+def _build(target: Target, network: Illama) -> ir.Model:
+    try:
+        return target.build(network)
+    except (ir.passes.PassError, ir.passes.InvariantError) as error:
+        cause = error.__cause__ or error
+        raise ExportError(
+            f"The graph cannot be brought into the form of {target.name}: {cause}.",
+            hint="Leave the site that it names in float (quantize --exclude), or choose another target.",
+        ) from error
 
 
 def _metadata(artifact: QuantizedArtifact) -> dict[str, str]:

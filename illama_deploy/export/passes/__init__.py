@@ -1,8 +1,9 @@
 """Graph passes: each says what it requires, does one thing, and checks what it ensures. One file each."""
 
+from .half_precision import HalfPrecision
 from .hoist_quantize import HoistQuantize
 from .insert_qdq import ActivationSpelling, InsertQDQ
 from .micro_batch import MicroBatch
 from .remove_dead import RemoveDead
 
-__all__ = ["ActivationSpelling", "HoistQuantize", "InsertQDQ", "MicroBatch", "RemoveDead"]
+__all__ = ["ActivationSpelling", "HalfPrecision", "HoistQuantize", "InsertQDQ", "MicroBatch", "RemoveDead"]

@@ -1,8 +1,9 @@
 """Targets: the form of the graph that each runtime is fastest with. One file each."""
 
 from .onnx_cpu import ONNX_CPU
+from .tensorrt import TENSORRT
 from .target import Target
 
 __all__ = ["TARGETS", "Target"]
 
-TARGETS: dict[str, Target] = {target.name: target for target in (ONNX_CPU,)}
+TARGETS: dict[str, Target] = {target.name: target for target in (ONNX_CPU, TENSORRT)}

@@ -1,0 +1,80 @@
+"""Turn a float32 graph into a float16 one whose norms stay float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
+
+__all__ = ["HalfPrecision"]
+
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+
+
+class HalfPrecision(InPlacePass):
+    """Make every float16 but the graph's interface and the inside of RMSNorm.
+
+    1. Initializers become float16, the scales of Q/DQ among them; a value beyond float16's range is an error.
+    2. RMSNormalization computes in float32, between two casts (its mean of squares overflows half precision).
+    3. Images are cast when they come in, logits when they go out.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        graph = model.graph
+        norms = [node for node in graph if node.op_type == "RMSNormalization"]
+        kept = {node.inputs[1] for node in norms}
+        for value in graph.initializers.values():
+            if value.dtype == FLOAT and value not in kept and value.const_value is not None:
+                array = value.const_value.numpy()
+                with np.errstate(over="ignore"):  # looked at right below
+                    half = array.astype(np.float16)
+                if not np.isfinite(half).all():
+                    raise PostconditionError(f"{value.name} does not fit into float16")
+                # A step size must not vanish; the smallest float16 is far below any that matters.
+                if (array != 0).any() and value.name is not None and value.name.endswith(".scale"):
+                    half = np.maximum(half, np.finfo(np.float16).smallest_subnormal)
+                value.const_value = ir.tensor(half, name=value.name)
+                value.dtype = HALF
+        first = graph[0]
+        for images in graph.inputs:
+            readers = list(images.uses())
+            cast = _cast(images, HALF)
+            graph.insert_before(first, cast)
+            for node, position in readers:
+                node.replace_input_with(position, cast.outputs[0])
+        for node in norms:
+            x, y = node.inputs[0], node.outputs[0]
+            assert x is not None
+            before = _cast(x, FLOAT, node.name or "norm")
+            graph.insert_before(node, before)
+            readers = list(y.uses())
+            after = _cast(y, HALF)
+            graph.insert_after(node, after)
+            node.replace_input_with(0, before.outputs[0])
+            for reader, position in readers:
+                reader.replace_input_with(position, after.outputs[0])
+        for position, logits in enumerate(graph.outputs):
+            name, shape = logits.name, logits.shape
+            logits.name, logits.type = f"{name}.half", ir.TensorType(HALF)
+            cast = _cast(logits, FLOAT)
+            cast.outputs[0].name, cast.outputs[0].shape = name, shape
+            cast.outputs[0].type = ir.TensorType(FLOAT)
+            graph.append(cast)
+            graph.outputs[position] = cast.outputs[0]
+        return PassResult(model, True)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Only norms hold float32 constants, and no cast stands between DequantizeLinear and a GEMM."""
+        for value in model.graph.initializers.values():
+            if value.dtype == FLOAT and any(n.op_type != "RMSNormalization" for n in value.consumers()):
+                raise PostconditionError(f"{value.name} is still float32")
+        for node in model.graph:
+            if node.op_type == "DequantizeLinear" and any(n.op_type == "Cast" for n in node.outputs[0].consumers()):
+                raise PostconditionError(f"a cast follows {node.name}")
+
+
+def _cast(value: ir.Value, dtype: ir.DataType, suffix: str = "") -> ir.Node:
+    name = f"{value.name}.{suffix + '.' if suffix else ''}{dtype.name.lower()}"
+    node = ir.node("Cast", [value], {"to": dtype.value}, name=name)
+    node.outputs[0].name = f"{name}.out"
+    return node
