@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 from illama_deploy.cli import main
 from illama_deploy.export.float_graph import build_float_graph  # noqa: F401  (warms the heavy imports once)
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.steps.export import ExportResult, export
 from illama_deploy.steps.quantize import quantize
+
+# CI must not depend on luck; elsewhere new examples are drawn each time.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

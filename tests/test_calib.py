@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -26,6 +26,8 @@ def _histogram(*parts: torch.Tensor) -> MagnitudeHistogram:
 
 
 @settings(max_examples=60, deadline=None)
+@example(values=[1.1754943508222875e-38, 1e-45], cuts=[], seed=0)
+@example(values=[3.4e38, 1.0], cuts=[1], seed=0)
 @given(
     values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
     cuts=st.lists(st.integers(0, 60), max_size=5),

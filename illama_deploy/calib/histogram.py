@@ -9,6 +9,9 @@ from torch import Tensor
 
 __all__ = ["MagnitudeHistogram"]
 
+#: Widths stay normal float32 numbers, and so do their reciprocals.
+SMALLEST_EXPONENT = -126
+
 
 class MagnitudeHistogram:
     """Counts of |x| in equal bins from 0, in constant memory and one pass.
@@ -17,7 +20,7 @@ class MagnitudeHistogram:
     adjacent bins are merged until it fits, which is exact too: floor(floor(x / w) / 2) = floor(x / 2w). The
     final width depends only on the largest value seen. Hence the same data gives the same counts in any
     order and any batch size. Between BINS / 2 and BINS bins are in use, at least 16 for each step of an
-    8-bit range.
+    8-bit range (fewer only for data below 1e-34, which no network has).
     """
 
     BINS = 4096
@@ -46,7 +49,7 @@ class MagnitudeHistogram:
             return
         self.maximum = max(self.maximum, peak)
         # Smallest e with peak < BINS * 2^e. frexp: peak = m * 2^k, 0.5 <= m < 1.
-        needed = math.frexp(peak)[1] - int(math.log2(self.BINS))
+        needed = max(math.frexp(peak)[1] - int(math.log2(self.BINS)), SMALLEST_EXPONENT)
         if self.exponent is None:
             self.exponent = needed
         while self.exponent < needed:

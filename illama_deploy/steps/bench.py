@@ -18,6 +18,8 @@ from ..runtime import Runtime, open_artifact
 
 __all__ = ["Benchmark", "bench", "measure_batches"]
 
+FEWEST_ROUNDS = 10
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -91,8 +93,10 @@ def measure_batches(
     """
     if not batches or min(batches) < 1:
         raise UsageError("A batch needs at least one image.", hint="Raise --batch.")
-    if seconds <= 0 or (rounds is not None and rounds < 1):
-        raise UsageError("There must be something to measure.", hint="Raise --seconds or --rounds.")
+    if seconds <= 0 or (rounds is not None and rounds < FEWEST_ROUNDS):
+        raise UsageError(
+            f"An interval needs some time, or at least {FEWEST_ROUNDS} rounds.", hint="Raise --seconds or --rounds."
+        )
     if not 0.5 <= confidence < 1:
         raise UsageError("The confidence must be at least 0.5 and below 1.", hint="Use --confidence 0.95.")
     shapes = {(r.preprocessing.channels, *r.preprocessing.size) for r in runtimes}
