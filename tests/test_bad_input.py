@@ -38,7 +38,7 @@ State = dict[str, Tensor]
 #: What a checkpoint without metadata has to be told to be the digits network.
 PLAIN = ("--data", "digits", "--mean", "0.3", "--std", "0.3")
 #: The shortest check.
-QUICK = ("--limit", 8, "--rounds", 1, "--batch", 1)
+QUICK = ("--limit", 8, "--rounds", 10, "--batch", 1)
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -597,7 +597,7 @@ def steps(digits_quantized: QuantizedArtifact) -> dict[str, tuple[object, ...]]:
         "export": (digits_quantized.path, "--onnx", "--no-float", "--out"),
         "check": ("digits", "--baseline", "digits", *QUICK, "--out"),
         "evaluate": ("digits", "--limit", 8, "--json"),
-        "bench": ("digits", "--rounds", 1, "--json"),
+        "bench": ("digits", "--rounds", 10, "--json"),
     }
 
 
@@ -976,7 +976,7 @@ def test_check_of_different_preprocessing(refused: Refused, tmp_path: Path, digi
 
 def test_bench_of_different_sizes(refused: Refused, tmp_path: Path) -> None:
     other = flatten_onnx(tmp_path / "other.onnx")
-    refused("bench", "digits", other, "--rounds", 1, says=("different sizes", "other.onnx"))
+    refused("bench", "digits", other, "--rounds", 10, says=("different sizes", "other.onnx"))
 
 
 @pytest.mark.parametrize(
