@@ -2,7 +2,7 @@
 
     python benchmarks/cifar10_int8.py ../shared > benchmarks/cifar10_int8.md
 
-About ten minutes on two cores. Everything goes through the public functions with their defaults.
+About six minutes on two cores. Everything goes through the public functions with their defaults.
 """
 
 from __future__ import annotations
