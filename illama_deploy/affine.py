@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .formats import IntType
 
-__all__ = ["dequantize", "quantize", "scale_of"]
+__all__ = ["quantize", "scale_of"]
 
 
 def scale_of(threshold: Tensor | float, dtype: IntType) -> Tensor:
@@ -26,8 +26,3 @@ def scale_of(threshold: Tensor | float, dtype: IntType) -> Tensor:
 def quantize(x: Tensor, scale: Tensor, dtype: IntType) -> Tensor:
     """Integers in float32, so that a float GEMM adds them exactly while sums stay below 2**24."""
     return torch.clamp(torch.round(x / scale), dtype.qmin, dtype.qmax)
-
-
-def dequantize(q: Tensor, scale: Tensor) -> Tensor:
-    """q · scale."""
-    return q * scale
