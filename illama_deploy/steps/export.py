@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from ..atomic import new_directory
 from ..checkpoint import read_checkpoint
-from ..errors import ArtifactError, CheckpointError, ExportError, UsageError
+from ..errors import ArtifactError, CheckpointError, ExportError, RuntimeUnavailableError, UsageError
 from ..export.engine import RTX_CAPABILITIES, Profile, build_engine, choose_flavor
 from ..export.proof import KernelProof, prove_integer_kernels
 from ..export.targets import TARGETS, Target
@@ -88,7 +88,7 @@ def export(
         raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
     chosen = TARGETS[target]
     out = Path(out) if out is not None else workspace.root / chosen.folder
-    unavailable: Exception | None = None
+    unavailable: RuntimeUnavailableError | None = None
     proof: KernelProof | None = None
     engines: list[Path] = []
     with new_directory(out, force=force, inputs=[path, source or ""]) as directory:
@@ -107,9 +107,7 @@ def export(
         if target == "tensorrt" and not onnx_only:
             try:
                 resolved = choose_flavor(flavor)
-            except UsageError:
-                raise
-            except Exception as error:
+            except RuntimeUnavailableError as error:
                 unavailable = error
             else:
                 engines = _engines(directory, files, resolved, profile or Profile(), compute_capabilities, artifact)
@@ -124,7 +122,7 @@ def export(
         }
         (directory / "export.json").write_text(canonical_json(record), encoding="utf-8")
     if unavailable is not None:
-        unavailable.where = f"the TensorRT-ready ONNX was written to {out} all the same"  # type: ignore[attr-defined]
+        unavailable.where = f"the TensorRT-ready ONNX was written to {out} all the same"
         raise unavailable
     return ExportResult(
         out,

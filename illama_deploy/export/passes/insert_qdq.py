@@ -12,6 +12,7 @@ from ...model.illama import Illama
 from ...quant.modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from ...quant.network import quantized_modules
 from ..float_graph import ROWS, SITE
+from ..values import constant_value
 
 __all__ = ["ActivationSpelling", "InsertQDQ"]
 
@@ -120,8 +121,7 @@ class InsertQDQ(InPlacePass):
                 return self.graph.initializers[free]
             count += 1
             free = f"{name}.{count}"
-        tensor = ir.tensor(np.asarray(array), name=free)
-        value = ir.Value(name=free, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
+        value = constant_value(free, array)
         self.graph.register_initializer(value)
         return value
 

@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
 
+from ..values import constant_value
+
 __all__ = ["MicroBatch"]
 
 
@@ -79,8 +81,7 @@ class MicroBatch(InPlacePass):
             return node.outputs[0]
 
         def constant(name: str, array: np.ndarray) -> ir.Value:
-            tensor = ir.tensor(array, name=name)
-            constants.append(ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor))  # type: ignore[arg-type]
+            constants.append(constant_value(name, array))
             return constants[-1]
 
         batch = outside("Shape", [outer_images], "groups.batch", start=0, end=1)
@@ -103,7 +104,6 @@ class MicroBatch(InPlacePass):
 
 
 def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
+    value = constant_value(name, array)
     graph.register_initializer(value)
     return value
