@@ -1,6 +1,6 @@
 """Our INT8 graph against ONNX Runtime's own `quantize_static`, both in ONNX Runtime, taking turns in one process.
 
-    python benchmarks/quantize_static.py tiny 1 16        (or: base 1 8)
+    python benchmarks/quantize_static.py tiny 1 16        (or: base 1 8) [--threads 2]
 
 Random weights at 224 px, 16 random images for calibration, one thread. The peer gets the exported torch model after
 its own pre-processing pass, at its best settings: per channel, U8 activations, S8 weights, Q/DQ format.
@@ -8,31 +8,16 @@ its own pre-processing pass, at its best settings: per channel, U8 activations, 
 
 from __future__ import annotations
 
-import copy
-import sys
+import argparse
 import tempfile
-import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
-import timm
 import torch
+from geometries import Run, compare, logit_sqnr, quantized_network, random_network, write
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-
-import illama_deploy  # noqa: F401  (registers the models)
-from illama_deploy.calib import collect_channel_maxima, collect_ranges, range_method
-from illama_deploy.export.targets import TARGETS
-from illama_deploy.measure import median_ratio
-from illama_deploy.quant import find_sites, quantize_network, select_sites
-from illama_deploy.recipe import Recipe
-from illama_deploy.rewrites import apply_rewrites
-from illama_deploy.rounding import nearest
-
-SECONDS = 30
 
 
 class Images(CalibrationDataReader):
@@ -57,46 +42,34 @@ def peer(model: torch.nn.Module, images: torch.Tensor, folder: Path) -> Path:
     return quantized
 
 
-def ours(model: torch.nn.Module, images: torch.Tensor, folder: Path) -> Path:
-    recipe, network = Recipe(), copy.deepcopy(model)
-    apply_rewrites(network, recipe.rewrites, partial(collect_channel_maxima, batches=[images]))
-    sites = select_sites(find_sites(network), include=["*"], exclude=[], attention_products=False)
-    histograms = collect_ranges(network, {site.name: site.inputs for site in sites}, [images])
-    kind, method = recipe.number_format, range_method(recipe.range)
-    thresholds = {name: method(histogram, kind.activations) for name, histogram in histograms.items()}
-    quantize_network(network, sites, thresholds, kind, partial(nearest, dtype=kind.weights, clip=recipe.weight_clip))
-    ir.save(TARGETS["onnx-cpu"].build(network), folder / "ours.onnx")
-    return folder / "ours.onnx"
-
-
-def session(path: Path) -> ort.InferenceSession:
+def session(path: Path, threads: int) -> Run:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"images": x})[0]
 
 
 def main() -> None:
-    size, batches = sys.argv[1], [int(batch) for batch in sys.argv[2:]]
-    torch.manual_seed(0)
-    model = timm.create_model(f"illama_{size}").eval()
-    images = torch.randn(16, 3, 224, 224)
-    with tempfile.TemporaryDirectory() as folder:
-        sessions = [session(make(model, images, Path(folder))) for make in (peer, ours)]
-    for batch in batches:
-        x = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)
-        times: list[list[float]] = [[], []]
-        end = time.perf_counter() + SECONDS
-        while time.perf_counter() < end:
-            for i in np.random.default_rng().permutation(2):
-                start = time.perf_counter()
-                sessions[i].run(None, {"images": x})
-                times[i].append(time.perf_counter() - start)
-        ratio = median_ratio(np.array(times[0]), np.array(times[1]))
-        print(
-            f"{size}, batch {batch}: {ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f}), "
-            f"{len(times[0])} rounds, onnxruntime {ort.__version__}"
-        )
+    parser = argparse.ArgumentParser()
+    parser.add_argument("size")
+    parser.add_argument("batch", type=int, nargs="+")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=30)
+    given = parser.parse_args()
+    model, images = random_network(given.size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours = write(quantized_network(model, images), "onnx-cpu", folder / "ours.onnx")
+        runs = {
+            "quantize_static": session(peer(model, images, folder), given.threads),
+            "ours": session(ours, given.threads),
+        }
+    print(f"onnxruntime {ort.__version__}, {given.size}, threads {given.threads}; logit SQNR: " + ", ".join(f"{n} {logit_sqnr(run, model):.1f} dB" for n, run in runs.items()))
+    for batch in given.batch:
+        result = compare(runs, batch, given.seconds)
+        ratio = result["quantize_static"]
+        print(f"batch {batch}: {ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f}), {result['rounds']} rounds")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The arithmetic of ONNX QuantizeLinear and DequantizeLinear, symmetric, in torch.
 
 QuantizeLinear is saturate(round_half_to_even(x / scale) + zero_point): a float32 division, no reciprocal.
-With zero point 128 and U8 (ONNX Runtime's fast spelling) the same value comes out shifted by 128.
+With zero point 128 and U8 (ONNX Runtime's fast spelling) the same value comes out shifted by 128. FP8 rounds
+x / scale to the nearest FLOAT8E4M3FN instead, ties to even, saturating.
 Spec: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
 """
 
@@ -10,12 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .formats import IntType
+from .formats import FloatType, NumberType
 
-__all__ = ["quantize", "scale_of"]
+__all__ = ["dequantize_weight", "quantize", "scale_of"]
 
 
-def scale_of(threshold: Tensor | float, dtype: IntType) -> Tensor:
+def scale_of(threshold: Tensor | float, dtype: NumberType) -> Tensor:
     """Float32 step that maps `threshold` onto the largest integer; 1 / qmax where the threshold is 0."""
     threshold = torch.as_tensor(threshold, dtype=torch.float32)
     scale = torch.where(threshold > 0, threshold, 1.0) / dtype.qmax
@@ -23,6 +24,20 @@ def scale_of(threshold: Tensor | float, dtype: IntType) -> Tensor:
     return scale.clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def quantize(x: Tensor, scale: Tensor, dtype: IntType) -> Tensor:
-    """Integers in float32, so that a float GEMM adds them exactly while sums stay below 2**24."""
+def quantize(x: Tensor, scale: Tensor, dtype: NumberType) -> Tensor:
+    """Integers in float32, so that a float GEMM adds them exactly while sums stay below 2**24 (or FP8 values)."""
+    if isinstance(dtype, FloatType):
+        return (x / scale).clamp(dtype.qmin, dtype.qmax).to(torch.float8_e4m3fn).float()
     return torch.clamp(torch.round(x / scale), dtype.qmin, dtype.qmax)
+
+
+def dequantize_weight(weight_q: Tensor, scale: Tensor) -> Tensor:
+    """Float32 weight that integers stand for.
+
+    Args:
+        weight_q: [out, ...].
+        scale: [out], or [out, groups] with equal groups along the flattened inputs.
+    """
+    flat = weight_q.float().flatten(1)
+    steps = scale.view(len(flat), -1, 1)
+    return (flat.view(len(flat), steps.shape[1], -1) * steps).view(weight_q.shape)

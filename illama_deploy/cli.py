@@ -73,7 +73,11 @@ def quantize(
     checkpoint: Annotated[
         str, typer.Argument(help="Float checkpoint (.pth, .safetensors), or 'digits', the embedded default.")
     ] = "digits",
-    bits: Annotated[str | None, typer.Option("--bits", help="Width of weights and activations: 8.")] = None,
+    bits: Annotated[str | None, typer.Option("--bits", help="Width of weights and activations: 8 or 4.")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="Such as W8A8, W8A8-dynamic, W4A8, W4A16, W4A16-g64, FP8.", show_default=False),
+    ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="TOML file, or a shipped recipe's name.")] = None,
     data: DataOption = None,
     split: SplitOption = None,
@@ -108,6 +112,7 @@ def quantize(
     artifact = step(
         checkpoint,
         bits=bits,
+        format=format_,
         recipe=recipe,
         data=data,
         split=split,

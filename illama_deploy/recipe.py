@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Recipe:
         weight_clip: how a weight channel's step size is chosen: `minmax` or `mse`.
         include, exclude: glob patterns on site names; an exclusion wins.
         attention_products: quantize q·kᵀ and attention·v too.
+        overrides: (glob pattern on site names, format) pairs; the last that matches a site decides. A table in TOML.
         calib_images: number of calibration images.
         seed: of the draw of calibration images.
     """
@@ -46,11 +48,15 @@ class Recipe:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     attention_products: bool = False
+    overrides: tuple[tuple[str, str], ...] = ()
     calib_images: int = 512
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "overrides", _overrides(self.overrides))
         for field in fields(self):
+            if field.name == "overrides":
+                continue
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, value := tuple(value))
@@ -71,13 +77,19 @@ class Recipe:
         """`format` as a value."""
         return parse_format(self.format)
 
+    def format_of(self, site: str) -> Format:
+        """The format of a site: `format`, or what the last matching override says."""
+        chosen = [name for pattern, name in self.overrides if fnmatchcase(site, pattern)]
+        return parse_format(chosen[-1] if chosen else self.format)
+
     def override(self, **options: Any) -> Recipe:
         """Replace what is given (not None), as flags do."""
         return replace(self, **{key: value for key, value in options.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return {**values, "overrides": dict(self.overrides)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, where: object | None = None) -> Recipe:
@@ -121,3 +133,17 @@ class Recipe:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecipeError(f"The recipe is not TOML: {error}.", where=path, hint="Mend the file.") from error
         return cls.from_dict(values, where=path)
+
+
+def _overrides(value: Any) -> tuple[tuple[str, str], ...]:
+    """Check a table (or pairs) of pattern to format name; names in their full form."""
+    try:
+        pairs = tuple((pattern, name) for pattern, name in (value.items() if isinstance(value, dict) else value))
+    except (TypeError, ValueError):
+        pairs = ((None, None),)
+    if not all(isinstance(part, str) for pair in pairs for part in pair):
+        raise RecipeError(
+            f"Recipe key 'overrides' needs a table of site patterns and formats, not {value!r}.",
+            hint='Write it as overrides = { "patch_embed.proj" = "W8A8" }.',
+        )
+    return tuple((pattern, parse_format(name).name) for pattern, name in pairs)

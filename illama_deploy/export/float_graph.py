@@ -8,7 +8,8 @@ plain 2-D ones, the class tokens are the last B rows, and image tokens and class
 appending rows. Values in the graph are named after the module that makes them.
 
 Each GEMM node carries metadata: `site`, the module's name, and `rows`, which output channels of the module
-it computes ("0:192" for the queries of qkv).
+it computes ("0:192" for the queries of qkv; "0:192 halves 64" where the channels of each head of 64 are reordered,
+even ones first).
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from torch import Tensor, nn
 
-from ..model.illama import Illama, RMSNorm
+from ..model.illama import Attention, Illama, RMSNorm
 from ..quant.modules import QuantConv2d, QuantLinear
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "ROWS", "SITE", "build_float_graph"]
+__all__ = ["INPUT", "OPSET", "OUTPUT", "ROWS", "SITE", "GraphBuilder", "build_float_graph", "site_rows"]
 
 OPSET = 23
 IR_VERSION = 10
@@ -35,14 +37,19 @@ def build_float_graph(model: Illama) -> ir.Model:
 
     Quantized sites appear with the float weights that their integers stand for.
     """
-    return _Builder(model).build()
+    return GraphBuilder(model).build()
+
+
+def site_rows(node: ir.Node) -> Tensor:
+    """Output channels of the site's weight that a GEMM node computes, in its order: int64 [n]."""
+    return GraphBuilder.rows_of(node.metadata_props[ROWS])
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().float().contiguous().numpy()
 
 
-class _Builder:
+class GraphBuilder:
     """Appends nodes in execution order; each method returns the value that it makes."""
 
     def __init__(self, model: Illama) -> None:
@@ -71,7 +78,7 @@ class _Builder:
             x = self.op("Add", [x, fed], name=f"{name}.add2")
         if length != 1:
             x = self.last_rows(x, "class_token")
-        logits = self.linear("head", self.norm("norm", model.norm, x), model.head, output=OUTPUT)
+        logits = self.logits(self.norm("norm", model.norm, x))
         logits.type = ir.TensorType(ir.DataType.FLOAT)
         logits.shape = ir.Shape(["batch", config.classes])
         graph = ir.Graph(
@@ -85,6 +92,10 @@ class _Builder:
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="illama-deploy")
 
     # Parts of the network
+
+    def logits(self, x: ir.Value) -> ir.Value:
+        """The head."""
+        return self.linear("head", x, self.model.head, output=OUTPUT)
 
     def tokens(self, images: ir.Value) -> ir.Value:
         """Patch embedding as one GEMM over unfolded patches, positions added, class tokens appended."""
@@ -137,15 +148,20 @@ class _Builder:
             scale = self.constant(f"{name}.scale", np.float32(attn.scale))
             scores = self.op("Mul", [scores, scale], name=f"{name}.scaled")
         weights = self.op("Softmax", [scores], {"axis": -1}, name=f"{name}.softmax")
-        mask = _numpy(attn.tril_SS)[-kept:]
-        if attn.soft_mask:
-            mask = attn.soft_mask + (1 - attn.soft_mask) * mask
-        if not (mask == 1).all():  # the class token's row is all ones
-            shared = self.constant(f"mask.{kept}.{attn.soft_mask}", mask.astype(np.float32))
-            weights = self.op("Mul", [weights, shared], name=f"{name}.masked")
+        weights = self.masked(weights, attn, kept, name)
         out = self.op("MatMul", [weights, v], name=f"{name}.pv", metadata={SITE: f"{name}.pv"})
         out = self.op("Transpose", [out], {"perm": [2, 0, 1, 3]}, name=f"{name}.out_SBHD")
         return self.linear(f"{name}.proj", self.reshape(out, (-1, dim), f"{name}.out"), attn.proj)
+
+    def masked(self, weights: ir.Value, attn: Attention, kept: int, name: str) -> ir.Value:
+        """Multiply attention weights [B, H, kept, S] by the causal (soft) mask."""
+        mask = _numpy(attn.tril_SS)[-kept:]
+        if attn.soft_mask:
+            mask = attn.soft_mask + (1 - attn.soft_mask) * mask
+        if (mask == 1).all():  # the class token's row is all ones
+            return weights
+        shared = self.constant(f"mask.{kept}.{attn.soft_mask}", mask.astype(np.float32))
+        return self.op("Mul", [weights, shared], name=f"{name}.masked")
 
     def rope(self, x: ir.Value, first: int, count: int, name: str) -> ir.Value:
         """Rotate [count·B, E] for positions first..first+count-1; 3-D input, so no transpose is needed."""
@@ -191,12 +207,7 @@ class _Builder:
         output: str | None = None,
     ) -> ir.Value:
         """A GEMM of `x` [M, in] with (some output rows of) a module's weight, stored as [in, out]."""
-        if isinstance(module, QuantLinear | QuantConv2d):
-            weight = module.weight_q.flatten(1).float() * module.weight_scale[:, None]
-            bias = None if module.bias_q is None else module.bias_q.float() * module.output_scale
-        else:
-            assert isinstance(module, nn.Linear | nn.Conv2d)
-            weight, bias = module.weight.flatten(1), module.bias
+        weight, bias = self.operands(module)
         rows = rows or slice(0, weight.shape[0])
         inputs = [x, self.constant(f"{site}{suffix}.weight", np.ascontiguousarray(_numpy(weight[rows]).T))]
         if bias is not None:
@@ -210,6 +221,24 @@ class _Builder:
         )
 
     # Small helpers
+
+    @staticmethod
+    def operands(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """Float weight [out, in] and bias [out] of a module, or those that its integers stand for."""
+        if isinstance(module, QuantLinear | QuantConv2d):
+            return module.dequantized_weight().flatten(1), module.float_bias
+        assert isinstance(module, nn.Linear | nn.Conv2d)
+        return module.weight.flatten(1), module.bias
+
+    @staticmethod
+    def rows_of(text: str) -> Tensor:
+        """Output channels that a ROWS entry names, in its order: int64 [n]."""
+        span, _, order = text.partition(" halves ")
+        rows = torch.arange(*map(int, span.split(":")))
+        if order:
+            heads = rows.view(-1, int(order))
+            rows = torch.cat((heads[:, 0::2], heads[:, 1::2]), 1).flatten()
+        return rows
 
     def last_rows(self, x: ir.Value, name: str) -> ir.Value:
         """The class tokens: the last B rows of [S·B, E]."""

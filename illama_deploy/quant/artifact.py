@@ -14,16 +14,19 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ArtifactError, DeployError
+from ..formats import parse_format
 from ..hashing import canonical_json, sha256_file
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..rewrites import restructure
+from .modules import QuantMatMul
 from .network import quantized_modules, restructure_sites
+from .packing import pack, packed_bits, unpack
 
 __all__ = ["MANIFEST", "SCHEMA", "WEIGHTS", "QuantizedArtifact", "load_quantized", "save_quantized"]
 
-SCHEMA = "illama-deploy/quantized/1"
+SCHEMA = "illama-deploy/quantized/2"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 
@@ -64,6 +67,8 @@ def save_quantized(directory: Path, model: Illama, manifest: Mapping[str, Any]) 
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {key: t.detach().contiguous() for key, t in model.state_dict().items()}
+    for key, bits in _packed(model).items():
+        tensors[key] = pack(tensors[key], bits)
     save_file(tensors, directory / WEIGHTS, {"schema": SCHEMA})
     complete = {
         "schema": SCHEMA,
@@ -116,8 +121,12 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
         model = Illama(IllamaConfig(**geometry))
         recipe = Recipe.from_dict(manifest["recipe"], where=path)
         restructure(model, recipe.rewrites)
-        restructure_sites(model, list(manifest["sites"]), recipe.number_format)
-        model.load_state_dict(load_file(weights))
+        sites = {name: parse_format(site["format"]) for name, site in manifest["sites"].items()}
+        restructure_sites(model, sites)
+        tensors, shapes = load_file(weights), model.state_dict()
+        for key, bits in _packed(model).items():
+            tensors[key] = unpack(tensors[key], shapes[key].shape, bits)
+        model.load_state_dict(tensors)
         _check_manifest(manifest, model, path)
     except DeployError as error:
         error.where = error.where or path
@@ -137,6 +146,16 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
         ) from error
     model.requires_grad_(False)  # integers are not trained
     return QuantizedArtifact(directory, model.eval(), manifest, sha256_file(path))
+
+
+def _packed(model: Illama) -> dict[str, int]:
+    """Weights that are stored several to a byte: key to bits."""
+    bits = {
+        f"{name}.weight_q": packed_bits(module.format.weights.bits)
+        for name, module in quantized_modules(model)
+        if not isinstance(module, QuantMatMul)
+    }
+    return {key: width for key, width in bits.items() if width < 8}
 
 
 def _check_manifest(manifest: dict[str, Any], model: Illama, where: Path) -> None:

@@ -1,9 +1,13 @@
-"""Quantized GEMMs: integers in, one rescaling out.
+"""Quantized GEMMs. With static integer activations, integers in and one rescaling out:
 
     y = (q_x · q_wᵀ + q_b) · (s_x · s_w),     q_b = round(b / (s_x · s_w)) as int32
 
 which is what an integer kernel computes. The integers are added in a float32 GEMM; that is exact while sums
-stay below 2**24, as they do for every published geometry on real images.
+stay below 2**24, as they do for every published geometry on real images. The other kinds of format:
+
+    dynamic      y = (q_x · q_wᵀ) · s_x · s_w + b,    s_x = max|x| / qmax of each token
+    FP8          y = (q_x · q_wᵀ) · (s_x · s_w) + b
+    weight-only  y = x · (q_w · s_w)ᵀ + b
 """
 
 from __future__ import annotations
@@ -12,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..affine import quantize
-from ..formats import IntType
+from ..affine import dequantize_weight, quantize, scale_of
+from ..formats import FloatType, Format, NumberType
 
 __all__ = ["QuantConv2d", "QuantLinear", "QuantMatMul", "QuantModule"]
 
@@ -25,34 +29,51 @@ class QuantModule(nn.Module):
     """Base of the quantized sites.
 
     Attributes:
-        activations: integer type of its activation inputs.
+        format: of its operands.
     """
 
-    activations: IntType
+    format: Format
+
+    @property
+    def activations(self) -> NumberType:
+        """Number type of its activation inputs."""
+        assert self.format.activations is not None
+        return self.format.activations
 
 
 class _QuantWeighted(QuantModule):
     """A site with a weight.
 
-    Buffers: weight_q int8 [out, ...], weight_scale [out], bias_q int32 [out] or None, input_scale [].
+    Buffers: weight_q int8 (or float8_e4m3fn) [out, ...]; weight_scale [out] or [out, groups]; bias_q int32 [out]
+    where integers are added (`Format.is_integer`), else bias float32 [out], or None; input_scale [] where
+    activations are static, else None.
     """
 
     weight_q: Tensor
     weight_scale: Tensor
     bias_q: Tensor | None
-    input_scale: Tensor
+    bias: Tensor | None
+    input_scale: Tensor | None
 
-    def __init__(self, shape: torch.Size, bias: bool, activations: IntType) -> None:
+    def __init__(self, shape: torch.Size, bias: bool, format_: Format) -> None:
         super().__init__()
-        self.activations = activations
-        self.register_buffer("weight_q", torch.zeros(shape, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.ones(shape[0]))
-        self.register_buffer("bias_q", torch.zeros(shape[0], dtype=torch.int32) if bias else None)
-        self.register_buffer("input_scale", torch.ones(()))
+        self.format = format_
+        out, inputs = shape[0], shape[1:].numel()
+        group = format_.group_for(inputs)
+        stored = torch.float8_e4m3fn if isinstance(format_.weights, FloatType) else torch.int8
+        self.register_buffer("weight_q", torch.zeros(shape, dtype=stored))
+        self.register_buffer("weight_scale", torch.ones(out) if group is None else torch.ones(out, inputs // group))
+        integer = format_.is_integer
+        self.register_buffer("bias_q", torch.zeros(out, dtype=torch.int32) if bias and integer else None)
+        self.register_buffer("bias", torch.zeros(out) if bias and not integer else None)
+        self.register_buffer("input_scale", torch.ones(()) if format_.is_static else None)
 
-    def set_values(self, weight_q: Tensor, weight_scale: Tensor, bias: Tensor | None, input_scale: Tensor) -> None:
-        """Fill the buffers; `bias` is float and becomes an integer at scale s_x · s_w."""
-        if bias is not None:
+    def set_values(
+        self, weight_q: Tensor, weight_scale: Tensor, bias: Tensor | None, input_scale: Tensor | None
+    ) -> None:
+        """Fill the buffers; `bias` is float, and becomes an integer at scale s_x · s_w where integers are added."""
+        if bias is not None and self.bias_q is not None:
+            assert input_scale is not None
             # A channel of (nearly) zero weights would need a bias beyond the integers: widen its step, which
             # costs its weights nothing that could be seen beside such a bias.
             floor = bias.detach().abs() / (input_scale * BIAS_LIMIT)
@@ -60,44 +81,74 @@ class _QuantWeighted(QuantModule):
             shrink = (weight_scale / widened).view(-1, *[1] * (weight_q.ndim - 1))
             weight_q = torch.round(weight_q * shrink).to(torch.int8)
             weight_scale = widened
-            assert self.bias_q is not None
             self.bias_q.copy_(torch.round(bias.detach().double() / (input_scale.double() * weight_scale.double())))
+        elif bias is not None:
+            assert self.bias is not None
+            self.bias.copy_(bias.detach())
         self.weight_q.copy_(weight_q)
         self.weight_scale.copy_(weight_scale)
-        self.input_scale.copy_(input_scale)
+        if self.input_scale is not None:
+            assert input_scale is not None
+            self.input_scale.copy_(input_scale)
 
     @property
     def output_scale(self) -> Tensor:
-        """s_x · s_w, float32 [out]: the scale of the accumulator and of the bias."""
+        """s_x · s_w, float32 [out]: the scale of the accumulator and of the bias (static activations)."""
+        assert self.input_scale is not None
         return self.input_scale * self.weight_scale
 
-    def _float_operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        bias = None if self.bias_q is None else self.bias_q.float()
-        return quantize(x, self.input_scale, self.activations), self.weight_q.float(), bias
+    @property
+    def float_bias(self) -> Tensor | None:
+        """The bias as float32 [out]."""
+        return self.bias if self.bias_q is None else self.bias_q.float() * self.output_scale
+
+    def dequantized_weight(self) -> Tensor:
+        """The float32 weight that the integers stand for."""
+        return dequantize_weight(self.weight_q, self.weight_scale)
+
+    def _linear(self, x: Tensor) -> Tensor:
+        """The GEMM on x [..., in] and the flattened weight."""
+        weight_q = self.weight_q.flatten(1)
+        if self.format.activations is None:
+            return F.linear(x, self.dequantized_weight().flatten(1), self.bias)
+        if self.format.dynamic:
+            scale = scale_of(x.abs().amax(-1, keepdim=True), self.activations)
+            y = F.linear(quantize(x, scale, self.activations), weight_q.float()) * self.weight_scale * scale
+            return y if self.bias is None else y + self.bias
+        assert self.input_scale is not None
+        q_x = quantize(x, self.input_scale, self.activations)
+        if self.format.is_integer:
+            bias = None if self.bias_q is None else self.bias_q.float()
+            return F.linear(q_x, weight_q.float(), bias) * self.output_scale
+        y = F.linear(q_x, weight_q.float()) * self.output_scale
+        return y if self.bias is None else y + self.bias
 
 
 class QuantLinear(_QuantWeighted):
     """`nn.Linear` on integers."""
 
     @classmethod
-    def like(cls, linear: nn.Linear, activations: IntType) -> QuantLinear:
+    def like(cls, linear: nn.Linear, format_: Format) -> QuantLinear:
         """Make one of the same shape, values unset."""
-        return cls(linear.weight.shape, linear.bias is not None, activations)
+        return cls(linear.weight.shape, linear.bias is not None, format_)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(*self._float_operands(x)) * self.output_scale
+        return self._linear(x)
 
 
 class QuantConv2d(_QuantWeighted):
-    """The patch embedding, a `nn.Conv2d` whose stride is its kernel, on integers."""
+    """The patch embedding, a `nn.Conv2d` whose stride is its kernel, on integers: a GEMM over its patches."""
 
     @classmethod
-    def like(cls, conv: nn.Conv2d, activations: IntType) -> QuantConv2d:
+    def like(cls, conv: nn.Conv2d, format_: Format) -> QuantConv2d:
         """Make one of the same shape, values unset."""
-        return cls(conv.weight.shape, conv.bias is not None, activations)
+        return cls(conv.weight.shape, conv.bias is not None, format_)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(*self._float_operands(x), stride=self.weight_q.shape[-1]) * self.output_scale.view(-1, 1, 1)
+        patch = self.weight_q.shape[-1]
+        rows, columns = x.shape[-2] // patch, x.shape[-1] // patch
+        patches_BNK = F.unfold(x, patch, stride=patch).transpose(1, 2)
+        return self._linear(patches_BNK).transpose(1, 2).unflatten(2, (rows, columns))
 
 
 class QuantMatMul(QuantModule):
@@ -106,9 +157,9 @@ class QuantMatMul(QuantModule):
     a_scale: Tensor
     b_scale: Tensor
 
-    def __init__(self, activations: IntType) -> None:
+    def __init__(self, format_: Format) -> None:
         super().__init__()
-        self.activations = activations
+        self.format = format_
         self.register_buffer("a_scale", torch.ones(()))
         self.register_buffer("b_scale", torch.ones(()))
 

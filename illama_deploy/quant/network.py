@@ -8,27 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from ..affine import scale_of
-from ..formats import Format
+from ..formats import Format, NumberType
 from ..model.illama import Illama
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .sites import Site
 
 __all__ = ["quantize_network", "quantized_modules", "restructure_sites"]
 
-Rounding = Callable[[Tensor], tuple[Tensor, Tensor]]
+#: (float weight [out, ...], number type, group size or None) to (integers, float32 scale).
+Rounding = Callable[[Tensor, NumberType, int | None], tuple[Tensor, Tensor]]
 
 
-def restructure_sites(model: Illama, sites: Sequence[str], format_: Format) -> None:
-    """Put quantized modules in the sites' places, values unset, in place."""
-    for name in sites:
+def restructure_sites(model: Illama, formats: Mapping[str, Format]) -> None:
+    """Put quantized modules in the sites' places (site name to its format), values unset, in place."""
+    for name, format_ in formats.items():
         module = model.get_submodule(name)
         twin: QuantModule
         if isinstance(module, nn.Linear):
-            twin = QuantLinear.like(module, format_.activations)
+            twin = QuantLinear.like(module, format_)
         elif isinstance(module, nn.Conv2d):
-            twin = QuantConv2d.like(module, format_.activations)
+            twin = QuantConv2d.like(module, format_)
         else:
-            twin = QuantMatMul(format_.activations)
+            twin = QuantMatMul(format_)
         model.set_submodule(name, twin)
 
 
@@ -37,28 +38,33 @@ def quantize_network(
     model: Illama,
     sites: Sequence[Site],
     thresholds: Mapping[str, float],
-    format_: Format,
+    formats: Mapping[str, Format],
     rounding: Rounding,
 ) -> None:
     """Quantize the sites, in place.
 
     Args:
-        thresholds: clipping threshold of each `SITE/INPUT`.
-        rounding: float weight [out, ...] to (int8 integers, float32 scale [out]).
+        thresholds: clipping threshold of each `SITE/INPUT` whose activations are static.
+        formats: of each site.
+        rounding: how weights become integers.
     """
     originals = {site.name: model.get_submodule(site.name) for site in sites}
-    restructure_sites(model, list(originals), format_)
+    restructure_sites(model, {site.name: formats[site.name] for site in sites})
     for site in sites:
-        twin, original = model.get_submodule(site.name), originals[site.name]
-        scales = {name: scale_of(thresholds[f"{site.name}/{name}"], format_.activations) for name in site.inputs}
+        twin, original, format_ = model.get_submodule(site.name), originals[site.name], formats[site.name]
+        scales: dict[str, Tensor] = {}
+        if format_.is_static:
+            assert format_.activations is not None
+            scales = {name: scale_of(thresholds[f"{site.name}/{name}"], format_.activations) for name in site.inputs}
         if isinstance(twin, QuantMatMul):
             twin.a_scale.copy_(scales["a"])
             twin.b_scale.copy_(scales["b"])
         else:
             assert isinstance(twin, QuantLinear | QuantConv2d)
             assert isinstance(original, nn.Linear | nn.Conv2d)
-            integers, weight_scale = rounding(original.weight)
-            twin.set_values(integers, weight_scale, original.bias, scales["input"])
+            group = format_.group_for(original.weight[0].numel())
+            integers, weight_scale = rounding(original.weight, format_.weights, group)
+            twin.set_values(integers, weight_scale, original.bias, scales.get("input"))
 
 
 def quantized_modules(model: nn.Module) -> Iterator[tuple[str, QuantModule]]:

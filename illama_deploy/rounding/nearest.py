@@ -1,4 +1,4 @@
-"""Round every weight to the nearest integer, one step size per output channel."""
+"""Round every weight to the nearest integer, one step size per output channel or group of inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..affine import quantize, scale_of
 from ..errors import RecipeError
-from ..formats import IntType
+from ..formats import FloatType, NumberType
 
 __all__ = ["WEIGHT_CLIPS", "RoundedWeight", "nearest", "weight_clip"]
 
@@ -30,33 +30,43 @@ def weight_clip(name: str) -> str:
 
 
 class RoundedWeight(NamedTuple):
-    """integers int8 [out, ...], scale float32 [out]."""
+    """integers int8 (or float8_e4m3fn) [out, ...], scale float32 [out] or [out, groups]."""
 
     integers: Tensor
     scale: Tensor
 
 
-def nearest(weight: Tensor, dtype: IntType, *, clip: str = "mse") -> RoundedWeight:
-    """Quantize per output channel (axis 0).
+def nearest(weight: Tensor, dtype: NumberType, *, clip: str = "mse", group: int | None = None) -> RoundedWeight:
+    """Quantize per output channel (axis 0), or per group of inputs within it.
 
     Args:
         weight: float32 [out, ...].
         clip: `minmax`, or `mse`: of 51 thresholds from the largest weight down to half of it, the one with the
             least squared error, channel by channel.
+        group: consecutive inputs (of the flattened weight) that share a step size; it must divide them.
 
     Raises:
         RecipeError: no such `clip`.
     """
     weight_clip(clip)
     flat = weight.detach().float().flatten(1)
-    largest = flat.abs().amax(1)
+    rows = flat if group is None else flat.reshape(-1, group)
+    scale = _step_sizes(rows, dtype, clip)
+    integers = quantize(rows, scale[:, None], dtype)
+    stored = torch.float8_e4m3fn if isinstance(dtype, FloatType) else torch.int8
+    return RoundedWeight(
+        integers.to(stored).view(weight.shape), scale if group is None else scale.view(len(flat), -1)
+    )
+
+
+def _step_sizes(rows: Tensor, dtype: NumberType, clip: str) -> Tensor:
+    largest = rows.abs().amax(1)
     best = scale_of(largest, dtype)
     if clip == "mse":
         least = torch.full_like(largest, torch.inf)
         for shrink in SHRINKS:
             scale = scale_of(largest * shrink, dtype)
-            error = (quantize(flat, scale[:, None], dtype) * scale[:, None] - flat).square().sum(1)
+            error = (quantize(rows, scale[:, None], dtype) * scale[:, None] - rows).square().sum(1)
             better = error < least
             least, best = torch.where(better, error, least), torch.where(better, scale, best)
-    integers = quantize(flat, best[:, None], dtype).to(torch.int8)
-    return RoundedWeight(integers.view(weight.shape), best)
+    return best

@@ -8,7 +8,9 @@ from pathlib import Path
 from ..checkpoint import EMBEDDED, read_checkpoint
 from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
 from ..quant.artifact import MANIFEST
+from .onnx_file import read_onnx
 from .onnxruntime_cpu import OnnxRuntimeCpu
+from .openvino_cpu import OpenVinoCpu
 from .runtime import Runtime
 from .torch_cpu import open_float, open_quantized
 
@@ -46,7 +48,7 @@ def open_artifact(
         if (path / MANIFEST).is_file():
             return open_quantized(label, path, threads)
         if (path / "model.onnx").is_file():
-            return OnnxRuntimeCpu(label, path / "model.onnx", threads)
+            return _open_onnx(label, path / "model.onnx", threads)
         raise ArtifactError(
             "The directory holds neither a quantized checkpoint nor an export.",
             where=path,
@@ -59,8 +61,14 @@ def open_artifact(
             hint="Measure the ONNX file beside it, or run the engine with TensorRT's own tools.",
         )
     if path.suffix == ".onnx":
-        return OnnxRuntimeCpu(label, path, threads)
+        return _open_onnx(label, path, threads)
     return open_float(label, read_checkpoint(name, heads=heads, image_size=image_size, ema=ema), threads)
+
+
+def _open_onnx(name: str, path: Path, threads: int) -> Runtime:
+    """Run a file with the runtime that it was written for; ONNX Runtime where that is none of this machine's CPU."""
+    file = read_onnx(path)
+    return OpenVinoCpu(name, file, threads) if file.target == "openvino" else OnnxRuntimeCpu(name, file, threads)
 
 
 def _exists(path: Path) -> bool:

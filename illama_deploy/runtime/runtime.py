@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..preprocessing import Preprocessing
+from .onnx_file import OnnxFile
 
 __all__ = ["ArtifactInfo", "Runtime"]
 
@@ -35,6 +37,20 @@ class ArtifactInfo:
     sha256: str
     manifest_sha256: str | None = None
 
+    @classmethod
+    def of_file(
+        cls,
+        name: str,
+        path: Path,
+        format: str,
+        backend: str,
+        provider: str,
+        sha256: str,
+        manifest_sha256: str | None,
+    ) -> ArtifactInfo:
+        """Describe one file."""
+        return cls(name, format, backend, provider, path.stat().st_size, sha256, manifest_sha256)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
@@ -58,6 +74,11 @@ class Runtime(ABC):
     class_names: tuple[str, ...] = ()
     data: str | None = None
     threads: int
+
+    def describe(self, file: OnnxFile, threads: int) -> None:
+        """Take over what an exported file says of itself."""
+        self.preprocessing, self.classes, self.class_names = file.preprocessing, file.classes, file.class_names
+        self.data, self.threads = file.data, threads
 
     @abstractmethod
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ def export(
     engines: list[Path] = []
     with new_directory(out, force=force, inputs=[path, source or ""]) as directory:
         artifact = load_quantized(path)
-        about = _metadata(artifact)
+        about = {**_metadata(artifact), "target": target}
         _write(_build(chosen, artifact.model), directory / "model.onnx", about)
         if target == "onnx-cpu":
             proof = prove_integer_kernels(directory / "model.onnx", artifact.sites)

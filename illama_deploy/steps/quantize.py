@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..affine import scale_of
 from ..atomic import new_directory
-from ..calib import MagnitudeHistogram, collect_channel_maxima, collect_ranges, range_method
+from ..calib import MagnitudeHistogram, RangeMethod, collect_channel_maxima, collect_ranges, range_method
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..data import Loader, open_data, sample_indices
-from ..errors import UsageError
+from ..errors import RecipeError, UsageError
+from ..formats import Format, IntType, NumberType, parse_format
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
 from ..progress import track
@@ -45,6 +46,7 @@ def quantize(
     checkpoint: str | Path = EMBEDDED,
     *,
     bits: int | str | None = None,
+    format: str | None = None,
     recipe: Recipe | str | Path | None = None,
     data: str | None = None,
     split: str | None = None,
@@ -67,7 +69,8 @@ def quantize(
 
     Args:
         checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded default.
-        bits: shorthand for the default recipe of that width (8).
+        bits: shorthand for weights and activations of that width: 8 is `W8A8`.
+        format: name of a number format, such as `W4A8` or `W4A16-g64`.
         recipe: a `Recipe`, a TOML file, or a shipped recipe's name; the options below it override its keys.
         data: data spec of the calibration images; what the checkpoint's metadata says where not given.
         split: of the data; `train` where not given.
@@ -85,7 +88,9 @@ def quantize(
     Raises:
         DeployError: bad input; nothing is written.
     """
-    resolved = _resolve_recipe(recipe, bits).override(
+    if bits is not None and format is not None:
+        raise UsageError("Both --bits and --format are given.", hint="Give one of them.")
+    resolved = _resolve_recipe(recipe, bits, format).override(
         range=range,
         include=None if include is None else tuple(include),
         exclude=None if exclude is None else tuple(exclude),
@@ -97,9 +102,11 @@ def quantize(
         raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
     # What the recipe names is looked up before any image is read.
     method = range_method(resolved.range)
-    rounding = partial(
-        rounding_method(resolved.rounding), dtype=resolved.number_format.weights, clip=weight_clip(resolved.weight_clip)
-    )
+    nearest, clip = rounding_method(resolved.rounding), weight_clip(resolved.weight_clip)
+
+    def rounding(weight: Tensor, dtype: NumberType, group: int | None) -> tuple[Tensor, Tensor]:
+        return nearest(weight, dtype, clip=clip, group=group)
+
     find_rewrites(resolved.rewrites)
     out = Path(out) if out is not None else Workspace().quantized
     with new_directory(out, force=force, inputs=_inputs(checkpoint, recipe, data)) as directory:
@@ -115,19 +122,19 @@ def quantize(
         )
         if not sites:
             raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
+        formats = site_formats(sites, resolved)
 
         apply_rewrites(
             model,
             resolved.rewrites,
             lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
         )
-        histograms = collect_ranges(
-            model, {site.name: site.inputs for site in sites}, _images(loader, "Calibrating ranges")
-        )
-        thresholds = {name: method(h, resolved.number_format.activations) for name, h in histograms.items()}
+        static = {site.name: site.inputs for site in sites if formats[site.name].is_static}
+        histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
+        thresholds = {name: _threshold(method, h, formats[name.partition("/")[0]]) for name, h in histograms.items()}
 
         quantized = copy.deepcopy(model)
-        quantize_network(quantized, sites, thresholds, resolved.number_format, rounding)
+        quantize_network(quantized, sites, thresholds, formats, rounding)
 
         manifest = {
             "format": resolved.format,
@@ -147,20 +154,43 @@ def quantize(
                 "skipped": loader.skipped,
             },
             "versions": versions("torch", "timm", "torchvision", "numpy", "pillow"),
-            **_figures(model, quantized, sites, thresholds, histograms, loader, resolved),
+            **_figures(model, quantized, sites, formats, thresholds, histograms, loader),
         }
         save_quantized(directory, quantized, manifest)
     return load_quantized(out)
 
 
-def _resolve_recipe(recipe: Recipe | str | Path | None, bits: int | str | None) -> Recipe:
+def site_formats(sites: Sequence[Site], recipe: Recipe) -> dict[str, Format]:
+    """The format of every site.
+
+    Raises:
+        RecipeError: an override matches no site, or a product of activations would get a format without fixed steps.
+    """
+    for pattern, _ in recipe.overrides:
+        if not any(fnmatchcase(site.name, pattern) for site in sites):
+            raise RecipeError(
+                f"The override for {pattern!r} matches no quantized site.", hint="See the names with 'inspect'."
+            )
+    formats = {site.name: recipe.format_of(site.name) for site in sites}
+    for site in sites:
+        if site.is_product and not formats[site.name].is_static:
+            raise RecipeError(
+                f"The products of attention cannot be {formats[site.name].name}: both operands are activations, "
+                "which need step sizes fixed by calibration.",
+                where=site.name,
+                hint='Leave --attention-products out, or override them: "blocks.*.attn.[qp]*" = "W8A8".',
+            )
+    return formats
+
+
+def _resolve_recipe(recipe: Recipe | str | Path | None, bits: int | str | None, format_: str | None) -> Recipe:
     if recipe is not None and bits is not None:
         raise UsageError("Both a recipe and --bits are given.", hint="Give one of them; a recipe says its format.")
-    if isinstance(recipe, Recipe):
-        return recipe
     if recipe is not None:
-        return Recipe.read(recipe)
-    return Recipe() if bits is None else Recipe(format=str(bits))
+        resolved = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+        return resolved.override(format=format_)
+    name = format_ if format_ is not None else "8" if bits is None else str(bits)
+    return Recipe(format=parse_format(name).name)
 
 
 def _open_images(
@@ -214,36 +244,50 @@ def _images(loader: Loader, description: str) -> Iterator[Tensor]:
         yield batch.images
 
 
+def _threshold(method: RangeMethod, histogram: MagnitudeHistogram, format_: Format) -> float:
+    """FP8 spans five decades, so nothing is gained by clipping it; integers take the recipe's range method."""
+    if isinstance(format_.activations, IntType):
+        return method(histogram, format_.activations)
+    return histogram.maximum
+
+
 def _figures(
     model: Illama,
     quantized: Illama,
     sites: Sequence[Site],
+    formats: Mapping[str, Format],
     thresholds: dict[str, float],
     histograms: dict[str, MagnitudeHistogram],
     loader: Loader,
-    recipe: Recipe,
 ) -> dict[str, Any]:
-    """Ranges and SQNR of every site, and the logits' SQNR, on the first calibration images."""
+    """Format, ranges and SQNR of every site, and the logits' SQNR, on the first calibration images."""
     few = copy.copy(loader)
     few.indices = loader.indices[:SQNR_IMAGES]
     # One fixed batch size, so that figures do not depend on --calib-batch.
     few.batch_size = 32
     sqnr = measure_sqnr(model, quantized, _images(few, "Comparing with float"))
-    activations = recipe.number_format.activations
+
+    def ranges(site: Site) -> dict[str, dict[str, float]]:
+        kind = formats[site.name].activations
+        if kind is None or formats[site.name].dynamic:
+            return {}
+        return {
+            name: {
+                "max": histograms[key].maximum,
+                "threshold": thresholds[key],
+                "scale": float(scale_of(thresholds[key], kind)),
+            }
+            for name, key in ((name, f"{site.name}/{name}") for name in site.inputs)
+        }
+
     return {
         "sqnr_images": len(few.indices) - len(few.skipped),
         "logit_sqnr_db": sqnr[LOGITS],
         "sites": {
             site.name: {
+                "format": formats[site.name].name,
                 "sqnr_db": sqnr[site.name],
-                "inputs": {
-                    name: {
-                        "max": histograms[f"{site.name}/{name}"].maximum,
-                        "threshold": thresholds[f"{site.name}/{name}"],
-                        "scale": float(scale_of(thresholds[f"{site.name}/{name}"], activations)),
-                    }
-                    for name in site.inputs
-                },
+                "inputs": ranges(site),
             }
             for site in sites
         },

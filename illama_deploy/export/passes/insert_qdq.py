@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
 
+from ...formats import FloatType, NumberType
 from ...model.illama import Illama
 from ...quant.modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from ...quant.network import quantized_modules
-from ..float_graph import ROWS, SITE
+from ..float_graph import SITE, site_rows
 from ..values import constant_value
 
 __all__ = ["ActivationSpelling", "InsertQDQ"]
@@ -34,14 +36,21 @@ class InsertQDQ(InPlacePass):
     """Give every GEMM of a quantized site its Q/DQ pairs, weights and bias as the integers of the torch network.
 
     1. An activation input x becomes DequantizeLinear(QuantizeLinear(x)); GEMMs that share x and the scale
-       share the pair.
-    2. A weight becomes DequantizeLinear(int8, per output channel).
-    3. A bias becomes DequantizeLinear(int32, scale s_x·s_w), or stays float (see `ActivationSpelling`).
-    4. The second operand of a product of two activations is S8 in any spelling: U8×S8 is what kernels take.
+       share the pair. Fewer than 8 bits are clipped first and then held in 8. FP8 is FLOAT8E4M3FN.
+    2. A weight becomes DequantizeLinear(int8, per output channel). One of up to 4 bits is stored as INT4, and
+       cast to INT8 where integers are multiplied: ONNX Runtime folds that cast when it loads the file, so 4-bit
+       weights run on its 8-bit kernels.
+    3. A weight-only site keeps x; its weight becomes DequantizeLinear(INT4, by blocks of inputs), and a Gemm
+       becomes MatMul and Add, which is what block kernels (MatMulNBits) are made from.
+    4. A bias becomes DequantizeLinear(int32, scale s_x·s_w), or stays float (see `ActivationSpelling`).
+    5. The second operand of a product of two activations is S8 in any spelling: U8×S8 is what kernels take.
+
+    Sites with dynamic activations are left to `DynamicIntegers`.
     """
 
     def __init__(self, network: Illama, spelling: ActivationSpelling) -> None:
-        self.sites: dict[str, QuantModule] = dict(quantized_modules(network))
+        modules = dict(quantized_modules(network))
+        self.sites: dict[str, QuantModule] = {name: m for name, m in modules.items() if not m.format.dynamic}
         self.spelling = spelling
 
     def requires(self, model: ir.Model) -> None:
@@ -52,63 +61,105 @@ class InsertQDQ(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         self.graph = model.graph
-        self.pairs: dict[tuple[ir.Value, float, bool], ir.Value] = {}
+        self.pairs: dict[tuple[ir.Value, float, NumberType, bool], ir.Value] = {}
         for node in list(model.graph):
             module = self.sites.get(node.metadata_props.get(SITE, ""))
             if isinstance(module, QuantMatMul):
-                self._activation(node, 0, float(module.a_scale), self.spelling.unsigned)
-                self._activation(node, 1, float(module.b_scale), False)
+                self._activation(node, 0, float(module.a_scale), module.activations, self.spelling.unsigned)
+                self._activation(node, 1, float(module.b_scale), module.activations, False)
             elif isinstance(module, QuantLinear | QuantConv2d):
                 self._weighted(node, module)
         return PassResult(model, bool(self.sites))
 
     def ensures(self, model: ir.Model) -> None:
-        """Both operands of every quantized GEMM come from a DequantizeLinear."""
+        """Every operand of a quantized GEMM that the format quantizes comes from a DequantizeLinear."""
         for node in model.graph:
-            if node.metadata_props.get(SITE) in self.sites:
-                for operand in node.inputs[:2]:
-                    producer = operand.producer() if operand is not None else None
-                    if producer is None or producer.op_type != "DequantizeLinear":
-                        raise PostconditionError(f"{node.name} has an operand that is not quantized")
+            if (module := self.sites.get(node.metadata_props.get(SITE, ""))) is None:
+                continue
+            for operand in node.inputs[0 if module.format.is_static else 1 : 2]:
+                producer = operand.producer() if operand is not None else None
+                if producer is None or producer.op_type != "DequantizeLinear":
+                    raise PostconditionError(f"{node.name} has an operand that is not quantized")
 
     def _weighted(self, node: ir.Node, module: QuantLinear | QuantConv2d) -> None:
-        start, stop = map(int, node.metadata_props[ROWS].split(":"))
-        self._activation(node, 0, float(module.input_scale), self.spelling.unsigned)
-        name = node.name or ""
-        weight = module.weight_q.flatten(1)[start:stop].T.contiguous().numpy()
-        scale = module.weight_scale[start:stop].numpy()
-        self._constant(node, 1, f"{name}.weight", weight, scale, axis=1)
+        rows = site_rows(node)
+        name, format_ = node.name or "", module.format
+        if module.input_scale is not None:
+            scale = float(module.input_scale)
+            self._activation(node, 0, scale, module.activations, self.spelling.unsigned)
+        elif node.op_type == "Gemm":
+            node = self._split_bias(node)
+        weight_q, step = module.weight_q.flatten(1)[rows].T.contiguous(), module.weight_scale[rows].numpy()
+        if isinstance(format_.weights, FloatType):
+            weight = weight_q.float().numpy().astype(ml_dtypes.float8_e4m3fn)
+        else:
+            weight = weight_q.numpy().astype(np.int8 if format_.weights.bits > 4 else ml_dtypes.int4)
+        self._constant(node, 1, f"{name}.weight", weight, step.T, axis=1 if step.ndim == 1 else 0, wide=format_.is_static)
         if module.bias_q is not None and self.spelling.integer_bias:
-            bias, step = module.bias_q[start:stop].numpy(), module.output_scale[start:stop].numpy()
-            self._constant(node, 2, f"{name}.bias", bias, step, axis=0)
+            bias, step = module.bias_q[rows].numpy(), module.output_scale[rows].numpy()
+            self._constant(node, 2, f"{name}.bias", bias, step, axis=0, wide=False)
 
-    def _activation(self, node: ir.Node, position: int, scale: float, unsigned: bool) -> None:
+    def _split_bias(self, gemm: ir.Node) -> ir.Node:
+        """Gemm(x, w, b) to Add(MatMul(x, w), b); the MatMul is returned."""
+        bias = gemm.inputs[2]
+        assert bias is not None
+        product = ir.node("MatMul", gemm.inputs[:2], name=gemm.name, metadata_props=dict(gemm.metadata_props))
+        product.outputs[0].name = f"{gemm.name}.product"
+        add = ir.node("Add", [product.outputs[0], bias], name=f"{gemm.name}.add")
+        added, old = add.outputs[0], gemm.outputs[0]
+        self.graph.insert_before(gemm, [product, add])
+        added.name, added.type, added.shape = old.name, old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, added, replace_graph_outputs=True)
+        self.graph.remove(gemm, safe=True)
+        return product
+
+    def _activation(self, node: ir.Node, position: int, scale: float, dtype: NumberType, unsigned: bool) -> None:
         x = node.inputs[position]
         assert x is not None
-        key = (x, scale, unsigned)
+        key = (x, scale, dtype, unsigned)
         if key not in self.pairs:
-            dtype, zero = (np.uint8, 128) if unsigned else (np.int8, 0)
+            stored: type[np.generic]
+            if isinstance(dtype, FloatType):
+                stored, zero = ml_dtypes.float8_e4m3fn, 0
+            else:
+                stored, zero = (np.uint8, 128) if unsigned else (np.int8, 0)
             parameters = [
                 self._initializer(f"{x.name}.scale", np.float32(scale)),
-                self._initializer(f"zero.{np.dtype(dtype).name}", dtype(zero)),
+                self._initializer(f"zero.{np.dtype(stored).name}", np.array(zero, stored)),
             ]
-            quantized = self._node("QuantizeLinear", [x, *parameters], f"{x.name}.quantize", node)
+            value = x
+            if dtype.bits < 8:
+                bounds = [
+                    self._initializer(f"{x.name}.{name}", np.float32(scale) * np.float32(bound))
+                    for name, bound in (("low", dtype.qmin), ("high", dtype.qmax))
+                ]
+                value = self._node("Clip", [x, *bounds], f"{x.name}.clip{dtype.bits}", node)
+            quantized = self._node("QuantizeLinear", [value, *parameters], f"{x.name}.quantize", node)
             self.pairs[key] = self._node("DequantizeLinear", [quantized, *parameters], f"{x.name}.dequantize", node)
         node.replace_input_with(position, self.pairs[key])
 
     def _constant(
-        self, node: ir.Node, position: int, name: str, integers: np.ndarray, scale: np.ndarray, *, axis: int
+        self, node: ir.Node, position: int, name: str, integers: np.ndarray, scale: np.ndarray, *, axis: int, wide: bool
     ) -> None:
+        """Replace an operand by dequantized integers; `wide`: 4-bit ones are cast to INT8 first."""
         replaced = node.inputs[position]
         assert replaced is not None
+        value = self._initializer(f"{name}.integers", np.ascontiguousarray(integers))
+        stored = integers.dtype
+        if stored == ml_dtypes.int4 and wide:
+            value = self._node("Cast", [value], f"{name}.int8", node, to=ir.DataType.INT8.value)
+            stored = np.dtype(np.int8)
         # The zero point is written out though 0 is its default: ONNX Runtime makes no QGemm without it.
-        zero = np.zeros(scale.shape, integers.dtype)
+        zero = np.zeros(scale.shape, stored)
         inputs = [
-            self._initializer(f"{name}.integers", np.ascontiguousarray(integers)),
+            value,
             self._initializer(f"{name}.scale", np.ascontiguousarray(scale)),
-            self._initializer(f"zero.{zero.dtype.name}.{zero.size}", zero),
+            self._initializer(f"zero.{zero.dtype.name}.{'x'.join(map(str, zero.shape))}", zero),
         ]
-        node.replace_input_with(position, self._node("DequantizeLinear", inputs, name, node, axis=axis))
+        attributes = {"axis": axis}
+        if scale.ndim == 2:
+            attributes["block_size"] = integers.shape[axis] // scale.shape[axis]
+        node.replace_input_with(position, self._node("DequantizeLinear", inputs, name, node, **attributes))
         if replaced.name is not None and not replaced.uses():
             self.graph.initializers.pop(replaced.name, None)
 

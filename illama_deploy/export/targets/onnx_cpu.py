@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ...model.illama import Illama, IllamaConfig
 from ..float_graph import build_float_graph
-from ..passes import ActivationSpelling, HoistQuantize, InsertQDQ, MicroBatch, RemoveDead
+from ..passes import ActivationSpelling, DynamicIntegers, HoistQuantize, InsertQDQ, MicroBatch, RemoveDead
 from .target import Target
 
 __all__ = ["ONNX_CPU", "micro_batch"]
@@ -27,6 +27,7 @@ def _build(network: Illama) -> ir.Model:
     model = build_float_graph(network)
     passes = ir.passes.Sequential(
         InsertQDQ(network, ActivationSpelling(unsigned=True, integer_bias=True)),
+        DynamicIntegers(network),
         HoistQuantize(),
         RemoveDead(),
         MicroBatch(micro_batch(network.config)),

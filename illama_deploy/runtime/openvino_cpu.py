@@ -1,0 +1,55 @@
+"""OpenVINO on the CPU, with bfloat16 around the integers where the CPU has it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+
+from ..errors import ArtifactError, RuntimeUnavailableError
+from .onnx_file import OnnxFile
+from .runtime import ArtifactInfo, Runtime
+
+__all__ = ["PRECISIONS", "OpenVinoCpu"]
+
+#: Precision hints: `auto` is bfloat16 where the CPU has it, else float32.
+PRECISIONS = ("auto", "bf16", "f32")
+
+
+class OpenVinoCpu(Runtime):
+    """A compiled model of one `.onnx` file that takes images and gives logits."""
+
+    def __init__(self, name: str, file: OnnxFile, threads: int, *, precision: str = "auto") -> None:
+        if find_spec("openvino") is None:
+            raise RuntimeUnavailableError(
+                "It was written for OpenVINO, which is not installed.",
+                where=file.path,
+                hint="pip install 'illama-deploy[openvino]'",
+            )
+        import openvino as ov
+
+        core = ov.Core()
+        if precision == "auto":
+            precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        options = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            compiled = core.compile_model(str(file.path), "CPU", options)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"OpenVINO {ov.__version__} cannot load it: {str(error).strip().splitlines()[-1]}",
+                where=file.path,
+                hint="It may be cut short or need a newer runtime; export it again.",
+            ) from error
+        self.request = compiled.create_infer_request()
+        self.describe(file, threads)
+        provider = f"CPU, {precision}"
+        self.info = ArtifactInfo.of_file(name, file.path, file.format, "openvino", provider, file.sha256, file.manifest_sha256)
+
+    def run(self, images_BCHW: np.ndarray) -> np.ndarray:
+        # A copy: the next inference writes into the same memory.
+        return np.array(next(iter(self.request.infer({0: images_BCHW}).values())))
