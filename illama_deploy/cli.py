@@ -146,7 +146,9 @@ def export(
     quantized: Annotated[
         Path | None, typer.Argument(help="Directory that 'quantize' wrote.", show_default=False)
     ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="ONNX for ONNX Runtime's CPU kernels.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="ONNX for ONNX Runtime.")] = False,
+    target: Annotated[str, typer.Option("--target", help="Of --onnx: cpu | cuda")] = "cpu",
+    openvino: Annotated[bool, typer.Option("--openvino", help="ONNX for OpenVINO's CPU kernels.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="TensorRT engines, and the ONNX they are built from.")] = False,
     flavor: Annotated[str, typer.Option("--flavor", help="Of TensorRT: auto | tensorrt | rtx")] = "auto",
     onnx_only: Annotated[bool, typer.Option("--onnx-only", help="With --trt: build no engine.")] = False,
@@ -158,6 +160,11 @@ def export(
         typer.Option("--compute-capability", help="For --flavor rtx, such as 8.9; may be given again."),
     ] = None,
     float_: Annotated[bool, typer.Option("--float/--no-float", help="Write the float network beside it.")] = True,
+    float_only: Annotated[bool, typer.Option("--float-only", help="Write the float network alone.")] = False,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Formats without a kernel too, for accuracy only; the file says so.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every layer with torch; stop at one that departs.")] = False,
     source: Annotated[
         Path | None, typer.Option("--source", help="The float checkpoint, if it has moved.", show_default=False)
     ] = None,
@@ -166,26 +173,39 @@ def export(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Export a quantized checkpoint for a target, and prove what was written."""
-    if onnx == trt:
+    asked = [name for name, given in (("--onnx", onnx), ("--openvino", openvino), ("--trt", trt)) if given]
+    if len(asked) != 1:
         raise UsageError(
-            "No target is named." if not onnx else "Two targets are named.", hint="Say one of --onnx and --trt."
+            f"{' and '.join(asked)} are asked for at once." if asked else "No target is named.",
+            hint="Say one of --onnx, --openvino and --trt.",
         )
+    if target not in ("cpu", "cuda") or (target != "cpu" and not onnx):
+        raise UsageError(f"There is no --target {target!r} of {asked[0]}.", hint="--onnx takes --target cpu or cuda.")
     from .export.engine import Profile
+    from .export.targets import TARGETS
     from .steps.export import export as step
 
     place = Workspace(workspace)
+    name = {"--onnx": f"onnx-{target}", "--openvino": "openvino", "--trt": "tensorrt"}[asked[0]]
     result = step(
         quantized or place.need(place.quantized, "quantize"),
-        target="tensorrt" if trt else "onnx-cpu",
+        target=name,
         float=float_,
+        float_only=float_only,
+        simulate=simulate,
+        verify=verify,
         source=source,
         flavor=flavor,
         onnx_only=onnx_only,
         profile=Profile(min_batch, opt_batch, max_batch),
         compute_capabilities=compute_capability or (),
-        out=out or (place.tensorrt if trt else place.onnx),
+        out=out or place.root / TARGETS[name].folder,
         force=force,
     )
+    if result.simulated:
+        _say(f"simulated: {TARGETS[name].runtime} has no kernel for this format; the file measures accuracy only")
+    if result.parity is not None:
+        _say(str(result.parity))
     if result.proof is not None:
         _say(str(result.proof))
     for path in (result.model, result.float_model, *result.engines):
@@ -358,8 +378,16 @@ def demo(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    targets: Annotated[bool, typer.Option("--targets", help="Which formats each target has kernels for.")] = False,
+) -> None:
     """Print versions, CPU features, and what can be built and run here."""
+    if targets:
+        from .export.targets.table import target_rows
+        from .report.terminal import print_table
+
+        print_table(*target_rows())
+        return
     from .environment import describe_environment, target_states
 
     environment = describe_environment()

@@ -19,7 +19,7 @@ def test_literal_lines_one_after_the_other(cli: Cli, tmp_path: Path, monkeypatch
     assert "W8A8: 12 sites from 512 images of digits" in quantized.out
     exported = cli("export", "--onnx")
     assert exported.code == 0
-    assert "16 of 16 quantized GEMMs on integer kernels" in exported.out
+    assert "16 of 16 quantized GEMMs on quantized kernels" in exported.out
     # A generous limit: whether INT8 is faster here is not what this test is about.
     checked = cli("check", "--seconds", 0.5, "--max-latency-ratio", 50)
     assert checked.code == 0

@@ -124,7 +124,7 @@ def test_flavor_that_is_not_here_writes_the_onnx_anyway(
         (["--trt", "--compute-capability", "3.0"], "3.0"),
         (["--trt", "--flavor", "vulkan"], "vulkan"),
         (["--trt", "--min-batch", "9", "--opt-batch", "2"], "does not ascend"),
-        (["--trt", "--onnx"], "Two targets"),
+        (["--trt", "--onnx"], "at once"),
         ([], "No target"),
     ],
     ids=["capability", "flavor", "profile", "two-targets", "no-target"],

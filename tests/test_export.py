@@ -16,7 +16,7 @@ from onnx_ir.passes import PostconditionError, PreconditionError
 
 from illama_deploy import ExportError
 from illama_deploy.checkpoint import read_checkpoint
-from illama_deploy.export import build_float_graph, prove_integer_kernels
+from illama_deploy.export import build_float_graph
 from illama_deploy.export.passes import (
     ActivationSpelling,
     HalfPrecision,
@@ -25,7 +25,7 @@ from illama_deploy.export.passes import (
     MicroBatch,
     RemoveDead,
 )
-from illama_deploy.export.proof import optimized_graph
+from illama_deploy.export.proofs import optimized_graph, prove_onnxruntime
 from illama_deploy.export.targets.onnx_cpu import micro_batch
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.onnx_metadata import PREFIX
@@ -226,12 +226,12 @@ def test_files_pass_the_checker_and_say_where_they_come_from(
         about = {p.key: p.value for p in onnx.load(path).metadata_props}
         assert about[PREFIX + "manifest_sha256"] == digits_quantized.manifest_sha256
     record = json.loads((digits_export.directory / "export.json").read_text())
-    assert record["kernels"]["expected"] == 16
+    assert sum(record["proof"]["kernels"].values()) == 16
 
 
 def test_every_quantized_gemm_runs_on_integers(digits_export: ExportResult) -> None:
     assert digits_export.proof.holds
-    assert sum(digits_export.proof.integer.values()) == 16
+    assert sum(digits_export.proof.kernels.values()) == 16
     assert digits_export.proof.fed_by_dequantize == ()
     assert len(digits_export.proof.float_gemms) == 4  # the two products of attention
 
@@ -242,7 +242,7 @@ def test_proof_fails_loudly(digits_quantized: QuantizedArtifact, tmp_path: Path)
     InsertQDQ(digits_quantized.model, ActivationSpelling(unsigned=True, integer_bias=False))(model)
     ir.save(model, tmp_path / "careless.onnx")
     with pytest.raises(ExportError, match="Not every quantized GEMM"):
-        prove_integer_kernels(tmp_path / "careless.onnx", digits_quantized.sites)
+        prove_onnxruntime(tmp_path / "careless.onnx", digits_quantized.formats)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 32])
@@ -269,7 +269,7 @@ def test_quantized_attention_products(tmp_path: Path) -> None:
     quantize(calib_images=64, attention_products=True, out=tmp_path / "q")
     artifact = load_quantized(tmp_path / "q")
     result = export(tmp_path / "q", float=False, out=tmp_path / "onnx")
-    assert sum(result.proof.integer.values()) == 20
+    assert sum(result.proof.kernels.values()) == 20
     assert result.proof.float_gemms == ()
     images = torch.randn(3, 1, 32, 32)
     expected = artifact.model(images).numpy()
@@ -280,7 +280,7 @@ def test_quantized_attention_products(tmp_path: Path) -> None:
 def test_excluded_sites_stay_float(tmp_path: Path) -> None:
     quantize(calib_images=64, exclude=["head", "*.fc2"], out=tmp_path / "q")
     proof = export(tmp_path / "q", float=False, out=tmp_path / "onnx").proof
-    assert sum(proof.integer.values()) == 13
+    assert sum(proof.kernels.values()) == 13
     assert len(proof.float_gemms) == 4 + 3
 
 

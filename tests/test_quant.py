@@ -121,7 +121,7 @@ def test_unknown_clip() -> None:
 
 
 def _quant_linear(linear: nn.Linear, threshold: float) -> QuantLinear:
-    twin = QuantLinear.like(linear, INT8)
+    twin = QuantLinear.like(linear, W8A8)
     twin.set_values(*nearest(linear.weight, INT8), linear.bias, scale_of(threshold, INT8))
     return twin
 
@@ -150,7 +150,7 @@ def test_a_dead_channel_keeps_its_bias() -> None:
 
 def test_quantized_product() -> None:
     torch.manual_seed(0)
-    twin = QuantMatMul(INT8)
+    twin = QuantMatMul(W8A8)
     a, b = torch.rand(2, 3, 8, 16), torch.randn(2, 3, 16, 8)
     twin.a_scale.copy_(scale_of(a.max(), INT8))
     twin.b_scale.copy_(scale_of(b.abs().max(), INT8))
@@ -192,7 +192,7 @@ def test_round_trip(digits_quantized: QuantizedArtifact) -> None:
     x = torch.randn(3, 1, 32, 32)
     assert torch.equal(again.model(x), digits_quantized.model(x))
     assert again.recipe == digits_quantized.recipe
-    assert len(again.sites) == 12
+    assert len(again.formats) == 12
     figures = again.manifest["sites"]["blocks.0.mlp.fc2"]
     assert figures["sqnr_db"] > 20
     assert figures["inputs"]["input"]["scale"] == pytest.approx(figures["inputs"]["input"]["threshold"] / 127)

@@ -60,7 +60,7 @@ def test_manifest_tells_how_it_was_made(digits_quantized: QuantizedArtifact) -> 
     assert len(manifest["source"]["sha256"]) == 64
     assert {"illama-deploy", "torch", "timm"} <= set(manifest["versions"])
     assert manifest["logit_sqnr_db"] > 30
-    assert set(manifest["sites"]) == set(digits_quantized.sites)
+    assert set(manifest["sites"]) == set(digits_quantized.formats)
 
 
 def test_seed_draws_other_images(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_int8_keeps_the_official_checkpoint(
 def test_int8_file_is_small_and_all_integer(cifar_export: ExportResult) -> None:
     assert cifar_export.float_model is not None
     assert cifar_export.model.stat().st_size <= 0.3 * cifar_export.float_model.stat().st_size
-    assert (sum(cifar_export.proof.integer.values()), cifar_export.proof.fed_by_dequantize) == (86, ())
+    assert (sum(cifar_export.proof.kernels.values()), cifar_export.proof.fed_by_dequantize) == (86, ())
 
 
 def test_another_input_size_goes_through(cifar_checkpoint: Path, cifar_data: str, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from .float_graph import build_float_graph
-from .proof import KernelProof, prove_integer_kernels
+from .proofs import KernelProof, LayerPrecision
 from .targets import TARGETS, Target
 
-__all__ = ["TARGETS", "KernelProof", "Target", "build_float_graph", "prove_integer_kernels"]
+__all__ = ["TARGETS", "KernelProof", "LayerPrecision", "Target", "build_float_graph"]
 
 
 class _CallableModule(ModuleType):

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ArtifactError, DeployError
-from ..formats import parse_format
+from ..formats import Format, parse_format
 from ..hashing import canonical_json, sha256_file
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing
@@ -57,9 +57,9 @@ class QuantizedArtifact:
         return Preprocessing.from_dict(self.manifest["preprocessing"])
 
     @property
-    def sites(self) -> list[str]:
-        """Names of the quantized sites."""
-        return [name for name, _ in quantized_modules(self.model)]
+    def formats(self) -> dict[str, Format]:
+        """The quantized sites and the format of each."""
+        return {name: module.format for name, module in quantized_modules(self.model)}
 
 
 def save_quantized(directory: Path, model: Illama, manifest: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from ..atomic import new_directory
 from ..checkpoint import read_checkpoint
 from ..errors import ArtifactError, CheckpointError, ExportError, RuntimeUnavailableError, UsageError
 from ..export.engine import RTX_CAPABILITIES, Profile, build_engine, choose_flavor
-from ..export.proof import KernelProof, prove_integer_kernels
-from ..export.targets import TARGETS, Target
+from ..export.parity import Parity, measure_parity
+from ..export.proofs import KernelProof
+from ..export.targets import TARGETS
 from ..hashing import canonical_json, sha256_file
 from ..model.illama import Illama
 from ..onnx_metadata import PREFIX
@@ -38,16 +39,20 @@ class ExportResult:
     """What was written.
 
     Attributes:
-        model: the quantized ONNX file.
-        float_model: the float file beside it (half precision for TensorRT), if it was asked for.
-        proof: which kernels ONNX Runtime uses, for its target.
+        model: the quantized ONNX file; None where only the float one was asked for.
+        float_model: the float file beside it (half precision for GPUs), if it was asked for.
+        proof: which kernels the runtime uses, where it can be asked.
+        simulated: whether a format has no kernel there and the file stands for its accuracy only.
+        parity: for `verify`: layer by layer, how far the runtime is from torch.
         engines: TensorRT engines, each with its sidecar `.json` beside it.
     """
 
     directory: Path
-    model: Path
+    model: Path | None
     float_model: Path | None
     proof: KernelProof | None = None
+    simulated: bool = False
+    parity: Parity | None = None
     engines: tuple[Path, ...] = ()
 
 
@@ -56,6 +61,9 @@ def export(
     *,
     target: str = "onnx-cpu",
     float: bool = True,
+    float_only: bool = False,
+    simulate: bool = False,
+    verify: bool = False,
     source: str | Path | None = None,
     flavor: str = "auto",
     onnx_only: bool = False,
@@ -68,8 +76,11 @@ def export(
 
     Args:
         quantized: directory that `quantize` wrote; `illama-out/quantized` where not given.
-        target: `onnx-cpu` or `tensorrt`.
+        target: `onnx-cpu`, `onnx-cuda`, `openvino` or `tensorrt`.
         float: write the float network beside it, for comparison.
+        float_only: write the float network alone.
+        simulate: export formats that the target has no kernel for, for accuracy only; the file says so.
+        verify: compare every layer with torch before anything is kept (where the runtime is one of this CPU).
         source: the float checkpoint, where it no longer lies where `quantize` read it.
         flavor: for `tensorrt`: `tensorrt`, `rtx`, or `auto` (see `choose_flavor`).
         onnx_only: for `tensorrt`: write the TensorRT-ready ONNX files and build no engine.
@@ -86,23 +97,39 @@ def export(
     path = Path(quantized) if quantized is not None else workspace.need(workspace.quantized, "quantize")
     if target not in TARGETS:
         raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
+    if float_only and not float:
+        raise UsageError("Both --float-only and --no-float are given.", hint="Give one of them.")
     chosen = TARGETS[target]
     out = Path(out) if out is not None else workspace.root / chosen.folder
     unavailable: RuntimeUnavailableError | None = None
     proof: KernelProof | None = None
+    parity: Parity | None = None
+    simulated = False
     engines: list[Path] = []
+    files: list[str] = []
     with new_directory(out, force=force, inputs=[path, source or ""]) as directory:
         artifact = load_quantized(path)
         about = {**_metadata(artifact), "target": target}
-        _write(_build(chosen, artifact.model), directory / "model.onnx", about)
-        if target == "onnx-cpu":
-            proof = prove_integer_kernels(directory / "model.onnx", artifact.sites)
-        files = ["model.onnx"]
+        if not float_only:
+            formats = artifact.formats
+            simulated = chosen.simulates(formats.values(), allowed=simulate)
+            labelled = {**about, "format": f"{about['format']} (simulated)"} if simulated else about
+            _write(chosen.build(artifact.model), directory / "model.onnx", labelled)
+            files.append("model.onnx")
+            if chosen.prove is not None and not simulated:
+                try:
+                    proof = chosen.prove(directory / "model.onnx", formats)
+                except RuntimeUnavailableError as error:
+                    unavailable = error
+            if verify:
+                parity = measure_parity(artifact.model, chosen).demand()
         if float:
-            network = _float_network(artifact, source)
-            kind = "float32" if target == "onnx-cpu" else "float16"
-            float_about = {**about, "format": kind, "source_sha256": artifact.manifest["source"]["sha256"]}
-            _write(_build(chosen, network), directory / "model.float.onnx", float_about)
+            float_about = {
+                **about,
+                "format": chosen.float_format,
+                "source_sha256": artifact.manifest["source"]["sha256"],
+            }
+            _write(chosen.build(_float_network(artifact, source)), directory / "model.float.onnx", float_about)
             files.append("model.float.onnx")
         if target == "tensorrt" and not onnx_only:
             try:
@@ -115,20 +142,27 @@ def export(
             "schema": SCHEMA,
             "target": target,
             "manifest_sha256": artifact.manifest_sha256,
+            "simulated": simulated,
             "files": {name: {"sha256": sha256_file(directory / name)} for name in files},
             "engines": [engine.name for engine in engines],
-            "kernels": None if proof is None else asdict(proof),
-            "versions": versions("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"),
+            "proof": None if proof is None else proof.to_dict(),
+            "parity": None if parity is None else parity.to_dict(),
+            "versions": versions(
+                "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"
+            ),
         }
         (directory / "export.json").write_text(canonical_json(record), encoding="utf-8")
     if unavailable is not None:
-        unavailable.where = f"the TensorRT-ready ONNX was written to {out} all the same"
+        kind = "TensorRT-ready ONNX" if target == "tensorrt" else "ONNX file, unproven,"
+        unavailable.where = f"the {kind} was written to {out} all the same"
         raise unavailable
     return ExportResult(
         out,
-        out / "model.onnx",
+        out / "model.onnx" if "model.onnx" in files else None,
         out / "model.float.onnx" if float else None,
         proof,
+        simulated,
+        parity,
         tuple(out / engine.name for engine in engines),
     )
 
@@ -168,17 +202,6 @@ def _engines(
             )
         engines.append(engine)
     return engines
-
-
-def _build(target: Target, network: Illama) -> ir.Model:
-    try:
-        return target.build(network)
-    except (ir.passes.PassError, ir.passes.InvariantError) as error:
-        cause = error.__cause__ or error
-        raise ExportError(
-            f"The graph cannot be brought into the form of {target.name}: {cause}.",
-            hint="Leave the site that it names in float (quantize --exclude), or choose another target.",
-        ) from error
 
 
 def _metadata(artifact: QuantizedArtifact) -> dict[str, str]:

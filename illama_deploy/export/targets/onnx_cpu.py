@@ -2,7 +2,7 @@
 
 Its integer GEMM kernels (VNNI, AMX) take U8 activations with S8 weights and nothing else: the same symmetric
 integers are written with zero point 128. Biases go in as int32, which makes each Gemm a QGemm; a float bias
-would keep it out of the integer kernels. Proven after each export (`..proof`).
+would keep it out of the integer kernels. Proven after each export (`..proofs`).
 
 Large batches run a few images at a time, so that activations stay in the cache: 1.1× to 1.3× faster at batch 16
 and above than the whole batch at once, and no slower at batch 1 (docs/log.md).
@@ -10,12 +10,15 @@ and above than the whole batch at once, and no slower at batch 1 (docs/log.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from ...model.illama import Illama, IllamaConfig
 from ..float_graph import build_float_graph
 from ..passes import ActivationSpelling, DynamicIntegers, HoistQuantize, InsertQDQ, MicroBatch, RemoveDead
-from .target import Target
+from ..proofs import prove_onnxruntime
+from .target import Missing, Target
 
 __all__ = ["ONNX_CPU", "micro_batch"]
 
@@ -23,16 +26,9 @@ __all__ = ["ONNX_CPU", "micro_batch"]
 CACHE_BYTES = 1.65e6
 
 
-def _build(network: Illama) -> ir.Model:
-    model = build_float_graph(network)
-    passes = ir.passes.Sequential(
-        InsertQDQ(network, ActivationSpelling(unsigned=True, integer_bias=True)),
-        DynamicIntegers(network),
-        HoistQuantize(),
-        RemoveDead(),
-        MicroBatch(micro_batch(network.config)),
-    )
-    return passes(model).model
+def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
+    spelling = ActivationSpelling(unsigned=True, integer_bias=True)
+    return InsertQDQ(network, spelling), DynamicIntegers(network), HoistQuantize(), RemoveDead()
 
 
 def micro_batch(config: IllamaConfig) -> int:
@@ -40,4 +36,24 @@ def micro_batch(config: IllamaConfig) -> int:
     return max(1, int(CACHE_BYTES // (4 * config.tokens * config.hidden)))
 
 
-ONNX_CPU = Target("onnx-cpu", "onnx", _build)
+ONNX_CPU = Target(
+    "onnx-cpu",
+    "ONNX Runtime on CPUs",
+    "onnx",
+    build_float_graph,
+    _passes,
+    batching=lambda network: [MicroBatch(micro_batch(network.config))],
+    kernels={
+        "W8A8": "U8×S8 integer GEMMs",
+        "W8A8-dynamic": "U8×S8 integer GEMMs, a step size for each token",
+        "W4A8": "4-bit file, U8×S8 integer GEMMs",
+        "W4A16": "MatMulNBits",
+    },
+    missing={
+        "W4A4": Missing("no CPU multiplies 4-bit activations", "W4A8"),
+        "W3A3": Missing("no CPU multiplies 3-bit activations", "W4A8"),
+        "W2A16": Missing("weights of 2 bits are stored in 4", "W4A16"),
+        "FP8": Missing("no CPU multiplies FP8", "W8A8"),
+    },
+    prove=prove_onnxruntime,
+)

@@ -4,22 +4,40 @@ precision that the runtime is told (bfloat16 where the CPU has it), tokens as [B
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from ...model.illama import Illama
 from ..batch_major import build_batch_major_graph
 from ..passes import ActivationSpelling, InsertQDQ, RemoveDead
-from .target import Target
+from ..proofs import prove_openvino
+from .target import Missing, Target
 
 __all__ = ["OPENVINO"]
 
 
-def _build(network: Illama) -> ir.Model:
-    model = build_batch_major_graph(network)
-    passes = ir.passes.Sequential(
-        InsertQDQ(network, ActivationSpelling(unsigned=False, integer_bias=False)), RemoveDead()
-    )
-    return passes(model).model
+def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
+    return InsertQDQ(network, ActivationSpelling(unsigned=False, integer_bias=False)), RemoveDead()
 
 
-OPENVINO = Target("openvino", "openvino", _build)
+OPENVINO = Target(
+    "openvino",
+    "OpenVINO on CPUs",
+    "openvino",
+    build_batch_major_graph,
+    _passes,
+    kernels={
+        "W8A8": "S8×S8 integer GEMMs",
+        "W4A8": "4-bit file, S8×S8 integer GEMMs",
+        "W4A16": "4-bit weights, unpacked inside the GEMM",
+    },
+    missing={
+        "W8A8-dynamic": Missing("it takes no step size for each token from a file", "W8A8", can_simulate=False),
+        "W4A4": Missing("no CPU multiplies 4-bit activations", "W4A8"),
+        "W3A3": Missing("no CPU multiplies 3-bit activations", "W4A8"),
+        "W2A16": Missing("weights of 2 bits are stored in 4", "W4A16"),
+        "FP8": Missing("no CPU multiplies FP8", "W8A8", can_simulate=False),
+    },
+    prove=prove_openvino,
+)

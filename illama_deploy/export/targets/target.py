@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnx_ir as ir
 
+from ...errors import ExportError, UsageError
+from ...formats import Format
 from ...model.illama import Illama
+from ..proofs import KernelProof
 
-__all__ = ["Target"]
+__all__ = ["Missing", "Target"]
+
+Passes = Callable[[Illama], Sequence[ir.passes.PassBase]]
+
+
+def _none(network: Illama) -> Sequence[ir.passes.PassBase]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a target has no kernel for a format.
+
+    Attributes:
+        why: in words.
+        nearest: the closest format (or choice) that it does run.
+        can_simulate: whether a file with Q/DQ can stand for it, to measure accuracy.
+    """
+
+    why: str
+    nearest: str
+    can_simulate: bool = True
 
 
 @dataclass(frozen=True)
@@ -17,10 +42,62 @@ class Target:
     """A runtime to export for.
 
     Attributes:
+        name: as `export` takes it.
+        runtime: its name for people.
         folder: name of the workspace's folder that its files go to.
-        build: a network, float or quantized, to the graph that this runtime is fastest with.
+        graph: a network, float or quantized, to its float graph in the layout that this runtime likes.
+        passes: what makes the target's form of that graph.
+        batching: passes after those, which change only how a batch is cut up.
+        float_format: format of the float file beside the quantized one.
+        kernels: formats (`Format.base`) that it has kernels for, each with what runs it.
+        missing: the other formats.
+        prove: inspects what the runtime makes of a file with these quantized sites; None where only a GPU could tell.
     """
 
     name: str
+    runtime: str
     folder: str
-    build: Callable[[Illama], ir.Model]
+    graph: Callable[[Illama], ir.Model]
+    passes: Passes
+    batching: Passes = _none
+    float_format: str = "float32"
+    kernels: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, Missing] = field(default_factory=dict)
+    prove: Callable[[Path, Mapping[str, Format]], KernelProof] | None = None
+
+    def build(self, network: Illama, *, whole: bool = True) -> ir.Model:
+        """The target's graph of a network; without the batching passes unless `whole`.
+
+        Raises:
+            ExportError: a pass cannot do its work on this network.
+        """
+        passes = (*self.passes(network), *(self.batching(network) if whole else ()))
+        try:
+            return ir.passes.Sequential(*passes)(self.graph(network)).model
+        except (ir.passes.PassError, ir.passes.InvariantError) as error:
+            cause = error.__cause__ or error
+            raise ExportError(
+                f"The graph cannot be brought into the form of {self.name}: {cause}.",
+                hint="Leave the site that it names in float (quantize --exclude), or choose another target.",
+            ) from error
+
+    def simulates(self, formats: Iterable[Format], *, allowed: bool) -> bool:
+        """Whether some of the formats have no kernel here, and the file only simulates them.
+
+        Raises:
+            UsageError: that is so and not `allowed`, or a format cannot even be simulated; the nearest that works
+                is named.
+        """
+        simulated = False
+        for base in dict.fromkeys(format_.base for format_ in formats):
+            if base in self.kernels:
+                continue
+            gap = self.missing[base]
+            if not (allowed and gap.can_simulate):
+                raise UsageError(
+                    f"{self.runtime} has no kernel for {base}: {gap.why}.",
+                    hint=f"The nearest that works is {gap.nearest}"
+                    + ("; --simulate exports it for accuracy only." if gap.can_simulate else "."),
+                )
+            simulated = True
+        return simulated

@@ -6,25 +6,40 @@ refused), everything else float16 with the norms in float32. Q/DQ stand on GEMM 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from ...model.illama import Illama
 from ..float_graph import build_float_graph
 from ..passes import ActivationSpelling, HalfPrecision, HoistQuantize, InsertQDQ, RemoveDead
-from .target import Target
+from .target import Missing, Target
 
 __all__ = ["TENSORRT"]
 
 
-def _build(network: Illama) -> ir.Model:
-    model = build_float_graph(network)
-    passes = ir.passes.Sequential(
-        InsertQDQ(network, ActivationSpelling(unsigned=False, integer_bias=False)),
-        HoistQuantize(),
-        RemoveDead(),
-        HalfPrecision(),
-    )
-    return passes(model).model
+def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
+    spelling = ActivationSpelling(unsigned=False, integer_bias=False)
+    return InsertQDQ(network, spelling), HoistQuantize(), RemoveDead(), HalfPrecision()
 
 
-TENSORRT = Target("tensorrt", "trt", _build)
+TENSORRT = Target(
+    "tensorrt",
+    "TensorRT",
+    "trt",
+    build_float_graph,
+    _passes,
+    float_format="float16",
+    kernels={
+        "W8A8": "S8×S8 GEMMs",
+        "W4A16": "4-bit weights by blocks, unpacked inside the GEMM",
+        "FP8": "FP8 GEMMs (from Ada on)",
+    },
+    missing={
+        "W8A8-dynamic": Missing("it refuses DynamicQuantizeLinear and MatMulInteger", "W8A8", can_simulate=False),
+        "W4A8": Missing("4-bit weights are weight-only there", "W4A16 or W8A8", can_simulate=False),
+        "W4A4": Missing("4-bit activations exist as NVFP4 only", "W8A8 or W4A16", can_simulate=False),
+        "W3A3": Missing("no GPU multiplies 3-bit activations", "W8A8 or W4A16", can_simulate=False),
+        "W2A16": Missing("it reads no weights of 2 bits", "W4A16", can_simulate=False),
+    },
+)

@@ -1,0 +1,202 @@
+"""Layer by layer: the exported graph in its runtime against the quantized network in torch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from ..errors import ExportError, RuntimeUnavailableError
+from ..model.illama import Illama
+from ..quant.quality import sqnr_db
+from .float_graph import INPUT, OUTPUT, SITE, site_rows
+from .targets import Target
+
+__all__ = ["PARITY_DB", "LayerParity", "Parity", "measure_parity"]
+
+#: A layer departs where its error is above a hundredth of its signal's power. Rounding alone gives 35 to 60 dB.
+PARITY_DB = 20.0
+IMAGES = 4
+
+
+@dataclass(frozen=True)
+class LayerParity:
+    """One GEMM: its signal-to-noise ratio in the runtime against torch, in dB, all earlier errors included."""
+
+    name: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """All GEMMs in order of execution, up to the first that departs.
+
+    Attributes:
+        runtime: what ran the exported graph.
+        departs: name of the first layer below the limit, if any.
+    """
+
+    runtime: str
+    layers: tuple[LayerParity, ...]
+    departs: str | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return {
+            "runtime": self.runtime,
+            "departs": self.departs,
+            "layers": {layer.name: round(layer.sqnr_db, 2) for layer in self.layers},
+        }
+
+    def demand(self) -> Parity:
+        """Return it if no layer departs.
+
+        Raises:
+            ExportError: one does; it is named.
+        """
+        if self.departs is not None:
+            last = self.layers[-1]
+            raise ExportError(
+                f"{self.runtime} departs from torch at {last.name}: {last.sqnr_db:.1f} dB where {PARITY_DB:.0f} are "
+                f"the least ({len(self.layers) - 1} GEMMs before it agree).",
+                where=last.name,
+                hint="Leave that site in float (quantize --exclude), or try another version of the runtime.",
+            )
+        return self
+
+    def __str__(self) -> str:
+        least = min(self.layers, key=lambda layer: layer.sqnr_db)
+        return (
+            f"{len(self.layers)} GEMMs compared with torch in {self.runtime}: least agreement {least.sqnr_db:.1f} dB "
+            f"at {least.name}" + (f"; {self.departs} departs" if self.departs else "")
+        )
+
+
+def measure_parity(network: Illama, target: Target, *, images: Tensor | None = None) -> Parity:
+    """Run a network in torch and its exported graph in the target's runtime, and compare every GEMM's output.
+
+    Args:
+        network: quantized or float.
+        images: [B, C, H, W], normalised; 4 of seeded noise, smooth and sharp, where not given.
+
+    Raises:
+        RuntimeUnavailableError: the runtime is not installed.
+        ExportError: the runtime refuses the graph.
+    """
+    images = _images(network) if images is None else images
+    graph = target.graph(network).graph
+    watched = [(node, _result(node)) for node in graph if SITE in node.metadata_props]
+    names = [value.name or "" for _, value in watched]
+    expected = _torch_outputs(network, {node.metadata_props[SITE] for node, _ in watched}, images)
+
+    model = target.build(network, whole=False)
+    made = {value.name: value for node in model.graph for value in node.outputs}
+    for name in names:
+        if name != OUTPUT:
+            model.graph.outputs.append(made[name])
+            half = target.float_format == "float16"
+            made[name].type = ir.TensorType(ir.DataType.FLOAT16 if half else ir.DataType.FLOAT)
+    runtime = "OpenVINO" if target.name == "openvino" else "ONNX Runtime"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "watched.onnx"
+        ir.save(model, path)
+        try:
+            outputs = dict(zip([value.name for value in model.graph.outputs], _RUNNERS[runtime](path, images.numpy()), strict=True))
+        except RuntimeError as error:
+            raise ExportError(f"{runtime} refuses the graph: {str(error).strip().splitlines()[-1]}") from error
+
+    layers: list[LayerParity] = []
+    for (node, _), name in zip(watched, names, strict=True):
+        wanted = expected[node.metadata_props[SITE]]
+        found = torch.from_numpy(np.asarray(outputs[name], np.float32))
+        wanted, found = _align(node, wanted, found, len(images))
+        noise = float((found - wanted).double().square().sum())
+        layers.append(LayerParity(node.name or name, sqnr_db(float(wanted.double().square().sum()), noise)))
+        if layers[-1].sqnr_db < PARITY_DB:
+            return Parity(runtime, tuple(layers), layers[-1].name)
+    return Parity(runtime, tuple(layers), None)
+
+
+def _images(network: Illama) -> Tensor:
+    config, generator = network.config, torch.Generator().manual_seed(0)
+    smooth = torch.randn(IMAGES, config.channels, 4, 4, generator=generator)
+    sharp = torch.randn(IMAGES, config.channels, *config.image_size, generator=generator)
+    return nn.functional.interpolate(smooth, config.image_size, mode="bicubic") + 0.3 * sharp
+
+
+def _result(node: ir.Node) -> ir.Value:
+    """A GEMM's value with its bias: its own, or that of the Add behind it."""
+    value = node.outputs[0]
+    for reader in value.consumers():
+        if reader.op_type == "Add" and reader.name == f"{node.name}.add":
+            return reader.outputs[0]
+    return value
+
+
+@torch.inference_mode()
+def _torch_outputs(network: Illama, sites: set[str], images: Tensor) -> dict[str, Tensor]:
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, args: object, output: Tensor) -> None:
+            outputs[name] = output.float()
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in sites]
+    try:
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+def _align(node: ir.Node, wanted: Tensor, found: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Bring both to [B, S, channels], with the channels and the tokens that this GEMM computes."""
+    if wanted.ndim == 4 and node.metadata_props[SITE] != "patch_embed.proj":  # products of attention, [B, H, S, S]
+        return wanted, found.view(wanted.shape)
+    if wanted.ndim == 4:
+        wanted = wanted.flatten(2).transpose(1, 2)
+    wanted = wanted.view(batch, -1, wanted.shape[-1])[..., site_rows(node)]
+    if found.ndim == 2:  # sequence-major: row s·B + b
+        found = found.view(-1, batch, found.shape[-1]).transpose(0, 1)
+    return wanted[:, -found.shape[1] :], found
+
+
+def _onnxruntime(path: Path, images: np.ndarray) -> list[np.ndarray]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if any(value.dtype == ir.DataType.FLOAT8E4M3FN for value in ir.load(path).graph.initializers.values()):
+        # Its integer fusions take FP8 operands for integers and then refuse them; the plain operators run.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return session.run(None, {INPUT: images})
+    except Exception as error:  # its exceptions share no base of their own
+        raise RuntimeError(str(error)) from error
+
+
+def _openvino(path: Path, images: np.ndarray) -> list[np.ndarray]:
+    if find_spec("openvino") is None:
+        raise RuntimeUnavailableError("OpenVINO is not installed.", hint="pip install 'illama-deploy[openvino]'")
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    results = compiled({0: images})
+    return [np.array(results[output]) for output in compiled.outputs]
+
+
+_RUNNERS: dict[str, Callable[[Path, np.ndarray], list[np.ndarray]]] = {
+    "ONNX Runtime": _onnxruntime,
+    "OpenVINO": _openvino,
+}

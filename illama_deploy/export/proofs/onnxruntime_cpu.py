@@ -1,0 +1,90 @@
+"""Proof of integer execution, read from the graph that ONNX Runtime will really run on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ...formats import Format
+from ..float_graph import SITE
+from .proof import KernelProof, LayerPrecision, required_precision
+
+__all__ = ["INTEGER_KERNELS", "optimized_graph", "prove_onnxruntime"]
+
+#: Ops of the optimized graph whose CPU kernels multiply integers.
+INTEGER_KERNELS = frozenset(
+    {"QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearConv"}
+)
+WEIGHT_KERNELS = frozenset({"MatMulNBits"})
+FLOAT_GEMMS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"})
+#: Ops that only arrange data or count; they have no precision worth listing.
+BOOKKEEPING = frozenset({"Shape", "Slice", "Reshape", "Transpose", "Concat", "Expand", "Identity", "Loop", "Squeeze"})
+
+
+def optimized_graph(path: Path) -> ir.Model:
+    """The graph after all of ONNX Runtime's CPU optimizations."""
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # Weights lie in the temporary folder where they were put outside the file; only nodes are wanted.
+        return ir.load(options.optimized_model_filepath)
+
+
+def prove_onnxruntime(path: Path, sites: Mapping[str, Format]) -> KernelProof:
+    """Inspect the optimized graph of an exported file.
+
+    Args:
+        sites: the quantized sites and their formats.
+
+    Raises:
+        ExportError: a quantized GEMM does not run on an integer (or weight-only) kernel.
+    """
+    expected = {
+        node.name or "": required_precision(sites[site])
+        for node in _nodes(ir.load(path))
+        if (site := node.metadata_props.get(SITE, "")) in sites
+    }
+    layers, fed = [], []
+    for node in _nodes(optimized_graph(path)):
+        kind, name = node.op_type, node.name or "?"
+        gemm = True
+        if kind in INTEGER_KERNELS:
+            precision = "int8"
+        elif kind in WEIGHT_KERNELS:
+            precision = f"int{node.attributes['bits'].as_int()} weights"
+        elif kind in FLOAT_GEMMS:
+            precision = "float32"
+            if any(_is_dequantized(value) for value in node.inputs):
+                fed.append(name)
+        elif kind in BOOKKEEPING or name.startswith(("groups.", "micro.", "positions.", "tokens.")):
+            continue
+        else:
+            gemm, precision = False, "uint8" if kind == "QuantizeLinear" else "float32"
+        quantized = gemm and precision != "float32"
+        # Fusions name the new node after the GEMM, sometimes with a suffix of their own.
+        site = next((key for key in (name, name.split("/")[0]) if key in expected), name) if quantized else None
+        layers.append(LayerPrecision(name, kind, precision, gemm, site))
+    return KernelProof(expected, tuple(layers), tuple(fed)).demand("ONNX Runtime", path)
+
+
+def _nodes(model: ir.Model) -> list[ir.Node]:
+    """All nodes, those inside loops too."""
+    return list(ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def _is_dequantized(value: ir.Value | None) -> bool:
+    """Whether a value is a DequantizeLinear's output, perhaps moved about."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type == "DequantizeLinear":
+            return True
+        if node.op_type not in ("Transpose", "Reshape", "Cast", "Slice"):
+            return False
+        value = node.inputs[0]
+    return False

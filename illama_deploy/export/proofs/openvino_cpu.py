@@ -1,0 +1,60 @@
+"""Proof of integer execution, read from OpenVINO's execution graph on this CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ...errors import RuntimeUnavailableError
+from ...formats import Format
+from ..float_graph import SITE
+from .proof import KernelProof, LayerPrecision, required_precision
+
+__all__ = ["prove_openvino"]
+
+GEMMS = frozenset({"FullyConnected", "MatMul", "Convolution"})
+#: Layers that only hold, arrange or count.
+BOOKKEEPING = frozenset(
+    {"Const", "Input", "Output", "Reshape", "Transpose", "Gather", "ShapeOf", "StridedSlice", "Concatenation", "Broadcast"}
+)
+NAMES = {"i8": "int8", "u8": "uint8", "i4": "int4 weights", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+
+def prove_openvino(path: Path, sites: Mapping[str, Format]) -> KernelProof:
+    """Compile an exported file for this CPU and inspect its execution graph.
+
+    Args:
+        sites: the quantized sites and their formats.
+
+    Raises:
+        ExportError: a quantized GEMM does not run on an integer (or weight-only) kernel.
+        RuntimeUnavailableError: OpenVINO is not installed.
+    """
+    if find_spec("openvino") is None:
+        raise RuntimeUnavailableError(
+            "OpenVINO is not installed, so what it would run cannot be proven.",
+            hint="pip install 'illama-deploy[openvino]'",
+        )
+    import openvino as ov
+
+    expected = {
+        node.name or "": required_precision(sites[site])
+        for node in ir.load(path).graph
+        if (site := node.metadata_props.get(SITE, "")) in sites
+    }
+    layers = []
+    for node in ov.Core().compile_model(str(path), "CPU").get_runtime_model().get_ops():
+        about: dict[str, Any] = {key: value.astype(str) for key, value in node.get_rt_info().items()}
+        kind = about["layerType"]
+        if kind in BOOKKEEPING:
+            continue
+        precision = NAMES.get(about["runtimePrecision"], about["runtimePrecision"])
+        gemm = kind in GEMMS
+        sources = about.get("originalLayersNames", "").split(",")
+        site = next((name for name in sources if name in expected), None) if gemm else None
+        layers.append(LayerPrecision(node.get_friendly_name(), f"{kind} {about['primitiveType']}", precision, gemm, site))
+    return KernelProof(expected, tuple(layers)).demand("OpenVINO", path)
