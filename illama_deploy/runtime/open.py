@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint import EMBEDDED, read_checkpoint
 from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
+from ..hashing import sha256_file
 from ..quant.artifact import MANIFEST
 from .onnxruntime_cpu import OnnxRuntimeCpu
-from .runtime import Runtime
+from .runtime import ArtifactInfo, Runtime, Unavailable
+from .tensorrt_engine import TensorRTEngine, describe_engine
 from .torch_cpu import open_float, open_quantized
 
-__all__ = ["open_artifact"]
+__all__ = ["open_artifact", "open_if_available"]
+
+ENGINE_SUFFIX = ".engine"
 
 
 def open_artifact(
@@ -22,16 +27,19 @@ def open_artifact(
     heads: int | None = None,
     image_size: tuple[int, int] | None = None,
     ema: bool = False,
+    cuda_graph: bool = False,
 ) -> Runtime:
-    """Load a float checkpoint, a quantized directory, or an `.onnx` file (or the directory of an export).
+    """Load a float checkpoint, a quantized directory, an `.onnx` file (or the directory of an export), or an `.engine`.
 
     Args:
         name: path, or `digits` for the embedded default.
         threads: that it may use; all cores where not given.
         heads, image_size, ema: of a float checkpoint, as in `read_checkpoint`.
+        cuda_graph: of an engine: replay a CUDA graph for each batch size.
 
     Raises:
         DeployError: nothing there, damaged, or of another kind.
+        RuntimeUnavailableError: sound, and cannot run on this machine.
     """
     if threads is not None and threads < 1:
         raise UsageError("At least one thread is needed.", hint="Raise --threads.")
@@ -52,15 +60,29 @@ def open_artifact(
             where=path,
             hint="Give what 'illama-deploy quantize' or 'illama-deploy export' wrote.",
         )
-    if path.suffix == ".engine":
-        raise RuntimeUnavailableError(
-            "This version of illama-deploy builds engines and does not run them.",
-            where=path,
-            hint="Measure the ONNX file beside it, or run the engine with TensorRT's own tools.",
-        )
+    if path.suffix == ENGINE_SUFFIX:
+        return TensorRTEngine(label, path, threads, cuda_graph=cuda_graph)
     if path.suffix == ".onnx":
         return OnnxRuntimeCpu(label, path, threads)
     return open_float(label, read_checkpoint(name, heads=heads, image_size=image_size, ema=ema), threads)
+
+
+def open_if_available(name: str | Path, **options: Any) -> Runtime | Unavailable:
+    """Load an artefact as `open_artifact` does, or say why it cannot run on this machine.
+
+    Raises:
+        DeployError: anything else that is wrong with it.
+    """
+    try:
+        return open_artifact(name, **options)
+    except RuntimeUnavailableError as error:
+        path, label, reason = Path(name), str(name), error.what.rstrip(".")
+        if path.suffix == ENGINE_SUFFIX:
+            info, batches = describe_engine(label, path)
+            return Unavailable(info, reason, batches)
+        return Unavailable(
+            ArtifactInfo(label, "unknown", "unknown", "none", path.stat().st_size, sha256_file(path)), reason
+        )
 
 
 def _exists(path: Path) -> bool:
