@@ -65,6 +65,7 @@ RoundsOption = Annotated[
     int | None, typer.Option("--rounds", help="An exact number of timed rounds instead.", show_default=False)
 ]
 ConfidenceOption = Annotated[float, typer.Option("--confidence", help="Of each bound of each interval.")]
+CudaGraphOption = Annotated[bool, typer.Option("--cuda-graph", help="Engines: replay a CUDA graph for each batch size.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)]
 
 
@@ -148,6 +149,18 @@ def export(
     min_batch: Annotated[int, typer.Option("--min-batch", help="Smallest batch of an engine.")] = 1,
     opt_batch: Annotated[int, typer.Option("--opt-batch", help="Batch that an engine is tuned for.")] = 8,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Largest batch of an engine.")] = 32,
+    builder_optimization_level: Annotated[
+        int | None,
+        typer.Option(
+            "--builder-optimization-level", help="0 (fast build) to 5 (fast engine); 3.", show_default=False
+        ),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--timing-cache", help="For --flavor tensorrt; in the user's cache folder.", show_default=False
+        ),
+    ] = None,
     compute_capability: Annotated[
         list[str] | None,
         typer.Option("--compute-capability", help="For --flavor rtx, such as 8.9; may be given again."),
@@ -165,7 +178,7 @@ def export(
         raise UsageError(
             "No target is named." if not onnx else "Two targets are named.", hint="Say one of --onnx and --trt."
         )
-    from .export.engine import Profile
+    from .export.engine import BuildOptions, Profile
     from .steps.export import export as step
 
     place = Workspace(workspace)
@@ -178,6 +191,7 @@ def export(
         onnx_only=onnx_only,
         profile=Profile(min_batch, opt_batch, max_batch),
         compute_capabilities=compute_capability or (),
+        build=BuildOptions(builder_optimization_level, timing_cache),
         out=out or (place.tensorrt if trt else place.onnx),
         force=force,
     )
@@ -190,14 +204,17 @@ def export(
 
 @app.command()
 def evaluate(
-    artifact: Annotated[str, typer.Argument(help="Float checkpoint, quantized directory or .onnx.")],
+    artifact: Annotated[str, typer.Argument(help="Float checkpoint, quantized directory, .onnx or .engine.")],
     data: DataOption = None,
     split: SplitOption = None,
     limit: LimitOption = None,
     reference: Annotated[
         str | None, typer.Option("--reference", help="Artefact to compare logits with.", show_default=False)
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Images at a time.")] = 64,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", help="Images at a time: 64, or an engine's largest batch.", show_default=False),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads; all cores where not given.", show_default=False)
     ] = None,
@@ -242,16 +259,19 @@ def evaluate(
 
 @app.command()
 def bench(
-    artifacts: Annotated[list[str], typer.Argument(help="Artefacts; the first is what others are compared with.")],
+    artifacts: Annotated[
+        list[str], typer.Argument(help="Artefacts, .engine too; the first is what others are compared with.")
+    ],
     batch: BatchOption = None,
     threads: ThreadsOption = 1,
     seconds: SecondsOption = 5.0,
     rounds: RoundsOption = None,
     confidence: ConfidenceOption = 0.95,
     heads: HeadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Time artefacts in turns, in one process."""
+    """Time artefacts in turns, in one process: exit code 3 where one cannot run on this machine."""
     from .steps.bench import bench as step
 
     result = step(
@@ -262,18 +282,23 @@ def bench(
         rounds=rounds,
         confidence=confidence,
         heads=heads,
+        cuda_graph=cuda_graph,
         json=json,
     )
     from .report.rows import LATENCY_COLUMNS, latency_rows
     from .report.terminal import print_table
 
     print_table(LATENCY_COLUMNS, latency_rows(result.to_dict()))
+    for info, reason in zip(result.artifacts, result.not_measured, strict=True):
+        if reason is not None:
+            _say(f"{info['name']}: not measured: {reason}")
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()
 def check(
     candidates: Annotated[
-        list[str] | None, typer.Argument(help="Artefacts; the exported model where none is named.", show_default=False)
+        list[str] | None, typer.Argument(help="Artefacts, .engine too; the exported model where none is named.", show_default=False)
     ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="Artefact; the exported float model where not given.")
@@ -292,6 +317,7 @@ def check(
     rounds: RoundsOption = None,
     confidence: ConfidenceOption = 0.95,
     heads: HeadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     mean: MeanOption = None,
     std: StdOption = None,
     crop: CropOption = None,
@@ -322,6 +348,7 @@ def check(
         confidence=confidence,
         preprocessing=_preprocessing(mean, std, crop, crop_mode, interpolation),
         heads=heads,
+        cuda_graph=cuda_graph,
         skip_broken=skip_broken,
         out=target,
         force=force,

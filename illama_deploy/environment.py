@@ -127,7 +127,7 @@ def cuda_problem() -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the same text comes with the exception
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.get_device_capability()
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
         said = str(error).splitlines()[0].split(". ")[0].rstrip(".")

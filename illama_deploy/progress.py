@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Phases", "phases", "status", "track"]
+__all__ = ["Phases", "phases", "track"]
 
 T = TypeVar("T")
 
@@ -26,19 +26,6 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         for item in items:
             yield item
             progress.advance(task, _size(item))
-
-
-@contextmanager
-def status(description: str) -> Iterator[None]:
-    """Show a spinner while something without steps goes on."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(description):
-        yield
 
 
 class Phases:

@@ -46,8 +46,15 @@ WORKSPACE_BYTES = 4 << 30
 #: Name of the thread that a build runs in.
 BUILD_THREAD = "build-engine"
 #: How builders, CUDA and C++ say that memory ran out; the last is what a thread without memory for its stack gets.
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "bad_alloc", "insufficient memory", "memoryallocation")
-OUT_OF_MEMORY += ("memoryerror", "resource temporarily unavailable")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "insufficient memory",
+    "memoryallocation",
+    "memoryerror",
+    "bad_alloc",
+    "resource temporarily unavailable",
+)
 
 
 @dataclass(frozen=True)
@@ -245,18 +252,17 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 def _opset(path: Path) -> str:
     """` (opset 23)`, or nothing where the file is none of ONNX."""
-    from google.protobuf.message import DecodeError
     from onnx import load
 
     try:
         model = load(path, load_external_data=False)
-    except (DecodeError, OSError):
+    except Exception:  # protobuf's own, which has no types
         return ""
     return "".join(f" (opset {entry.version})" for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _monitor(trt: Any, shown: Phases) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         """Tells of the builder's phases, and the builder of `cancelled`."""
 
         def __init__(self) -> None:
@@ -280,7 +286,7 @@ def _compile(build: Callable[[], Any], monitor: Any, complaints: ErrorLog) -> An
     """Run the build in a thread of its own, so that this one hears Ctrl-C; None where it fails."""
     import torch
 
-    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    device = torch.cuda.current_device() if cuda_problem() is None else None
 
     def on_device() -> Any:
         if device is not None:

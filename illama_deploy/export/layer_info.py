@@ -62,8 +62,9 @@ def _stored(tensor: Any, makers: dict[str, Any]) -> str:
     maker = makers.get(tensor.name)
     while maker is not None and maker.type.name in MOVES:
         maker = makers.get(maker.get_input(0).name)
-    dequantized = maker is not None and maker.type.name == "DEQUANTIZE"
-    return _dtype(maker.get_input(0) if dequantized else tensor)
+    if maker is not None and maker.type.name == "DEQUANTIZE":
+        return _dtype(maker.get_input(0))
+    return _dtype(tensor)
 
 
 def _dtype(tensor: Any) -> str:

@@ -12,8 +12,8 @@ __all__ = ["MODULES", "ErrorLog", "check_version", "error_log", "is_installed", 
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
-#: First and last major version whose interface this is written for.
-SUPPORTED = {"tensorrt": (10, 11), "rtx": (1, 1)}
+#: Oldest version, and last major version, whose interface this is written for.
+SUPPORTED = {"tensorrt": ((10, 0), 11), "rtx": ((1, 2), 1)}
 
 #: What an error logger keeps: messages of severity ERROR and above, oldest first.
 ErrorLog = list[str]
@@ -51,13 +51,13 @@ def check_version(flavor: str, version: str) -> None:
         RuntimeUnavailableError: too old or too new.
     """
     oldest, newest = SUPPORTED[flavor]
-    major = version.split(".")[0]
-    if not major.isdecimal() or not oldest <= int(major) <= newest:
-        late = major.isdecimal() and int(major) > newest
-        wanted = f"{oldest}.x" if oldest == newest else f"{oldest}.x to {newest}.x"
+    found = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if found < oldest or found[0] > newest:
+        late = found[:1] > (newest,)
         raise RuntimeUnavailableError(
-            f"{MODULES[flavor]} {version} is too {'new' if late else 'old'}: this illama-deploy works with {wanted}.",
-            hint=f"pip install '{MODULES[flavor].replace('_', '-')}>={oldest},<{newest + 1}'"
+            f"{MODULES[flavor]} {version} is too {'new' if late else 'old'}: this illama-deploy works with "
+            f"{'.'.join(map(str, oldest))} to {newest}.x.",
+            hint=f"pip install '{MODULES[flavor].replace('_', '-')}>={'.'.join(map(str, oldest))},<{newest + 1}'"
             + (", or a newer illama-deploy." if late else ""),
         )
 
@@ -74,7 +74,7 @@ def error_log(package: Any) -> tuple[Any, ErrorLog]:
     """A logger for Builder, Runtime and OnnxParser that keeps errors for our own messages and prints nothing."""
     kept: ErrorLog = []
 
-    class Log(package.ILogger):  # type: ignore[misc, name-defined]
+    class Log(package.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             package.ILogger.__init__(self)
 

@@ -69,7 +69,7 @@ class TensorRTEngine(Runtime):
         largest, device = sidecar.batches[1], torch.device("cuda", torch.cuda.current_device())
         shapes = {sidecar.input: sidecar.image, sidecar.output: (sidecar.classes,)}
         try:
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._host = {key: torch.empty((largest, *s), pin_memory=True) for key, s in shapes.items()}
             self._device = {key: torch.empty((largest, *s), device=device) for key, s in shapes.items()}
         except RuntimeError as error:  # out of memory is one
@@ -77,7 +77,7 @@ class TensorRTEngine(Runtime):
         # What is captured depends on the context's state, so each captured batch size has a context of its own.
         self._contexts: dict[int, Any] = {}
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._context = self._new_context()
+        self._context = None if self._captures else self._new_context()
 
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
         batch = len(images_BCHW)
@@ -126,8 +126,7 @@ class TensorRTEngine(Runtime):
     def _execute(self, context: Any, batch: int) -> None:
         shape = (batch, *self._sidecar.image)
         if not (
-            context.set_input_shape(self._sidecar.input, shape)
-            and context.execute_async_v3(self._stream.cuda_stream)
+            context.set_input_shape(self._sidecar.input, shape) and context.execute_async_v3(self._stream.cuda_stream)
         ):
             raise self._error(f"cannot run a batch of {batch}")
 
