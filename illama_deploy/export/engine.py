@@ -37,6 +37,9 @@ __all__ = [
     "build_engine",
     "choose_flavor",
     "layers_path",
+    "load_timing_cache",
+    "make_monitor",
+    "save_timing_cache",
 ]
 
 FLAVORS = ("auto", "tensorrt", "rtx")
@@ -197,7 +200,7 @@ def build_engine(
         capabilities = (_device_capability(),)
         load_timing_cache(config, _timing_cache_path(options, trt.__version__, capabilities[0]))
     with phases(f"Building {engine.name} ({flavor})") as shown:
-        monitor = _monitor(trt, shown)
+        monitor = make_monitor(trt, shown)
         config.progress_monitor = monitor
         serialized = _compile(lambda: builder.build_serialized_network(network, config), monitor, complaints)
     if serialized is None:
@@ -261,10 +264,10 @@ def _opset(path: Path) -> str:
     return "".join(f" (opset {entry.version})" for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
-def _monitor(trt: Any, shown: Phases) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Tells of the builder's phases, and the builder of `cancelled`."""
+def make_monitor(trt: Any, shown: Phases) -> Any:
+    """An IProgressMonitor that shows the builder's phases; set its `cancelled`, and the build stops at its next step."""
 
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.cancelled = False

@@ -50,7 +50,7 @@ class TensorRTEngine(Runtime):
             raise RuntimeUnavailableError(
                 f"An engine runs on a GPU: {problem}.",
                 where=path,
-                hint="Run it on a machine with the GPU that it was built for, or measure the ONNX file here.",
+                hint="Mend that, or run it on a machine with a GPU that it was built for; the ONNX file runs here.",
             )
         major, minor = torch.cuda.get_device_capability()
         check_capability(sidecar, f"{major}.{minor}")
