@@ -216,8 +216,13 @@ def test_interrupted_build_leaves_nothing(cli: Cli, digits_quantized: QuantizedA
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    result = cli("export", digits_quantized.path, "--trt", "--flavor", "rtx", "--out", tmp_path / "trt")
+    # A shell starts background jobs with Ctrl-C ignored, and pytest would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        result = cli("export", digits_quantized.path, "--trt", "--flavor", "rtx", "--out", tmp_path / "trt")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (result.code, result.err.splitlines()[0]) == (2, "error: Interrupted; nothing half-written was kept.")
     assert list(tmp_path.iterdir()) == []
 
