@@ -58,9 +58,13 @@ def main() -> None:
         ours = write(quantized_network(model, images), "openvino", folder / "ours.onnx")
         floats = write(float_network(model), "openvino", folder / "float.onnx")
         models = {**peers(model, images, folder), "float": floats, "ours": ours}
-        runs = {f"{label} {hint}": compiled(file, hint, given.threads) for label, file in models.items() for hint in HINTS}
+        runs = {
+            f"{label} {hint}": compiled(file, hint, given.threads) for label, file in models.items() for hint in HINTS
+        }
     # Ours last, at its better hint for this machine: what all others are compared with.
-    trial = compare({**{n: r for n, r in runs.items() if n == "ours f32"}, "ours bf16": runs["ours bf16"]}, given.batch[0], 5)
+    trial = compare(
+        {**{n: r for n, r in runs.items() if n == "ours f32"}, "ours bf16": runs["ours bf16"]}, given.batch[0], 5
+    )
     best = "ours bf16" if trial["ours f32"].value > 1 else "ours f32"
     runs = {**{n: r for n, r in runs.items() if n != best}, best: runs[best]}
     print(f"openvino {ov.__version__}, nncf {nncf.__version__}, {given.size}, threads {given.threads}; logit SQNR:")
@@ -68,7 +72,10 @@ def main() -> None:
     for batch in given.batch:
         result = compare(runs, batch, given.seconds)
         rounds = result.pop("rounds")
-        print(f"batch {batch}, {rounds} rounds; {best} is so many times as fast as: " + ", ".join(f"{label} {r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for label, r in result.items()))
+        print(
+            f"batch {batch}, {rounds} rounds; {best} is so many times as fast as: "
+            + ", ".join(f"{label} {r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for label, r in result.items())
+        )
 
 
 if __name__ == "__main__":

@@ -65,11 +65,17 @@ def main() -> None:
             "quantize_static": session(peer(model, images, folder), given.threads),
             "ours": session(ours, given.threads),
         }
-    print(f"onnxruntime {ort.__version__}, {given.size}, threads {given.threads}; logit SQNR: " + ", ".join(f"{n} {logit_sqnr(run, model):.1f} dB" for n, run in runs.items()))
+    print(
+        f"onnxruntime {ort.__version__}, {given.size}, threads {given.threads}; logit SQNR: "
+        + ", ".join(f"{n} {logit_sqnr(run, model):.1f} dB" for n, run in runs.items())
+    )
     for batch in given.batch:
         result = compare(runs, batch, given.seconds)
         ratio = result["quantize_static"]
-        print(f"batch {batch}: {ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f}), {result['rounds']} rounds")
+        print(
+            f"batch {batch}: {ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f}), "
+            f"{result['rounds']} rounds"
+        )
 
 
 if __name__ == "__main__":

@@ -65,6 +65,12 @@ RoundsOption = Annotated[
     int | None, typer.Option("--rounds", help="An exact number of timed rounds instead.", show_default=False)
 ]
 ConfidenceOption = Annotated[float, typer.Option("--confidence", help="Of each bound of each interval.")]
+CudaGraphOption = Annotated[bool, typer.Option("--cuda-graph", help="Engines: replay a CUDA graph for each batch size.")]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", help="torch: quantized directories on torchao's kernels, compiled.", show_default=False),
+]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="Around the integers in OpenVINO: auto | bf16 | f32")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)]
 
 
@@ -155,6 +161,18 @@ def export(
     min_batch: Annotated[int, typer.Option("--min-batch", help="Smallest batch of an engine.")] = 1,
     opt_batch: Annotated[int, typer.Option("--opt-batch", help="Batch that an engine is tuned for.")] = 8,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Largest batch of an engine.")] = 32,
+    builder_optimization_level: Annotated[
+        int | None,
+        typer.Option(
+            "--builder-optimization-level", help="0 (fast build) to 5 (fast engine); 3.", show_default=False
+        ),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--timing-cache", help="For --flavor tensorrt; in the user's cache folder.", show_default=False
+        ),
+    ] = None,
     compute_capability: Annotated[
         list[str] | None,
         typer.Option("--compute-capability", help="For --flavor rtx, such as 8.9; may be given again."),
@@ -181,7 +199,7 @@ def export(
         )
     if target not in ("cpu", "cuda") or (target != "cpu" and not onnx):
         raise UsageError(f"There is no --target {target!r} of {asked[0]}.", hint="--onnx takes --target cpu or cuda.")
-    from .export.engine import Profile
+    from .export.engine import BuildOptions, Profile
     from .export.targets import TARGETS
     from .steps.export import export as step
 
@@ -199,6 +217,7 @@ def export(
         onnx_only=onnx_only,
         profile=Profile(min_batch, opt_batch, max_batch),
         compute_capabilities=compute_capability or (),
+        build=BuildOptions(builder_optimization_level, timing_cache),
         out=out or place.root / TARGETS[name].folder,
         force=force,
     )
@@ -215,17 +234,22 @@ def export(
 
 @app.command()
 def evaluate(
-    artifact: Annotated[str, typer.Argument(help="Float checkpoint, quantized directory or .onnx.")],
+    artifact: Annotated[str, typer.Argument(help="Float checkpoint, quantized directory, .onnx or .engine.")],
     data: DataOption = None,
     split: SplitOption = None,
     limit: LimitOption = None,
     reference: Annotated[
         str | None, typer.Option("--reference", help="Artefact to compare logits with.", show_default=False)
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Images at a time.")] = 64,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", help="Images at a time: 64, or an engine's largest batch.", show_default=False),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads; all cores where not given.", show_default=False)
     ] = None,
+    target: TargetOption = None,
+    precision: PrecisionOption = "auto",
     heads: HeadsOption = None,
     image_size: SizeOption = None,
     ema: EmaOption = False,
@@ -252,6 +276,8 @@ def evaluate(
         batch_size=batch,
         threads=threads,
         preprocessing=_preprocessing(mean, std, crop, crop_mode, interpolation),
+        backend=target,
+        precision=precision,
         heads=heads,
         image_size=_size(image_size),
         ema=ema,
@@ -267,16 +293,21 @@ def evaluate(
 
 @app.command()
 def bench(
-    artifacts: Annotated[list[str], typer.Argument(help="Artefacts; the first is what others are compared with.")],
+    artifacts: Annotated[
+        list[str], typer.Argument(help="Artefacts, .engine too; the first is what others are compared with.")
+    ],
     batch: BatchOption = None,
     threads: ThreadsOption = 1,
     seconds: SecondsOption = 5.0,
     rounds: RoundsOption = None,
     confidence: ConfidenceOption = 0.95,
     heads: HeadsOption = None,
+    cuda_graph: CudaGraphOption = False,
+    target: TargetOption = None,
+    precision: PrecisionOption = "auto",
     json: JsonOption = None,
 ) -> None:
-    """Time artefacts in turns, in one process."""
+    """Time artefacts in turns, in one process: exit code 3 where one cannot run on this machine."""
     from .steps.bench import bench as step
 
     result = step(
@@ -287,18 +318,25 @@ def bench(
         rounds=rounds,
         confidence=confidence,
         heads=heads,
+        cuda_graph=cuda_graph,
+        backend=target,
+        precision=precision,
         json=json,
     )
     from .report.rows import LATENCY_COLUMNS, latency_rows
     from .report.terminal import print_table
 
     print_table(LATENCY_COLUMNS, latency_rows(result.to_dict()))
+    for info, reason in zip(result.artifacts, result.not_measured, strict=True):
+        if reason is not None:
+            _say(f"{info['name']}: not measured: {reason}")
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()
 def check(
     candidates: Annotated[
-        list[str] | None, typer.Argument(help="Artefacts; the exported model where none is named.", show_default=False)
+        list[str] | None, typer.Argument(help="Artefacts, .engine too; the exported model where none is named.", show_default=False)
     ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="Artefact; the exported float model where not given.")
@@ -317,6 +355,9 @@ def check(
     rounds: RoundsOption = None,
     confidence: ConfidenceOption = 0.95,
     heads: HeadsOption = None,
+    cuda_graph: CudaGraphOption = False,
+    target: TargetOption = None,
+    precision: PrecisionOption = "auto",
     mean: MeanOption = None,
     std: StdOption = None,
     crop: CropOption = None,
@@ -331,7 +372,7 @@ def check(
     from .steps.check import check as step
 
     place = Workspace(workspace)
-    target = out or place.report
+    directory = out or place.report
     report = step(
         candidates or [place.need(place.onnx / "model.onnx", "export --onnx")],
         baseline=baseline or place.need(place.onnx / "model.float.onnx", "export --onnx"),
@@ -347,14 +388,17 @@ def check(
         confidence=confidence,
         preprocessing=_preprocessing(mean, std, crop, crop_mode, interpolation),
         heads=heads,
+        cuda_graph=cuda_graph,
+        backend=target,
+        precision=precision,
         skip_broken=skip_broken,
-        out=target,
+        out=directory,
         force=force,
     )
     from .report import print_report
 
     print_report(report.to_dict())
-    _say(f"wrote {target / 'report.json'} and {target / 'report.md'}")
+    _say(f"wrote {directory / 'report.json'} and {directory / 'report.md'}")
     raise typer.Exit(report.exit_code(strict))
 
 

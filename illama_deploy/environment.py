@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .versions import package_version, versions
 
-__all__ = ["TargetState", "cpu_features", "describe_environment", "target_states"]
+__all__ = ["TargetState", "cpu_features", "cuda_problem", "describe_environment", "target_states"]
 
 #: Instruction sets that decide which kernels run, as the kernel names them.
 FEATURES = (
@@ -81,7 +81,6 @@ def target_states() -> list[TargetState]:
 
 
 _LATER = "this version of illama-deploy does not write it"
-_NO_RUNTIME = "this version of illama-deploy does not run engines"
 
 
 def _torch() -> TargetState:
@@ -97,7 +96,7 @@ def _onnx_cpu() -> TargetState:
 def _onnx_cuda() -> TargetState:
     import onnxruntime as ort
 
-    why = _no_cuda() or (
+    why = cuda_problem() or (
         None if "CUDAExecutionProvider" in ort.get_available_providers() else "this onnxruntime has no CUDA provider"
     )
     return TargetState("onnx-cuda", _LATER, why or _LATER)
@@ -108,21 +107,30 @@ def _openvino() -> TargetState:
 
 
 def _tensorrt() -> TargetState:
-    why = _missing("tensorrt", "illama-deploy[trt]") or _no_cuda()
-    return TargetState("tensorrt", why, why or _NO_RUNTIME)
+    why = _missing("tensorrt", "illama-deploy[trt]") or cuda_problem()
+    return TargetState("tensorrt", why, why)
 
 
 def _tensorrt_rtx() -> TargetState:
     missing = _missing("tensorrt-rtx", "illama-deploy[rtx]")
-    return TargetState("tensorrt-rtx", missing, missing or _no_cuda() or _NO_RUNTIME)
+    return TargetState("tensorrt-rtx", missing, missing or cuda_problem())
 
 
 def _missing(package: str, extra: str) -> str | None:
     return None if package_version(package) else f"{package} is not installed: pip install '{extra}'"
 
 
-def _no_cuda() -> str | None:
+def cuda_problem() -> str | None:
+    """Say why CUDA cannot be used here, in torch's own words; None where it can."""
     import torch
 
-    probe: Callable[[], bool] = torch.cuda.is_available
-    return None if probe() else "no CUDA device"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the same text comes with the exception
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+            torch.cuda.get_device_capability()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        said = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        absent = any(text in said for text in ("no NVIDIA driver", "No CUDA GPUs", "not compiled with CUDA"))
+        return f"no CUDA device ({said})" if absent else f"CUDA is here and fails ({said})"
+    return None

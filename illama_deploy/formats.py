@@ -150,11 +150,7 @@ def parse_format(name: str) -> Format:
         return FORMATS[key]
     except KeyError:
         known = ", ".join(FORMATS)
-        widths = ", ".join(
-            str(f.weights.bits)
-            for f in FORMATS.values()
-            if f.weights == f.activations and f.is_integer
-        )
+        widths = ", ".join(str(f.weights.bits) for f in FORMATS.values() if f.weights == f.activations and f.is_integer)
         raise UsageError(
             f"There is no quantized format {name!r}.",
             hint=f"Use one of: {known} (with --bits: {widths}); weight-only ones also as W4A16-g64 and the like.",

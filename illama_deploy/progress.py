@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-__all__ = ["status", "track"]
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["Phases", "phases", "track"]
 
 T = TypeVar("T")
 
@@ -25,17 +28,38 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
             progress.advance(task, _size(item))
 
 
+class Phases:
+    """Nested phases of some work, a bar each; may be told from any thread."""
+
+    def __init__(self, progress: Progress, description: str) -> None:
+        self._progress, self._description = progress, description
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, name: str, steps: int) -> None:
+        """A phase of so many steps begins."""
+        self._tasks[name] = self._progress.add_task(f"{self._description}: {name}", total=steps)
+
+    def step(self, name: str, number: int) -> None:
+        """A step of a phase is done; they count from 0."""
+        if name in self._tasks:
+            self._progress.update(self._tasks[name], completed=number + 1)
+
+    def finish(self, name: str) -> None:
+        """A phase ends, and its bar goes."""
+        if name in self._tasks:
+            self._progress.remove_task(self._tasks.pop(name))
+
+
 @contextmanager
-def status(description: str) -> Iterator[None]:
-    """Show a spinner while something without steps goes on."""
+def phases(description: str) -> Iterator[Phases]:
+    """Show the phases of something that tells of them itself."""
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(description):
-        yield
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield Phases(progress, description)
 
 
 def _size(item: object) -> int:

@@ -81,6 +81,13 @@ def digits_export(digits_quantized: QuantizedArtifact, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="session")
+def digits_engines(digits_quantized: QuantizedArtifact, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    pytest.importorskip("tensorrt_rtx")
+    out = tmp_path_factory.mktemp("digits") / "trt"
+    return export(digits_quantized.path, target="tensorrt", flavor="rtx", out=out)
+
+
+@pytest.fixture(scope="session")
 def cifar_quantized(
     cifar_checkpoint: Path, cifar_data: str, tmp_path_factory: pytest.TempPathFactory
 ) -> QuantizedArtifact:

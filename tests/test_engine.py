@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 import pytest
 import timm
 import torch
 
-from illama_deploy import ExportError, RuntimeUnavailableError, UsageError
+from illama_deploy import ExportError, UsageError
 from illama_deploy.checkpoint import read_checkpoint, save_checkpoint
-from illama_deploy.export.engine import Profile, build_engine, choose_flavor
+from illama_deploy.export import engine
+from illama_deploy.export.engine import (
+    BUILD_THREAD,
+    Profile,
+    build_engine,
+    choose_flavor,
+    load_timing_cache,
+    make_monitor,
+    save_timing_cache,
+)
+from illama_deploy.export.layer_info import inspected_layers
+from illama_deploy.export.sidecar import sidecar_path
 from illama_deploy.export.targets import TARGETS
+from illama_deploy.export.trt_package import error_log
 from illama_deploy.hashing import sha256_file
+from illama_deploy.progress import phases
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.rewrites import apply_rewrites
-from illama_deploy.runtime import open_artifact
 from illama_deploy.steps.evaluate import evaluate
-from illama_deploy.steps.export import FLOAT_REWRITES, export
+from illama_deploy.steps.export import FLOAT_REWRITES, ExportResult, export
 from illama_deploy.steps.quantize import quantize
 
 from .conftest import Cli
@@ -50,6 +70,9 @@ def test_literal_line_ends_in_an_engine(cli: Cli, digits_quantized: QuantizedArt
     assert about["precision"]["gemms"] == "W8A8"
     assert json.loads((made / "model.float.engine.json").read_text())["precision"]["gemms"] == "float16"
     assert "--flavor rtx" in about["rebuild"]
+    assert (about["classes"], about["class_names"], about["data"]) == (10, list("0123456789"), "digits")
+    assert about["input"] == {"name": "images", "shape": [1, 32, 32]}
+    assert about["preprocessing"] == digits_quantized.preprocessing.to_dict()
 
 
 def test_file_is_spelled_for_tensorrt(digits_quantized: QuantizedArtifact) -> None:
@@ -123,11 +146,12 @@ def test_flavor_that_is_not_here_writes_the_onnx_anyway(
     [
         (["--trt", "--compute-capability", "3.0"], "3.0"),
         (["--trt", "--flavor", "vulkan"], "vulkan"),
+        (["--trt", "--builder-optimization-level", "6"], "level 6"),
         (["--trt", "--min-batch", "9", "--opt-batch", "2"], "does not ascend"),
         (["--trt", "--onnx"], "at once"),
         ([], "No target"),
     ],
-    ids=["capability", "flavor", "profile", "two-targets", "no-target"],
+    ids=["capability", "flavor", "level", "profile", "two-targets", "no-target"],
 )
 def test_wrong_options(
     cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path, options: list[str], says: str
@@ -139,10 +163,171 @@ def test_wrong_options(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_engines_are_not_run_yet(tmp_path: Path) -> None:
-    (tmp_path / "x.engine").write_bytes(b"")
-    with pytest.raises(RuntimeUnavailableError, match="does not run"):
-        open_artifact(tmp_path / "x.engine")
+def test_sidecar_lists_layers_and_precision(digits_engines: ExportResult, digits_quantized: QuantizedArtifact) -> None:
+    def gemms(path: Path) -> dict[str, str]:
+        layers = json.loads(sidecar_path(path).read_text())["layers"]
+        assert layers["from"] == "network definition" or torch.cuda.is_available()
+        assert sum(layers["counts"].values()) == len(layers["list"])
+        return {row["name"]: row["precision"] for row in layers["list"] if row["type"] == "MATRIX_MULTIPLY"}
+
+    quantized, half = map(gemms, digits_engines.engines)
+    products = {name for name in quantized if name.endswith(("attn.qk", "attn.pv"))}
+    assert {quantized[name] for name in products} == {"float16"}
+    assert {quantized[name] for name in set(quantized) - products} == {"int8"}
+    assert set(half.values()) == {"float16"}
+    assert set(half) == set(quantized)
+    # Queries, keys and values are one site in the recipe and three GEMMs in the graph.
+    sites = {name.split(".qkv")[0] + (".qkv" if ".qkv" in name else "") for name in set(quantized) - products}
+    assert sites == set(digits_quantized.sites)
+
+
+def test_inspector_lists_layers_and_precision() -> None:
+    """The inspector's JSON as its documentation shows it: detailed, and names only."""
+    half, int8 = ({"Name": "x", "Format/Datatype": text} for text in ("Row major linear FP16", "Row major Int8"))
+    detailed = {"Name": "fc1 + silu", "LayerType": "gemm", "Inputs": [int8, int8], "Outputs": [half]}
+    assert inspected_layers(json.dumps({"Layers": [detailed, "fc2"]})) == [
+        {"name": "fc1 + silu", "type": "gemm", "precision": "Row major Int8 → Row major linear FP16"},
+        {"name": "fc2", "type": "unknown", "precision": "unknown"},
+    ]
+
+
+def test_optimization_level_is_in_the_rebuild_command(
+    cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path
+) -> None:
+    options = ("--trt", "--flavor", "rtx", "--no-float", "--builder-optimization-level", 0, "--out", tmp_path / "trt")
+    assert cli("export", digits_quantized.path, *options).code == 0
+    record = json.loads((tmp_path / "trt" / "model.engine.json").read_text())
+    assert record["rebuild"].endswith("--builder-optimization-level 0")
+
+
+def test_unsupported_opset(digits_engines: ExportResult, tmp_path: Path) -> None:
+    model = onnx.load(digits_engines.model)
+    model.opset_import[0].version = 6
+    onnx.save(model, tmp_path / "old.onnx")
+    options = {"flavor": "rtx", "capabilities": ("8.9",), "about": {}, "rebuild": ""}
+    with pytest.raises(ExportError, match=r"refuses the file \(opset 6\): .*opset 7"):
+        build_engine(tmp_path / "old.onnx", tmp_path / "x.engine", profile=Profile(), **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "x.engine").exists()
+
+
+def test_interrupted_build_leaves_nothing(cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while not any(thread.name.startswith(BUILD_THREAD) for thread in threading.enumerate()):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # A shell starts background jobs with Ctrl-C ignored, and pytest would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        result = cli("export", digits_quantized.path, "--trt", "--flavor", "rtx", "--out", tmp_path / "trt")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (result.code, result.err.splitlines()[0]) == (2, "error: Interrupted; nothing half-written was kept.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cancelled_build_stops_at_its_next_step(digits_engines: ExportResult) -> None:
+    """What an interrupt sets in motion: the builder gives up, and says so."""
+    import tensorrt_rtx as trt
+
+    log, complaints = error_log(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    assert trt.OnnxParser(network, log).parse_from_file(str(digits_engines.model))
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    profile.set_shape("images", (1, 1, 32, 32), (8, 1, 32, 32), (32, 1, 32, 32))
+    config.add_optimization_profile(profile)
+    with phases("Building") as shown:
+        monitor = make_monitor(trt, shown)
+        config.progress_monitor = monitor
+        monitor.cancelled = True
+        assert builder.build_serialized_network(network, config) is None
+    assert "BuildCanceled" in complaints[0]
+
+
+def _refusing(complaints: list[str]) -> None:
+    # What tensorrt_rtx 1.7 logged under a limit on its address space, before it gave None.
+    complaints.append(
+        "Error Code 1: Myelin ([myelin_graph.h:1295: attachExceptionMsgToGraph] std::bad_alloc In compile"
+    )
+
+
+def _raising(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        _refusing,
+        lambda _: _raising(MemoryError("std::bad_alloc")),
+        lambda _: _raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+    ],
+    ids=["refused", "host", "device"],
+)
+def test_out_of_memory_while_building(
+    cli: Cli,
+    digits_quantized: QuantizedArtifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: Callable[[list[str]], None],
+) -> None:
+    """A real shortage makes the builder hang or abort as often as fail, so the failure is put in its place."""
+    compile_ = engine._compile
+    monkeypatch.setattr(engine, "_compile", lambda _, monitor, said: compile_(lambda: fails(said), monitor, said))
+    result = cli("export", digits_quantized.path, "--trt", "--flavor", "rtx", "--out", tmp_path / "trt")
+    assert result.code == 2
+    assert result.err.startswith("error: Out of memory: tensorrt_rtx")
+    assert "for batches up to 32" in result.err
+    assert "--max-batch" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_builder_that_refuses_for_another_reason(
+    cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_compile", lambda *_: None)
+    result = cli("export", digits_quantized.path, "--trt", "--flavor", "rtx", "--out", tmp_path / "trt")
+    assert result.code == 2
+    assert "cannot build the engine: it gives no reason" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_build_shows_its_phases(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    arguments = ["export", digits_quantized.path, "--trt", "--flavor", "rtx", "--no-float", "--out", tmp_path / "trt"]
+    with subprocess.Popen([sys.executable, "-m", "illama_deploy", *arguments], stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        except OSError:  # how Linux says that the other end is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"Building model.engine (rtx): Building engine" in shown
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
+def test_timing_cache_is_kept_and_a_damaged_one_replaced(tmp_path: Path) -> None:
+    """Both packages have the calls; only tensorrt fills the cache."""
+    import tensorrt_rtx as trt
+
+    path = tmp_path / "new" / "tensorrt.timing"
+    config = trt.Builder(error_log(trt)[0]).create_builder_config()
+    load_timing_cache(config, path)
+    save_timing_cache(config, path)
+    whole = path.read_bytes()
+    assert whole
+    path.write_bytes(b"garbage")
+    load_timing_cache(config, path)
+    save_timing_cache(config, path)
+    assert path.read_bytes() == whole
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
 
 
 def test_flavors() -> None:

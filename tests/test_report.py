@@ -84,3 +84,19 @@ def test_terminal_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for text in ("INCONCLUSIVE", "0.480 (0.470–0.490)", "0.11 points", "80.50", "99.25"):
         assert text in shown
+
+
+def test_what_was_not_measured_is_inconclusive_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    gate = Gate.unmeasured("latency_ratio", "int8.engine", "batch 1", 1.0, "no CUDA device")
+    assert (gate.verdict, overall([PASS, gate])) == (Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE)
+    assert "not_measured" not in PASS.to_dict()
+    report = _report()
+    info = {**report["baseline"]["info"], "name": "int8.engine"}
+    missing = {"info": info, "accuracy": None, "comparison": None, "latency": [], "not_measured": "no CUDA device"}
+    report["gates"].append(gate.to_dict())
+    report["candidates"].append(missing)
+    print_report(report)
+    for text in (render_markdown(report), capsys.readouterr().out):
+        assert "not measured: no CUDA device" in text
+        [row] = [line for line in text.splitlines() if "int8.engine" in line and "MB" in line]
+        assert "not measured" in row

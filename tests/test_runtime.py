@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from illama_deploy import ArtifactError
+from illama_deploy import ArtifactError, UsageError
 from illama_deploy.quant import QuantizedArtifact
-from illama_deploy.runtime import open_artifact
+from illama_deploy.runtime import BatchLimits, open_artifact
+from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import ExportResult
 
 IMAGES = np.random.default_rng(0).standard_normal((4, 1, 32, 32), dtype=np.float32)
@@ -47,3 +48,27 @@ def test_threads_are_what_was_asked_for(digits_export: ExportResult, threads: in
 def test_folder_with_neither(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="neither"):
         open_artifact(tmp_path)
+
+
+def test_evaluation_keeps_to_the_batches_that_an_artefact_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default batch shrinks to the largest; the last one, too small, is filled up and the filling left out."""
+
+    def require(size: int) -> None:
+        if not 4 <= size <= 16:
+            raise UsageError(f"{size} is outside.")
+
+    runtime = open_artifact("digits")
+    expected = evaluate(runtime, limit=33).figures
+    runtime.batches = BatchLimits(4, 16, require)
+    run, sizes = runtime.run, list[int]()
+
+    def counted(images: np.ndarray) -> np.ndarray:
+        sizes.append(len(images))
+        return run(images)
+
+    monkeypatch.setattr(runtime, "run", counted)
+    figures = evaluate(runtime, limit=33).figures
+    assert sizes == [16, 16, 4]
+    assert figures == pytest.approx(expected)
+    with pytest.raises(UsageError, match="64 is outside"):
+        evaluate(runtime, batch_size=64)

@@ -148,7 +148,7 @@ class QuantConv2d(_QuantWeighted):
         patch = self.weight_q.shape[-1]
         rows, columns = x.shape[-2] // patch, x.shape[-1] // patch
         patches_BNK = F.unfold(x, patch, stride=patch).transpose(1, 2)
-        return self._linear(patches_BNK).transpose(1, 2).unflatten(2, (rows, columns))
+        return self._linear(patches_BNK).transpose(1, 2).reshape(len(x), -1, rows, columns)
 
 
 class QuantMatMul(QuantModule):

@@ -18,7 +18,8 @@ class Report:
     """What `check` found.
 
     Attributes:
-        artifacts: baseline first; each with `info`, `accuracy`, `comparison` and `latency` (one per batch).
+        artifacts: baseline first; each with `info`, `accuracy`, `comparison` and `latency` (one per batch). One that
+            could not run has `not_measured`, the reason, and neither accuracy nor comparison (None).
         data: spec, split, number of images, names of those left out.
         settings: limits and how was measured.
         environment: machine and versions.

@@ -28,17 +28,20 @@ class Gate:
         name: `accuracy_drop` (points of top-1) or `latency_ratio`.
         artifact: the candidate.
         detail: what sets it apart from gates of the same name, such as `batch 8`.
+        value, low, high: the figure and its interval, or None where it was not measured.
         verdict: pass if the whole interval is at or below the limit, fail if the whole of it is above.
+        not_measured: why it was not, or None.
     """
 
     name: str
     artifact: str
     detail: str
     limit: float
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
     verdict: Verdict
+    not_measured: str | None = None
 
     @classmethod
     def judge(cls, name: str, artifact: str, detail: str, limit: float, interval: Interval) -> Gate:
@@ -51,9 +54,15 @@ class Gate:
             verdict = Verdict.INCONCLUSIVE
         return cls(name, artifact, detail, limit, *interval, verdict)
 
+    @classmethod
+    def unmeasured(cls, name: str, artifact: str, detail: str, limit: float, reason: str) -> Gate:
+        """A figure that could not be had on this machine: inconclusive."""
+        return cls(name, artifact, detail, limit, None, None, None, Verdict.INCONCLUSIVE, reason)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "verdict": str(self.verdict)}
+        """Plain values, for JSON; `not_measured` only where it is said."""
+        values = {**asdict(self), "verdict": str(self.verdict)}
+        return {key: value for key, value in values.items() if key != "not_measured" or value is not None}
 
 
 def overall(gates: Iterable[Gate]) -> Verdict:

@@ -24,6 +24,8 @@ ARTIFACT_COLUMNS = (
     "images/s",
     "ratio",
 )
+#: Stands where a figure would: the artefact cannot run on this machine.
+NOT_MEASURED = "not measured"
 GATE_COLUMNS = ("gate", "artefact", "measured", "interval", "limit", "verdict")
 
 
@@ -44,6 +46,8 @@ def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for position, artifact in enumerate([report["baseline"], *report["candidates"]]):
         info, accuracy = artifact["info"], artifact["accuracy"]
+        if "not_measured" in artifact:
+            rows.append((info["name"], info["format"], _size(info["size_bytes"]), NOT_MEASURED, *(["–"] * 5)))
         for number, latency in enumerate(artifact["latency"]):
             head = (
                 info["name"],
@@ -65,10 +69,15 @@ def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def latency_rows(benchmark: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per batch size and artefact, of what `bench` measured."""
+    """One row per batch size and artefact, of what `bench` measured; one for an artefact that it could not."""
     artifacts = benchmark["artifacts"]
-    rows: list[tuple[str, ...]] = []
-    for number in range(len(artifacts[0]["latency"])):
+    rows: list[tuple[str, ...]] = [
+        (artifact["info"]["name"], "–", "–", NOT_MEASURED, *(["–"] * 4))
+        for artifact in artifacts
+        if "not_measured" in artifact
+    ]
+    artifacts = [artifact for artifact in artifacts if "not_measured" not in artifact]
+    for number in range(len(artifacts[0]["latency"]) if artifacts else 0):
         for artifact in artifacts:
             latency = artifact["latency"][number]
             percentiles = (latency[f"{name}_ms"] for name in ("p50", "p90", "p99"))
@@ -79,7 +88,7 @@ def latency_rows(benchmark: dict[str, Any]) -> list[tuple[str, ...]]:
                     str(latency["rounds"]),
                     *("–" if ms is None else f"{ms:.3f}" for ms in percentiles),
                     f"{latency['images_per_s']:.0f}",
-                    _ratio(latency) if artifact is not artifacts[0] else "1",
+                    "1" if artifact is benchmark["artifacts"][0] else _ratio(latency),
                 )
             )
     return rows
@@ -90,14 +99,15 @@ def gate_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for gate in report["gates"]:
         drop = gate["name"] == "accuracy_drop"
+        measured = "not_measured" not in gate
         unit, digits = (" points", 2) if drop else ("×", 3)
         name = ("top-1 drop" if drop else "latency ratio") + (f", {gate['detail']}" if gate["detail"] else "")
         rows.append(
             (
                 name,
                 gate["artifact"],
-                f"{gate['value']:.{digits}f}{unit}",
-                f"{gate['low']:.{digits}f} to {gate['high']:.{digits}f}",
+                f"{gate['value']:.{digits}f}{unit}" if measured else f"{NOT_MEASURED}: {gate['not_measured']}",
+                f"{gate['low']:.{digits}f} to {gate['high']:.{digits}f}" if measured else "–",
                 f"≤ {gate['limit']:g}{unit}",
                 gate["verdict"],
             )
@@ -106,6 +116,8 @@ def gate_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _ratio(latency: dict[str, Any]) -> str:
+    if latency["ratio"] is None:
+        return "–"
     return f"{latency['ratio']:.3f} ({latency['ratio_low']:.3f}–{latency['ratio_high']:.3f})"
 
 

@@ -54,9 +54,7 @@ def nearest(weight: Tensor, dtype: NumberType, *, clip: str = "mse", group: int 
     scale = _step_sizes(rows, dtype, clip)
     integers = quantize(rows, scale[:, None], dtype)
     stored = torch.float8_e4m3fn if isinstance(dtype, FloatType) else torch.int8
-    return RoundedWeight(
-        integers.to(stored).view(weight.shape), scale if group is None else scale.view(len(flat), -1)
-    )
+    return RoundedWeight(integers.to(stored).view(weight.shape), scale if group is None else scale.view(len(flat), -1))
 
 
 def _step_sizes(rows: Tensor, dtype: NumberType, clip: str) -> Tensor:

@@ -1,6 +1,6 @@
 """Run any artefact: one interface over every backend."""
 
-from .open import open_artifact
-from .runtime import ArtifactInfo, Runtime
+from .open import open_artifact, open_if_available
+from .runtime import ArtifactInfo, BatchLimits, Runtime, Unavailable
 
-__all__ = ["ArtifactInfo", "Runtime", "open_artifact"]
+__all__ = ["ArtifactInfo", "BatchLimits", "Runtime", "Unavailable", "open_artifact", "open_if_available"]

@@ -81,9 +81,7 @@ def read_onnx(path: Path) -> OnnxFile:
             hint=_AGAIN,
         )
     about = {
-        entry.key.removeprefix(PREFIX): entry.value
-        for entry in model.metadata_props
-        if entry.key.startswith(PREFIX)
+        entry.key.removeprefix(PREFIX): entry.value for entry in model.metadata_props if entry.key.startswith(PREFIX)
     }
     try:
         class_names = tuple(json.loads(about.get("classes", "[]")))

@@ -40,7 +40,9 @@ class OnnxRuntimeCpu(Runtime):
             raise RuntimeUnavailableError(f"ONNX Runtime chose {used}, not {PROVIDER}.", where=file.path)
         self.describe(file, threads)
         self.input = file.input
-        self.info = ArtifactInfo.of_file(name, file.path, file.format, "onnxruntime", PROVIDER, file.sha256, file.manifest_sha256)
+        self.info = ArtifactInfo.of_file(
+            name, file.path, file.format, "onnxruntime", PROVIDER, file.sha256, file.manifest_sha256
+        )
 
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
         logits: np.ndarray = self.session.run(None, {self.input: images_BCHW})[0]

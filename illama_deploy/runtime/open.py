@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint import EMBEDDED, read_checkpoint
 from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
+from ..hashing import sha256_file
 from ..quant.artifact import MANIFEST
 from .onnx_file import read_onnx
 from .onnxruntime_cpu import OnnxRuntimeCpu
-from .openvino_cpu import OpenVinoCpu
-from .runtime import Runtime
+from .openvino_cpu import PRECISIONS, OpenVinoCpu
+from .runtime import ArtifactInfo, Runtime, Unavailable
+from .tensorrt_engine import TensorRTEngine, describe_engine
 from .torch_cpu import open_float, open_quantized
+from .torchao_cpu import open_torchao
 
-__all__ = ["open_artifact"]
+__all__ = ["open_artifact", "open_if_available"]
+
+ENGINE_SUFFIX = ".engine"
 
 
 def open_artifact(
@@ -24,16 +30,23 @@ def open_artifact(
     heads: int | None = None,
     image_size: tuple[int, int] | None = None,
     ema: bool = False,
+    cuda_graph: bool = False,
+    backend: str | None = None,
+    precision: str = "auto",
 ) -> Runtime:
-    """Load a float checkpoint, a quantized directory, or an `.onnx` file (or the directory of an export).
+    """Load a float checkpoint, a quantized directory, an `.onnx` file (or the directory of an export), or an `.engine`.
 
     Args:
         name: path, or `digits` for the embedded default.
         threads: that it may use; all cores where not given.
         heads, image_size, ema: of a float checkpoint, as in `read_checkpoint`.
+        cuda_graph: of an engine: replay a CUDA graph for each batch size.
+        backend: `torch`: run quantized directories on torchao's kernels, compiled, instead of simulating them.
+        precision: of what is not quantized, in OpenVINO: `auto`, `bf16` or `f32`.
 
     Raises:
         DeployError: nothing there, damaged, or of another kind.
+        RuntimeUnavailableError: sound, and cannot run on this machine.
     """
     if threads is not None and threads < 1:
         raise UsageError("At least one thread is needed.", hint="Raise --threads.")
@@ -41,34 +54,54 @@ def open_artifact(
     if threads is not None and threads > 4 * cores:
         raise UsageError(f"{threads} threads are asked for, and there are {cores} cores.", hint="Lower --threads.")
     threads = threads or cores
+    if backend not in (None, "torch"):
+        raise UsageError(f"There is no target {backend!r} to choose here.", hint="Use --target torch, or leave it out.")
+    if precision not in PRECISIONS:
+        raise UsageError(f"There is no precision {precision!r}.", hint=f"Use one of: {', '.join(PRECISIONS)}.")
     path, label = Path(name), str(name)
     if label != EMBEDDED and not _exists(path):
         raise ArtifactError("There is no such artefact.", where=path, hint="Check the path.")
     if path.is_dir():
         if (path / MANIFEST).is_file():
-            return open_quantized(label, path, threads)
+            return (open_torchao if backend == "torch" else open_quantized)(label, path, threads)
         if (path / "model.onnx").is_file():
-            return _open_onnx(label, path / "model.onnx", threads)
+            return _open_onnx(label, path / "model.onnx", threads, precision)
         raise ArtifactError(
             "The directory holds neither a quantized checkpoint nor an export.",
             where=path,
             hint="Give what 'illama-deploy quantize' or 'illama-deploy export' wrote.",
         )
-    if path.suffix == ".engine":
-        raise RuntimeUnavailableError(
-            "This version of illama-deploy builds engines and does not run them.",
-            where=path,
-            hint="Measure the ONNX file beside it, or run the engine with TensorRT's own tools.",
-        )
+    if path.suffix == ENGINE_SUFFIX:
+        return TensorRTEngine(label, path, threads, cuda_graph=cuda_graph)
     if path.suffix == ".onnx":
-        return _open_onnx(label, path, threads)
+        return _open_onnx(label, path, threads, precision)
     return open_float(label, read_checkpoint(name, heads=heads, image_size=image_size, ema=ema), threads)
 
 
-def _open_onnx(name: str, path: Path, threads: int) -> Runtime:
+def _open_onnx(name: str, path: Path, threads: int, precision: str) -> Runtime:
     """Run a file with the runtime that it was written for; ONNX Runtime where that is none of this machine's CPU."""
     file = read_onnx(path)
-    return OpenVinoCpu(name, file, threads) if file.target == "openvino" else OnnxRuntimeCpu(name, file, threads)
+    if file.target == "openvino":
+        return OpenVinoCpu(name, file, threads, precision=precision)
+    return OnnxRuntimeCpu(name, file, threads)
+
+
+def open_if_available(name: str | Path, **options: Any) -> Runtime | Unavailable:
+    """Load an artefact as `open_artifact` does, or say why it cannot run on this machine.
+
+    Raises:
+        DeployError: anything else that is wrong with it.
+    """
+    try:
+        return open_artifact(name, **options)
+    except RuntimeUnavailableError as error:
+        path, label, reason = Path(name), str(name), error.what.rstrip(".")
+        if path.suffix == ENGINE_SUFFIX:
+            info, batches = describe_engine(label, path)
+            return Unavailable(info, reason, batches)
+        return Unavailable(
+            ArtifactInfo(label, "unknown", "unknown", "none", path.stat().st_size, sha256_file(path)), reason
+        )
 
 
 def _exists(path: Path) -> bool:

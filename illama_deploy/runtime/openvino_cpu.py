@@ -48,7 +48,9 @@ class OpenVinoCpu(Runtime):
         self.request = compiled.create_infer_request()
         self.describe(file, threads)
         provider = f"CPU, {precision}"
-        self.info = ArtifactInfo.of_file(name, file.path, file.format, "openvino", provider, file.sha256, file.manifest_sha256)
+        self.info = ArtifactInfo.of_file(
+            name, file.path, file.format, "openvino", provider, file.sha256, file.manifest_sha256
+        )
 
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
         # A copy: the next inference writes into the same memory.

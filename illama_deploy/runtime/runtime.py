@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from ..preprocessing import Preprocessing
 from .onnx_file import OnnxFile
 
-__all__ = ["ArtifactInfo", "Runtime"]
+__all__ = ["ArtifactInfo", "BatchLimits", "Runtime", "Unavailable"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,34 @@ class ArtifactInfo:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class BatchLimits:
+    """Batch sizes that an artefact takes.
+
+    Attributes:
+        require: raises a UsageError for a batch size outside.
+    """
+
+    smallest: int
+    largest: int
+    require: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A sound artefact that cannot run on this machine.
+
+    Attributes:
+        info: what it is; its provider is "none".
+        reason: why it cannot run, half a sentence.
+        batches: as of a `Runtime`.
+    """
+
+    info: ArtifactInfo
+    reason: str
+    batches: BatchLimits | None = None
+
+
 class Runtime(ABC):
     """An artefact, loaded and ready.
 
@@ -66,6 +95,7 @@ class Runtime(ABC):
         class_names: in label order, or empty where unknown.
         data: data spec that it belongs to, or None.
         threads: threads that it uses.
+        batches: batch sizes that it takes; any where None.
     """
 
     info: ArtifactInfo
@@ -74,6 +104,7 @@ class Runtime(ABC):
     class_names: tuple[str, ...] = ()
     data: str | None = None
     threads: int
+    batches: BatchLimits | None = None
 
     def describe(self, file: OnnxFile, threads: int) -> None:
         """Take over what an exported file says of itself."""

@@ -68,8 +68,10 @@ def open_torchao(name: str, directory: Path, threads: int, *, compile: bool = Tr
         manifest["weights"]["sha256"],
         artifact.manifest_sha256,
     )
-    runtime = _Compiled(network, info, artifact.preprocessing, threads) if compile else TorchRuntime(
-        network, info, artifact.preprocessing, threads
+    runtime = (
+        _Compiled(network, info, artifact.preprocessing, threads)
+        if compile
+        else TorchRuntime(network, info, artifact.preprocessing, threads)
     )
     runtime.class_names, runtime.data = tuple(manifest["classes"]), manifest["data"]["spec"]
     return runtime
@@ -100,7 +102,9 @@ def _linear(module: QuantLinear, input_dimensions: int) -> nn.Linear:
         assert isinstance(module.format.activations, IntType)
         dynamic = module.format.dynamic
         options["act_quant_kwargs"] = QuantizeTensorToInt8Kwargs(PerRow() if dynamic else PerTensor())
-        options["act_quant_scale"] = None if module.input_scale is None else module.input_scale.view([1] * input_dimensions)
+        options["act_quant_scale"] = (
+            None if module.input_scale is None else module.input_scale.view([1] * input_dimensions)
+        )
     weight = Int8Tensor(
         module.weight_q,
         scale,

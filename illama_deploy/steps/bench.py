@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..hashing import canonical_json
 from ..measure import Latency, measure_latency
 from ..progress import track
-from ..runtime import Runtime, open_artifact
+from ..runtime import Runtime, Unavailable, open_if_available
 
 __all__ = ["Benchmark", "bench", "measure_batches"]
 
@@ -23,18 +23,31 @@ FEWEST_ROUNDS = 10
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Latencies: for each artefact, one entry per batch size; ratios are to the first artefact."""
+    """Latencies: for each artefact, one entry per batch size; ratios are to the first artefact.
+
+    Attributes:
+        not_measured: for each artefact, why it cannot run on this machine, or None; such a one has no latencies.
+            Where the first has none, nothing has a ratio.
+    """
 
     artifacts: tuple[dict[str, Any], ...]
     latencies: tuple[tuple[Latency, ...], ...]
+    not_measured: tuple[str | None, ...]
     environment: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where something was not measured."""
+        return 3 if any(self.not_measured) else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
+        no_ratio = {} if self.not_measured[0] is None else {"ratio": None, "ratio_low": None, "ratio_high": None}
         return {
             "artifacts": [
-                {"info": info, "latency": [latency.to_dict() for latency in latencies]}
-                for info, latencies in zip(self.artifacts, self.latencies, strict=True)
+                {"info": info, "latency": [latency.to_dict() | no_ratio for latency in latencies]}
+                | ({} if reason is None else {"not_measured": reason})
+                for info, latencies, reason in zip(self.artifacts, self.latencies, self.not_measured, strict=True)
             ],
             "environment": self.environment,
         }
@@ -49,9 +62,12 @@ def bench(
     rounds: int | None = None,
     confidence: float = 0.95,
     heads: int | None = None,
+    cuda_graph: bool = False,
+    backend: str | None = None,
+    precision: str = "auto",
     json: str | Path | None = None,
 ) -> Benchmark:
-    """Time artefacts in turns and compare each with the first.
+    """Time artefacts in turns and compare each with the first; one that cannot run on this machine is left out.
 
     Args:
         artifacts: paths, or opened artefacts.
@@ -59,6 +75,7 @@ def bench(
         threads: that each artefact may use.
         seconds: about how long to measure at each batch size.
         rounds: an exact number instead.
+        cuda_graph, backend, precision: as in `open_artifact`.
         json: file to write the figures to.
 
     Raises:
@@ -70,27 +87,41 @@ def bench(
         # Opened first, so that a place that cannot be written shows before any work is done.
         inputs = [a for a in artifacts if isinstance(a, str | Path)]
         file = None if json is None else outputs.enter_context(new_file(Path(json), force=True, inputs=inputs))
-        runtimes = [a if isinstance(a, Runtime) else open_artifact(a, threads=threads, heads=heads) for a in artifacts]
+        options: dict[str, Any] = {
+            "threads": threads,
+            "heads": heads,
+            "cuda_graph": cuda_graph,
+            "backend": backend,
+            "precision": precision,
+        }
+        runtimes = [a if isinstance(a, Runtime) else open_if_available(a, **options) for a in artifacts]
         latencies = measure_batches(runtimes, batch, seconds=seconds, rounds=rounds, confidence=confidence)
-        result = Benchmark(tuple(r.info.to_dict() for r in runtimes), latencies, describe_environment())
+        result = Benchmark(
+            tuple(r.info.to_dict() for r in runtimes),
+            latencies,
+            tuple(r.reason if isinstance(r, Unavailable) else None for r in runtimes),
+            describe_environment(),
+        )
         if file is not None:
             file.write_text(canonical_json(result.to_dict()), encoding="utf-8")
     return result
 
 
 def measure_batches(
-    runtimes: Sequence[Runtime],
+    artifacts: Sequence[Runtime | Unavailable],
     batches: Sequence[int],
     *,
     seconds: float,
     rounds: int | None,
     confidence: float,
 ) -> tuple[tuple[Latency, ...], ...]:
-    """Measure every batch size; one row per artefact.
+    """Measure every batch size; one row per artefact, an empty one for what cannot run on this machine.
 
     Raises:
-        UsageError: a batch size or duration that makes no sense, or artefacts for images of different sizes.
+        UsageError: a batch size or duration that makes no sense or that an artefact does not take, or artefacts for
+            images of different sizes.
     """
+    runtimes = [artifact for artifact in artifacts if isinstance(artifact, Runtime)]
     if not batches or min(batches) < 1:
         raise UsageError("A batch needs at least one image.", hint="Raise --batch.")
     if seconds <= 0 or (rounds is not None and rounds < FEWEST_ROUNDS):
@@ -99,12 +130,19 @@ def measure_batches(
         )
     if not 0.5 <= confidence < 1:
         raise UsageError("The confidence must be at least 0.5 and below 1.", hint="Use --confidence 0.95.")
+    for artifact in artifacts:
+        if (accepted := artifact.batches) is not None:
+            for size in batches:
+                accepted.require(size)
     shapes = {(r.preprocessing.channels, *r.preprocessing.size) for r in runtimes}
     if len(shapes) > 1:
         sizes = ", ".join(f"{r.info.name} {r.preprocessing.size}" for r in runtimes)
         raise UsageError(f"The artefacts take images of different sizes: {sizes}.", hint="Time each by itself.")
+    if not runtimes:
+        return tuple(() for _ in artifacts)
     columns = [
         measure_latency(runtimes, size, seconds=seconds, rounds=rounds, confidence=confidence)
         for size in track(batches, "Timing", len(batches))
     ]
-    return tuple(zip(*columns, strict=True))
+    rows = iter(zip(*columns, strict=True))
+    return tuple(next(rows) if isinstance(artifact, Runtime) else () for artifact in artifacts)

@@ -14,7 +14,7 @@ from ..hashing import canonical_json
 from ..measure import measure_accuracy, paired_drop
 from ..progress import track
 from ..report import Gate, Report, render_markdown
-from ..runtime import Runtime, open_artifact
+from ..runtime import Runtime, Unavailable, open_artifact, open_if_available
 from ..workspace import Workspace
 from .bench import measure_batches
 from .evaluate import open_evaluation_data
@@ -38,11 +38,17 @@ def check(
     confidence: float = 0.95,
     preprocessing: dict[str, Any] | None = None,
     heads: int | None = None,
+    cuda_graph: bool = False,
+    backend: str | None = None,
+    precision: str = "auto",
     skip_broken: bool = False,
     out: str | Path | None = None,
     force: bool = False,
 ) -> Report:
     """Measure candidates and baseline on the same images and in the same rounds, and judge.
+
+    A candidate that cannot run on this machine, such as an engine without its GPU, is not measured and so
+    inconclusive; the others are measured all the same.
 
     Args:
         candidates: artefacts; the workspace's exported model where none is given.
@@ -52,11 +58,12 @@ def check(
         max_latency_ratio: limit on candidate / baseline latency, at each batch size.
         batch, threads, seconds, rounds: as in `bench`.
         confidence: of each bound of each interval.
+        cuda_graph, backend, precision: as in `open_artifact`.
         out: directory for `report.json` and `report.md`; the workspace's where not given.
         force: replace a directory that exists.
 
     Raises:
-        DeployError: bad input; nothing is written.
+        DeployError: bad input, or a baseline that cannot run on this machine; nothing is written.
     """
     if not (math.isfinite(max_drop) and math.isfinite(max_latency_ratio) and max_latency_ratio > 0):
         raise UsageError(
@@ -71,34 +78,59 @@ def check(
     with new_directory(
         out, force=force, inputs=[a for a in (baseline, *named) if isinstance(a, str | Path)]
     ) as directory:
-        runtimes = [
-            a if isinstance(a, Runtime) else open_artifact(a, threads=threads, heads=heads) for a in (baseline, *named)
+        options: dict[str, Any] = {
+            "threads": threads,
+            "heads": heads,
+            "cuda_graph": cuda_graph,
+            "backend": backend,
+            "precision": precision,
+        }
+        first = baseline if isinstance(baseline, Runtime) else open_artifact(baseline, **options)
+        artifacts: list[Runtime | Unavailable] = [
+            first,
+            *(a if isinstance(a, Runtime) else open_if_available(a, **options) for a in named),
         ]
+        runtimes = [artifact for artifact in artifacts if isinstance(artifact, Runtime)]
         loader = open_evaluation_data(
-            runtimes, data, split, limit, 64, preprocessing=preprocessing, skip_broken=skip_broken
+            runtimes, data, split, limit, None, preprocessing=preprocessing, skip_broken=skip_broken
         )
-        latencies = measure_batches(runtimes, batch, seconds=seconds, rounds=rounds, confidence=confidence)
+        latencies = measure_batches(artifacts, batch, seconds=seconds, rounds=rounds, confidence=confidence)
         accuracies, comparisons = measure_accuracy(runtimes, track(loader, "Evaluating", len(loader)))
 
-        gates = []
-        for runtime, accuracy, row in zip(runtimes[1:], accuracies[1:], latencies[1:], strict=True):
-            drop = paired_drop(accuracies[0].correct, accuracy.correct, confidence)
-            gates.append(Gate.judge("accuracy_drop", runtime.info.name, "", max_drop, drop))
-            gates += [
-                Gate.judge("latency_ratio", runtime.info.name, f"batch {x.batch}", max_latency_ratio, x.ratio)
-                for x in row
-            ]
-        report = Report(
-            gates=gates,
-            artifacts=[
+        gates: list[Gate] = []
+        entries: list[dict[str, Any]] = []
+        measured = iter(zip(accuracies, comparisons, strict=True))
+        for artifact, row in zip(artifacts, latencies, strict=True):
+            name = artifact.info.name
+            if isinstance(artifact, Unavailable):
+                reason = artifact.reason
+                gates.append(Gate.unmeasured("accuracy_drop", name, "", max_drop, reason))
+                gates += [
+                    Gate.unmeasured("latency_ratio", name, f"batch {size}", max_latency_ratio, reason) for size in batch
+                ]
+                entries.append(
+                    {"info": artifact.info.to_dict(), "accuracy": None, "comparison": None, "latency": []}
+                    | {"not_measured": reason}
+                )
+                continue
+            accuracy, comparison = next(measured)
+            if entries:  # the first is the baseline
+                drop = paired_drop(accuracies[0].correct, accuracy.correct, confidence)
+                gates.append(Gate.judge("accuracy_drop", name, "", max_drop, drop))
+                gates += [
+                    Gate.judge("latency_ratio", name, f"batch {x.batch}", max_latency_ratio, x.ratio) for x in row
+                ]
+            entries.append(
                 {
-                    "info": runtime.info.to_dict(),
+                    "info": artifact.info.to_dict(),
                     "accuracy": accuracy.to_dict(),
                     "comparison": comparison.to_dict(),
                     "latency": [latency.to_dict() for latency in row],
                 }
-                for runtime, accuracy, comparison, row in zip(runtimes, accuracies, comparisons, latencies, strict=True)
-            ],
+            )
+        report = Report(
+            gates=gates,
+            artifacts=entries,
             data={
                 "spec": loader.source.spec,
                 "split": loader.source.split,

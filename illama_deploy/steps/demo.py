@@ -29,6 +29,6 @@ def demo(out: str | Path | None = None, *, force: bool = False, seconds: float =
     workspace = Workspace(root)
     quantize(out=workspace.quantized, force=force)
     exported = export(workspace.quantized, out=workspace.onnx, force=force)
-    assert exported.float_model is not None
+    assert exported.model is not None and exported.float_model is not None
     report = check([exported.model], baseline=exported.float_model, out=workspace.report, force=force, seconds=seconds)
     return report, root

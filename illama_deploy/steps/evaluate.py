@@ -47,8 +47,10 @@ def evaluate(
     split: str | None = None,
     limit: int | None = None,
     reference: str | Path | Runtime | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     threads: int | None = None,
+    backend: str | None = None,
+    precision: str = "auto",
     preprocessing: dict[str, Any] | None = None,
     heads: int | None = None,
     image_size: tuple[int, int] | None = None,
@@ -60,12 +62,15 @@ def evaluate(
     """Measure accuracy.
 
     Args:
-        artifact: float checkpoint, quantized directory, `.onnx` file, or an opened one.
+        artifact: float checkpoint, quantized directory, `.onnx` file, engine, or an opened one.
         data: data spec; what the artefact says of itself where not given.
         split: `test` or `validation` where not given.
         limit: only the first so many images.
         reference: another artefact to compare logits with, image by image.
+        batch_size: images at a time; 64, or as many as an engine's profile takes, where not given.
         preprocessing: fields of `Preprocessing` that replace the artefact's.
+        backend: as in `open_artifact`; the reference is not touched by it.
+        precision: as in `open_artifact`.
         heads, image_size, ema: of float checkpoints, as in `read_checkpoint`.
         skip_broken: leave out images that cannot be decoded, and list them.
         save_logits: `.npz` to write: `logits` [images, classes] and `labels` [images], in data order.
@@ -82,7 +87,8 @@ def evaluate(
             for path in (save_logits, json)
         )
         options: dict[str, Any] = {"threads": threads, "heads": heads, "image_size": image_size, "ema": ema}
-        runtimes = [_open(artifact, options)]
+        options["precision"] = precision
+        runtimes = [_open(artifact, {**options, "backend": backend})]
         if reference is not None:
             runtimes.insert(0, _open(reference, options))
         loader = open_evaluation_data(
@@ -129,7 +135,7 @@ def open_evaluation_data(
     data: str | None,
     split: str | None,
     limit: int | None,
-    batch_size: int,
+    batch_size: int | None,
     *,
     preprocessing: dict[str, Any] | None = None,
     skip_broken: bool = False,
@@ -137,11 +143,16 @@ def open_evaluation_data(
     """Open the images that all artefacts are measured on; the first artefact decides where nothing is said.
 
     Raises:
-        UsageError: no data is known, or the artefacts do not belong together.
+        UsageError: no data is known, the artefacts do not belong together, or one does not take such batches.
     """
     first = runtimes[0]
+    limits = [runtime.batches for runtime in runtimes if runtime.batches is not None]
+    if batch_size is None:
+        batch_size = min([64, *(accepted.largest for accepted in limits)])
     if batch_size < 1 or (limit is not None and limit < 1):
         raise UsageError("At least one image is needed.", hint="Raise --batch or --limit.")
+    for accepted in limits:
+        accepted.require(batch_size)
     expected = [runtime.preprocessing.override(**(preprocessing or {})) for runtime in runtimes]
     for runtime, own in zip(runtimes, expected, strict=True):
         if own != expected[0]:

@@ -14,14 +14,13 @@ import onnx_ir as ir
 from ..atomic import new_directory
 from ..checkpoint import read_checkpoint
 from ..errors import ArtifactError, CheckpointError, ExportError, RuntimeUnavailableError, UsageError
-from ..export.engine import RTX_CAPABILITIES, Profile, build_engine, choose_flavor
+from ..export.engine import RTX_CAPABILITIES, BuildOptions, Profile, build_engine, choose_flavor
 from ..export.parity import Parity, measure_parity
 from ..export.proofs import KernelProof
 from ..export.targets import TARGETS
 from ..hashing import canonical_json, sha256_file
 from ..model.illama import Illama
 from ..onnx_metadata import PREFIX
-from ..progress import status
 from ..quant import QuantizedArtifact, load_quantized
 from ..rewrites import apply_rewrites
 from ..versions import versions
@@ -69,6 +68,7 @@ def export(
     onnx_only: bool = False,
     profile: Profile | None = None,
     compute_capabilities: Sequence[str] = (),
+    build: BuildOptions | None = None,
     out: str | Path | None = None,
     force: bool = False,
 ) -> ExportResult:
@@ -86,6 +86,7 @@ def export(
         onnx_only: for `tensorrt`: write the TensorRT-ready ONNX files and build no engine.
         profile: for `tensorrt`: batch sizes (1, 8, 32).
         compute_capabilities: for the flavor `rtx`: such as "8.9"; 8.6, 8.9 and 12.0 where not given.
+        build: for `tensorrt`: how long to search, and which timings to reuse.
         out: directory to make; the workspace's where not given.
         force: replace a directory that exists.
 
@@ -137,7 +138,9 @@ def export(
             except RuntimeUnavailableError as error:
                 unavailable = error
             else:
-                engines = _engines(directory, files, resolved, profile or Profile(), compute_capabilities, artifact)
+                engines = _engines(
+                    directory, files, resolved, profile or Profile(), compute_capabilities, artifact, build
+                )
         record = {
             "schema": SCHEMA,
             "target": target,
@@ -174,6 +177,7 @@ def _engines(
     profile: Profile,
     compute_capabilities: Sequence[str],
     artifact: QuantizedArtifact,
+    build: BuildOptions | None,
 ) -> list[Path]:
     """Build an engine from each ONNX file of the directory."""
     capabilities = tuple(compute_capabilities) or (RTX_CAPABILITIES if flavor == "rtx" else ())
@@ -190,16 +194,16 @@ def _engines(
             "precision": {"gemms": artifact.manifest["format"] if name == "model.onnx" else "float16"}
             | {"norms": "float32", "rest": "float16"},
         }
-        with status(f"Building {engine.name} ({flavor})"):
-            build_engine(
-                directory / name,
-                engine,
-                flavor=flavor,
-                profile=profile,
-                capabilities=capabilities,
-                about=about,
-                rebuild=rebuild,
-            )
+        build_engine(
+            directory / name,
+            engine,
+            flavor=flavor,
+            profile=profile,
+            capabilities=capabilities,
+            about=about,
+            rebuild=rebuild,
+            options=build,
+        )
         engines.append(engine)
     return engines
 

@@ -69,8 +69,8 @@ def prove_onnxruntime(path: Path, sites: Mapping[str, Format]) -> KernelProof:
             gemm, precision = False, "uint8" if kind == "QuantizeLinear" else "float32"
         quantized = gemm and precision != "float32"
         # Fusions name the new node after the GEMM, sometimes with a suffix of their own.
-        site = next((key for key in (name, name.split("/")[0]) if key in expected), name) if quantized else None
-        layers.append(LayerPrecision(name, kind, precision, gemm, site))
+        gemm_of = next((key for key in (name, name.split("/")[0]) if key in expected), name) if quantized else None
+        layers.append(LayerPrecision(name, kind, precision, gemm, gemm_of))
     return KernelProof(expected, tuple(layers), tuple(fed)).demand("ONNX Runtime", path)
 
 

@@ -55,6 +55,6 @@ def prove_openvino(path: Path, sites: Mapping[str, Format]) -> KernelProof:
         precision = NAMES.get(about["runtimePrecision"], about["runtimePrecision"])
         gemm = kind in GEMMS
         sources = about.get("originalLayersNames", "").split(",")
-        site = next((name for name in sources if name in expected), None) if gemm else None
-        layers.append(LayerPrecision(node.get_friendly_name(), f"{kind} {about['primitiveType']}", precision, gemm, site))
+        gemm_of = next((name for name in sources if name in expected), None) if gemm else None
+        layers.append(LayerPrecision(node.get_friendly_name(), f"{kind} {about['primitiveType']}", precision, gemm, gemm_of))
     return KernelProof(expected, tuple(layers)).demand("OpenVINO", path)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ...formats import FORMATS
 from . import TARGETS
 
 __all__ = ["target_rows"]
 
 
-def target_rows() -> tuple[Sequence[str], list[list[str]]]:
+def target_rows() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and rows: target, format, the kernel that runs it, or why there is none and what is nearest."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for target in TARGETS.values():
         for name in FORMATS:
             if name in target.kernels:
-                rows.append([target.runtime, name, "yes", target.kernels[name], ""])
+                rows.append((target.runtime, name, "yes", target.kernels[name], ""))
             else:
                 gap = target.missing[name]
-                rows.append([target.runtime, name, "simulated" if gap.can_simulate else "no", gap.why, gap.nearest])
+                rows.append((target.runtime, name, "simulated" if gap.can_simulate else "no", gap.why, gap.nearest))
     return ("target", "format", "kernel", "what runs it, or why not", "nearest"), rows
