@@ -430,7 +430,7 @@ def doctor(
         from .export.targets.table import target_rows
         from .report.terminal import print_table
 
-        print_table(*target_rows())
+        print_table(*target_rows(), left=5)
         return
     from .environment import describe_environment, target_states
 

@@ -178,7 +178,7 @@ def test_sidecar_lists_layers_and_precision(digits_engines: ExportResult, digits
     assert set(half) == set(quantized)
     # Queries, keys and values are one site in the recipe and three GEMMs in the graph.
     sites = {name.split(".qkv")[0] + (".qkv" if ".qkv" in name else "") for name in set(quantized) - products}
-    assert sites == set(digits_quantized.sites)
+    assert sites == set(digits_quantized.formats)
 
 
 def test_inspector_lists_layers_and_precision() -> None:

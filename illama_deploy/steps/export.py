@@ -180,7 +180,9 @@ def _engines(
     build: BuildOptions | None,
 ) -> list[Path]:
     """Build an engine from each ONNX file of the directory."""
-    capabilities = tuple(compute_capabilities) or (RTX_CAPABILITIES if flavor == "rtx" else ())
+    # FP8 came with Ada.
+    known = [c for c in RTX_CAPABILITIES if artifact.manifest["format"] != "FP8" or c != "8.6"]
+    capabilities = tuple(compute_capabilities) or (tuple(known) if flavor == "rtx" else ())
     rebuild = (
         f"illama-deploy export QUANTIZED --trt --flavor {flavor} --min-batch {profile.minimum}"
         f" --opt-batch {profile.optimum} --max-batch {profile.maximum}"
