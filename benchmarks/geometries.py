@@ -41,12 +41,14 @@ def float_network(model: nn.Module) -> nn.Module:
     return network
 
 
-def quantized_network(model: nn.Module, images: torch.Tensor, format_: Format | str = "W8A8") -> nn.Module:
+def quantized_network(
+    model: nn.Module, images: torch.Tensor, format_: Format | str = "W8A8", *, attention_products: bool = False
+) -> nn.Module:
     """The network quantized by the default recipe."""
     format_ = parse_format(format_) if isinstance(format_, str) else format_
     recipe, network = Recipe(), copy.deepcopy(model)
     apply_rewrites(network, recipe.rewrites, partial(collect_channel_maxima, batches=[images]))
-    sites = select_sites(find_sites(network), include=["*"], exclude=[], attention_products=False)
+    sites = select_sites(find_sites(network), include=["*"], exclude=[], attention_products=attention_products)
     thresholds = {}
     if format_.is_static:
         histograms = collect_ranges(network, {site.name: site.inputs for site in sites}, [images])
