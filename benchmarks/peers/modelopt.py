@@ -1,0 +1,34 @@
+"""NVIDIA ModelOpt's ONNX quantizer, run by ONNX Runtime's CPU kernels (which it does not aim at)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .case import Case, Inputs
+
+
+def make(mode: str, method: str, inputs: Inputs, folder: Path) -> Path:
+    from modelopt.onnx.quantization import quantize
+
+    options = {"block_size": 64} if mode == "int4" else {}
+    quantize(
+        str(inputs.onnx), quantize_mode=mode, calibration_method=method, calibration_eps=["cpu"],
+        calibration_data=np.load(inputs.calibration), output_path=str(folder / "model.onnx"),
+        high_precision_dtype="fp32", log_level="WARNING", **options,
+    )  # fmt: skip
+    return folder / "model.onnx"
+
+
+CASES = [
+    Case(
+        f"modelopt-{mode}-{method}", "NVIDIA ModelOpt", ("nvidia-modelopt",), f"ONNX {mode}, {method}", format_,
+        "onnxruntime", partial(make, mode, method), python="modelopt",
+    )
+    for mode, method, format_ in (
+        ("int8", "max", "W8A8"), ("int8", "entropy", "W8A8"),
+        ("int4", "rtn_dq", "W4A16"), ("int4", "awq_lite", "W4A16"), ("int4", "awq_clip", "W4A16"),
+    )
+]  # fmt: skip
