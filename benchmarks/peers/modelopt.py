@@ -25,7 +25,7 @@ def make(mode: str, method: str, inputs: Inputs, folder: Path) -> Path:
 CASES = [
     Case(
         f"modelopt-{mode}-{method}", "NVIDIA ModelOpt", ("nvidia-modelopt",), f"ONNX {mode}, {method}", format_,
-        "onnxruntime", partial(make, mode, method), python="modelopt",
+        "onnxruntime", partial(make, mode, method), python="modelopt", family="modelopt int8" if mode == "int8" else "",
     )
     for mode, method, format_ in (
         ("int8", "max", "W8A8"), ("int8", "entropy", "W8A8"),

@@ -37,6 +37,6 @@ def make_rtn(inputs: Inputs, folder: Path) -> Path:
 
 PACKAGES = ("neural-compressor", "torch")
 CASES = [
-    Case("inc-static", "Neural Compressor", PACKAGES, "PT2E static, defaults", "W8A8", "inductor", make_static, "inc"),
-    Case("inc-rtn", "Neural Compressor", PACKAGES, "RTN int4, group 64", "W4A16", "inductor", make_rtn, "inc"),
+    Case("inc-static", "Neural Compressor", PACKAGES, "PT2E static, defaults", "W8A8", "inductor", make_static),
+    Case("inc-rtn", "Neural Compressor", PACKAGES, "RTN int4, group 64", "W4A16", "inductor", make_rtn),
 ]

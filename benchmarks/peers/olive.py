@@ -45,8 +45,7 @@ def make(config: dict[str, Any], inputs: Inputs, folder: Path) -> Path:
 
 
 def _case(name: str, method: str, format_: str, config: dict[str, Any]) -> Case:
-    return Case(f"olive-{name}", "Olive", ("olive-ai", "onnxruntime"), method, format_, "onnxruntime",
-                partial(make, config), "olive")  # fmt: skip
+    return Case(f"olive-{name}", "Olive", ("olive-ai",), method, format_, "onnxruntime", partial(make, config))
 
 
 CASES = [

@@ -23,8 +23,9 @@ def save_exported(model: Any, images: Any, path: Path) -> Path:
 
     used = {node.target for node in model.graph.nodes if node.op == "get_attr"}
     for name, _ in [*model.named_parameters(), *model.named_buffers()]:
-        if name not in used and "." not in name:
-            delattr(model, name)
+        if name not in used:
+            parent, _, leaf = name.rpartition(".")
+            delattr(model.get_submodule(parent), leaf)
     batch = ({0: torch.export.Dim.AUTO},)
     torch.export.save(torch.export.export(model, (images[:2].clone(),), dynamic_shapes=batch), path)
     return path
@@ -55,6 +56,8 @@ def make_weights(bits: int, inputs: Inputs, folder: Path) -> Path:
     model = load(inputs)
     config = Int8WeightOnlyConfig() if bits == 8 else IntxWeightOnlyConfig(torch.int4, PerGroup(64))
     quantize_(model, config)
+    for module in model.modules():  # quantize_ leaves a partial there, which can't be pickled
+        module.__dict__.pop("extra_repr", None)
     torch.save(model, folder / "model.pt")
     return folder / "model.pt"
 
