@@ -3,9 +3,9 @@
     pip install -e ".[dev,benchmarks]"
     python benchmarks/peers.py ../shared --out docs/benchmarks.md --python modelopt=PYTHON
 
-ModelOpt's requirements contradict ours, so PYTHON is that of an environment with `nvidia-modelopt[onnx]`. What can't run
-gets a row that says why. Results are kept in `--work`; an interrupted run goes on where it was, and deleting a case's
-folder there makes it anew. Rows: `benchmarks/peers/*.py`, a file per tool.
+ModelOpt's requirements contradict ours, so PYTHON is that of an environment with `nvidia-modelopt[onnx]`. What can't
+run gets a row that says why. Results are kept in `--work`; an interrupted run goes on where it was, and deleting a
+case's folder there makes it anew. Rows: `benchmarks/peers/*.py`, a file per tool.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def run(job: str, case: str, options: argparse.Namespace, python: str = sys.exec
         **os.environ, "TORCHINDUCTOR_CACHE_DIR": str(options.work / "inductor"), "OLIVE_DISABLE_TELEMETRY": "1",
         "OMP_NUM_THREADS": str(threads or max(THREADS)), "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
-    log = folder / f"{job}.log"
+    log, failed = folder / f"{job}.log", folder / f"error-{job}-{threads}.txt"
+    failed.unlink(missing_ok=True)
     try:
         with log.open("w", encoding="utf-8") as output:
             code = subprocess.run(
@@ -145,7 +146,7 @@ def run(job: str, case: str, options: argparse.Namespace, python: str = sys.exec
         error = f"cannot start: {problem.strerror}"
     if error:
         print("   ", error, flush=True)
-        (folder / "error.json").write_text(json.dumps({"error": f"{job}: {error}"}), encoding="utf-8")
+        failed.write_text(f"{job}: {error}", encoding="utf-8")
     return not error
 
 
@@ -185,7 +186,6 @@ def main() -> None:
         folder = options.work / case.name
         if evaluated(options.work, case, options.limit):
             continue
-        (folder / "error.json").unlink(missing_ok=True)
         made = (folder / "made.json").is_file()
         if made or run("make", case.name, options, pythons.get(case.python, sys.executable)):
             run("evaluate", case.name, options)

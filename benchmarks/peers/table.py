@@ -76,7 +76,7 @@ def partner(rows: Sequence[Case], work: Path, case: Case, ours: bool) -> Case | 
     """The case that `case` is timed against, where there is one: ours of its format, or its runtime's float."""
     for other in rows:
         fits = other.ours and other.format == case.format if ours else not other.ours and other.format == "float32"
-        if fits and other.runtime == case.runtime and other != case and not read_json(work / other.name / "error.json"):
+        if fits and other.runtime == case.runtime and other != case and (work / other.name / "made.json").is_file():
             return other
     return None
 
@@ -102,9 +102,11 @@ def render(work: Path, limit: int, threads: Sequence[int], batches: Sequence[int
     ]  # fmt: skip
     failures = []
     for case in rows:
-        error = read_json(work / case.name / "error.json")
-        if error or not (work / case.name / f"logits-{limit}.npy").is_file():
-            failures.append(f"| {case.tool} | {case.method} | {case.format} | {error.get('error', 'not reached')} |")
+        evaluated = (work / case.name / f"logits-{limit}.npy").is_file()
+        errors = [file.read_text(encoding="utf-8") for file in (work / case.name).glob("error-*.txt")]
+        for error in errors or ([] if evaluated else ["not reached"]):
+            failures.append(f"| {case.tool} | {case.method} | {case.format} | {error} |")
+        if not evaluated:
             continue
         m, a = made[case.name], accuracy(work, case, limit)
         tool = f"{case.tool} {next(iter(m['versions'].values()), '')}"
