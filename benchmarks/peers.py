@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -156,7 +157,8 @@ def last_line(log: Path) -> str:
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback")]
     after = [line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" ")] if starts else lines[-1:]
     text = after[0] if after else "failed without a word"
-    return text.replace("|", "\\|").replace(str(Path.cwd()), ".")[:200]
+    text = text.replace("|", "\\|").replace(str(Path.cwd()), ".")
+    return text if len(text) < 300 else f"{text[:100]} … {text[-150:]}"
 
 
 def main() -> None:
@@ -166,7 +168,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("illama-out/peers"))
     parser.add_argument("--limit", type=int, default=5000, help="test images")
     parser.add_argument("--seconds", type=float, default=5.0, help="of timing for each batch size")
-    parser.add_argument("--only", default="", help="only cases whose name has this in it")
+    parser.add_argument("--only", default="", help="only cases whose name matches this expression")
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH")
     for hidden in ("--job", "--case"):
         parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
@@ -181,7 +183,7 @@ def main() -> None:
     pythons = dict(entry.split("=", 1) for entry in options.python)
     if not inputs.onnx.is_file() and not run("inputs", "inputs", options):
         raise SystemExit(f"The inputs could not be made; see {inputs.folder / 'inputs.log'}.")
-    cases = [case for case in CASES.values() if options.only in case.name]
+    cases = [case for case in CASES.values() if re.search(options.only, case.name)]
     for case in cases:
         folder = options.work / case.name
         if evaluated(options.work, case, options.limit):
