@@ -30,6 +30,9 @@ One trained iLLaMA-T (32 px, patch 4, 5.3 M parameters), one draw of {calibratio
   95 % interval. *to ours*: against our artefact of the same format in the same runtime; **above 1, ours is faster;
   below 1, the peer is**. *to float*: against the float network in the same runtime; below 1, quantizing pays. p50 is
   for orientation across runtimes only.
+- Everything is wall clock on a shared machine; load averages stand at the end. Ratios stand that better than times do.
+- ¹ From the ONNX file that the other rows start from, NNCF 3.4.0's scale estimation gives 10.00 % (chance); with AWQ
+  alone, or converted from torch, it does not. The row shows the route that works.
 - W4A16 has 4-bit weights, W8A16 8-bit weights, both with float activations; `dynamic` finds activation ranges at run
   time.
 """
