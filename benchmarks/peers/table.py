@@ -31,8 +31,8 @@ One trained iLLaMA-T (32 px, patch 4, 5.3 M parameters), one draw of {calibratio
   below 1, the peer is**. *to float*: against the float network in the same runtime; below 1, quantizing pays. p50 is
   for orientation across runtimes only.
 - Everything is wall clock on a shared machine; load averages stand at the end. Ratios stand that better than times do.
-- ¹ From the ONNX file that the other rows start from, NNCF 3.4.0's scale estimation gives 10.00 % (chance); with AWQ
-  alone, or converted from torch, it does not. The row shows the route that works.
+- ¹ From the ONNX file that the other rows start from, NNCF 3.4.0 with scale estimation gives 10.00 % (chance). With AWQ
+  alone it does not, nor when converted from torch (both checked on 100 images), so the row takes that route.
 - W4A16 has 4-bit weights, W8A16 8-bit weights, both with float activations; `dynamic` finds activation ranges at run
   time.
 """
@@ -107,7 +107,7 @@ def render(work: Path, limit: int, threads: Sequence[int], batches: Sequence[int
     for case in rows:
         evaluated = (work / case.name / f"logits-{limit}.npy").is_file()
         errors = [file.read_text(encoding="utf-8") for file in (work / case.name).glob("error-*.txt")]
-        for error in errors or ([] if evaluated else ["not reached"]):
+        for error in errors or ([] if evaluated else ["not reached yet: the same command goes on from here"]):
             failures.append(f"| {case.tool} | {case.method} | {case.format} | {error} |")
         if not evaluated:
             continue
