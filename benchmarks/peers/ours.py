@@ -1,0 +1,51 @@
+"""illama-deploy: a line for each (format, target)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .case import Case, Inputs
+
+#: (format, export target, runtime that runs it). Add a line for a row.
+OURS = [
+    ("W8A8", "onnx-cpu", "onnxruntime"),
+]
+
+
+def make(format_: str, target: str, inputs: Inputs, folder: Path) -> Path:
+    import illama_deploy
+
+    recipe = illama_deploy.Recipe(format=format_)
+    artifact = illama_deploy.quantize(
+        inputs.checkpoint, recipe=recipe, data=inputs.data, out=folder / "quantized", force=True
+    )
+    # Peers were given these images; this holds them to it.
+    assert artifact.manifest["data"]["indices"] == np.load(inputs.folder / "indices.npy").tolist()
+    return illama_deploy.export(artifact.path, target=target, out=folder / target, force=True).model
+
+
+def make_float(inputs: Inputs, folder: Path) -> Path:
+    """The float file that `export` writes for comparison: our graph without our integers."""
+    import illama_deploy
+
+    artifact = illama_deploy.quantize(inputs.checkpoint, data=inputs.data, out=folder / "quantized", force=True)
+    exported = illama_deploy.export(artifact.path, out=folder / "onnx-cpu", force=True)
+    assert exported.float_model is not None
+    return exported.float_model
+
+
+CASES = [
+    Case(
+        f"ours-{format_}-{target}", "**illama-deploy**", ("illama-deploy",), f"defaults, target `{target}`",
+        format_, runtime, partial(make, format_, target), ours=True,
+    )
+    for format_, target, runtime in OURS
+] + [
+    Case(
+        "ours-float", "**illama-deploy**", ("illama-deploy",), "our float graph", "float32", "onnxruntime", make_float,
+        ours=True,
+    ),
+]  # fmt: skip

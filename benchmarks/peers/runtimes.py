@@ -1,0 +1,80 @@
+"""Every artefact behind illama_deploy's `Runtime`, so that its accuracy and latency code measures all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from illama_deploy.preprocessing import default_preprocessing
+from illama_deploy.runtime import ArtifactInfo, Runtime
+from illama_deploy.runtime.onnxruntime_cpu import OnnxRuntimeCpu
+
+from .case import Case
+
+SIZE = (32, 32)
+HINTS = ("f32", "bf16")
+
+
+class _Here(Runtime):
+    def __init__(self, case: Case, path: Path, threads: int) -> None:
+        self.info = ArtifactInfo(case.name, case.format, case.runtime, "CPU", path.stat().st_size, "")
+        self.preprocessing, self.classes, self.threads = default_preprocessing(SIZE, 3), 10, threads
+
+
+class OpenVino(_Here):
+    """INFERENCE_PRECISION_HINT stands in `hint.txt` beside `made.json`, once `choose_hint` has written it."""
+
+    def __init__(self, case: Case, path: Path, threads: int, hint: str) -> None:
+        import openvino as ov
+
+        super().__init__(case, path, threads)
+        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
+        self.request = ov.Core().compile_model(path, "CPU", options).create_infer_request()
+
+    def run(self, images_BCHW: np.ndarray) -> np.ndarray:
+        return np.array(self.request.infer([images_BCHW], share_inputs=True)[0])
+
+
+class Inductor(_Here):
+    """torch.compile with frozen weights, a kernel for each batch size."""
+
+    def __init__(self, case: Case, path: Path, threads: int) -> None:
+        import torch
+        import torch._inductor.config as inductor
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401  (operators)
+
+        super().__init__(case, path, threads)
+        torch.set_num_threads(threads)
+        inductor.freezing = True  # its integer kernels are chosen only then
+        model: Any = (
+            torch.export.load(path).module() if path.suffix == ".pt2" else torch.load(path, weights_only=False)
+        )
+        self.dtype = torch.bfloat16 if case.format == "bf16" else torch.float32
+        self.model = torch.compile(model.to(self.dtype) if case.is_float else model, dynamic=False)
+
+    def run(self, images_BCHW: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            return self.model(torch.from_numpy(images_BCHW).to(self.dtype)).float().numpy()
+
+
+def _openvino(case: Case, path: Path, threads: int, hint: str) -> Runtime:
+    return OpenVino(case, path, threads, hint)
+
+
+#: key → (name shown, how an artefact is opened).
+RUNTIMES: dict[str, tuple[str, Callable[[Case, Path, int, str], Runtime]]] = {
+    "onnxruntime": ("ONNX Runtime", lambda case, path, threads, hint: OnnxRuntimeCpu(case.name, path, threads)),
+    "openvino": ("OpenVINO", _openvino),
+    "inductor": ("torch.compile", lambda case, path, threads, hint: Inductor(case, path, threads)),
+}
+
+
+def size_bytes(path: Path) -> int:
+    """Of the artefact: the file and its weights where they lie beside it."""
+    beside = [path.with_suffix(".bin"), path.with_name(path.name + ".data"), path.with_name(path.name + "_data")]
+    return sum(p.stat().st_size for p in [path, *beside] if p.is_file())
