@@ -68,7 +68,11 @@ ConfidenceOption = Annotated[float, typer.Option("--confidence", help="Of each b
 CudaGraphOption = Annotated[bool, typer.Option("--cuda-graph", help="Engines: replay a CUDA graph for each batch size.")]
 TargetOption = Annotated[
     str | None,
-    typer.Option("--target", help="torch: quantized directories on torchao's kernels, compiled.", show_default=False),
+    typer.Option(
+        "--target",
+        help="torch: quantized directories on torchao's kernels; cpu: ONNX files in ONNX Runtime on the CPU.",
+        show_default=False,
+    ),
 ]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="Around the integers in OpenVINO: auto | bf16 | f32")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)]
@@ -422,6 +426,21 @@ def demo(
 
 
 @app.command()
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="Quantized directory, directory of an export, or .engine.")],
+    parity: Annotated[bool, typer.Option("--parity", help="Compare every layer's runtime result with torch.")] = False,
+    target: Annotated[str, typer.Option("--target", help="For --parity: onnx-cpu | onnx-cuda | openvino | tensorrt")] = "onnx-cpu",
+) -> None:
+    """Show formats and errors site by site, or the precision that each layer really runs in."""
+    from .report.terminal import print_table
+    from .steps.inspect import inspect as step
+
+    result = step(artifact, parity=parity, target=target)
+    print_table(result.columns, result.rows, left=len(result.columns))
+    _say(result.summary)
+
+
+@app.command()
 def doctor(
     targets: Annotated[bool, typer.Option("--targets", help="Which formats each target has kernels for.")] = False,
 ) -> None:
@@ -430,7 +449,8 @@ def doctor(
         from .export.targets.table import target_rows
         from .report.terminal import print_table
 
-        print_table(*target_rows(), left=5)
+        columns, rows = target_rows()
+        print_table(columns, rows, left=len(columns))
         return
     from .environment import describe_environment, target_states
 

@@ -80,11 +80,8 @@ def target_states() -> list[TargetState]:
     return [check() for check in (_torch, _onnx_cpu, _onnx_cuda, _openvino, _tensorrt, _tensorrt_rtx)]
 
 
-_LATER = "this version of illama-deploy does not write it"
-
-
 def _torch() -> TargetState:
-    return TargetState("torch (simulation)", None, None)
+    return TargetState("torch (simulation, or torchao's kernels with --target torch)", None, None)
 
 
 def _onnx_cpu() -> TargetState:
@@ -99,11 +96,11 @@ def _onnx_cuda() -> TargetState:
     why = cuda_problem() or (
         None if "CUDAExecutionProvider" in ort.get_available_providers() else "this onnxruntime has no CUDA provider"
     )
-    return TargetState("onnx-cuda", _LATER, why or _LATER)
+    return TargetState("onnx-cuda", None, why)
 
 
 def _openvino() -> TargetState:
-    return TargetState("openvino", _LATER, _missing("openvino", "illama-deploy[openvino]") or _LATER)
+    return TargetState("openvino", None, _missing("openvino", "illama-deploy[openvino]"))
 
 
 def _tensorrt() -> TargetState:

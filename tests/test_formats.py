@@ -234,7 +234,11 @@ def test_overrides_that_cannot_be(tmp_path: Path, values: dict[str, object], say
 
 def test_products_may_be_eight_bits_beside_four(tmp_path: Path) -> None:
     recipe = Recipe.from_dict(
-        {"format": "W4A16", "attention_products": True, "overrides": {"blocks.*.attn.qk": "W8A8", "blocks.*.attn.pv": "8"}}
+        {
+            "format": "W4A16",
+            "attention_products": True,
+            "overrides": {"blocks.*.attn.qk": "W8A8", "blocks.*.attn.pv": "8"},
+        }
     )
     artifact = quantize(recipe=recipe, calib_images=32, out=tmp_path / "q")
     assert Counter(f.base for f in artifact.formats.values()) == {"W4A16": 12, "W8A8": 4}

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
 
-from illama_deploy import ArtifactError, UsageError
-from illama_deploy.quant import QuantizedArtifact
+from illama_deploy import ArtifactError, ExportError, RuntimeUnavailableError, UsageError
+from illama_deploy.export.parity import measure_parity
+from illama_deploy.export.targets import TARGETS
+from illama_deploy.quant import QuantizedArtifact, load_quantized
+from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.runtime import BatchLimits, open_artifact
+from illama_deploy.runtime.torchao_cpu import to_torchao
 from illama_deploy.steps.evaluate import evaluate
-from illama_deploy.steps.export import ExportResult
+from illama_deploy.steps.export import ExportResult, export
+from illama_deploy.steps.quantize import quantize
+
+from .conftest import Cli
 
 IMAGES = np.random.default_rng(0).standard_normal((4, 1, 32, 32), dtype=np.float32)
 
@@ -72,3 +82,109 @@ def test_evaluation_keeps_to_the_batches_that_an_artefact_takes(monkeypatch: pyt
     assert figures == pytest.approx(expected)
     with pytest.raises(UsageError, match="64 is outside"):
         evaluate(runtime, batch_size=64)
+
+
+def test_openvino_runs_what_was_written_for_it(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    exported = export(digits_quantized.path, target="openvino", float=False, out=tmp_path / "ov")
+    simulated = open_artifact(digits_quantized.path)
+    for precision in ("auto", "f32"):
+        runtime = open_artifact(exported.directory, threads=1, precision=precision)
+        assert runtime.info.backend == "openvino"
+        assert (runtime.run(IMAGES).argmax(1) == simulated.run(IMAGES).argmax(1)).all()
+    assert runtime.info.provider == "CPU, f32"
+    assert open_artifact(exported.directory, backend="cpu").info.backend == "onnxruntime"
+    first = runtime.run(IMAGES)
+    runtime.run(-IMAGES)
+    np.testing.assert_array_equal(first, runtime.run(IMAGES))
+
+
+@pytest.mark.parametrize("format_", ["W8A8", "W8A8-dynamic", "W4A8", "W4A16"])
+def test_torchao_carries_the_same_integers(tmp_path: Path, format_: str) -> None:
+    artifact = quantize(format=format_, calib_images=64, out=tmp_path / "q")
+    exact = open_artifact(artifact.path).run(IMAGES)
+    loaded = load_quantized(artifact.path)
+    network = to_torchao(loaded.model)
+    with torch.inference_mode():
+        converted = network(torch.from_numpy(IMAGES)).numpy()
+    noise = float(np.square(converted - exact).sum())
+    assert sqnr_db(float(np.square(exact).sum()), noise) > 25
+
+
+def test_torchao_is_a_backend(digits_quantized: QuantizedArtifact) -> None:
+    figures = evaluate(digits_quantized.path, reference=digits_quantized.path, backend="torch", limit=128)
+    assert figures.artifact["backend"].startswith("torchao")
+    assert figures.figures["agreement"] >= 98
+
+
+def test_torchao_refuses_what_it_has_no_match_for(tmp_path: Path) -> None:
+    artifact = quantize(format="W4A4", calib_images=16, out=tmp_path / "q")
+    with pytest.raises(UsageError, match="no match for W4A4"):
+        open_artifact(artifact.path, backend="torch")
+
+
+@pytest.mark.parametrize("options", [{"backend": "vulkan"}, {"precision": "f64"}], ids=["backend", "precision"])
+def test_choices_that_are_none(options: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        open_artifact("digits", **options)  # type: ignore[arg-type]
+
+
+def test_files_for_cuda_do_not_fall_back(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    exported = export(digits_quantized.path, target="onnx-cuda", float_only=True, out=tmp_path / "cuda")
+    with pytest.raises(RuntimeUnavailableError, match="written for CUDA"):
+        open_artifact(exported.float_model)  # type: ignore[arg-type]
+    on_cpu = open_artifact(exported.float_model, backend="cpu")  # type: ignore[arg-type]
+    assert on_cpu.info.provider == "CPUExecutionProvider"
+
+
+def test_openvino_that_is_not_installed(
+    cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exported all the same, and said so; running it is refused with what to install."""
+    monkeypatch.setattr("illama_deploy.export.proofs.openvino_cpu.find_spec", lambda name: None)
+    monkeypatch.setattr("illama_deploy.runtime.openvino_cpu.find_spec", lambda name: None)
+    result = cli("export", digits_quantized.path, "--openvino", "--no-float", "--out", tmp_path / "ov")
+    assert result.code == 2
+    assert "illama-deploy[openvino]" in result.err
+    assert "written to" in result.err
+    result = cli("evaluate", tmp_path / "ov" / "model.onnx")
+    assert result.code == 2
+    assert "illama-deploy[openvino]" in result.err
+
+
+def test_inspect_shows_sites_layers_and_parity(
+    cli: Cli, digits_quantized: QuantizedArtifact, digits_export: ExportResult, tmp_path: Path
+) -> None:
+    sites = cli("inspect", digits_quantized.path)
+    assert sites.code == 0
+    assert "blocks.1.mlp.fc2" in sites.out
+    assert "12 sites" in sites.out
+    layers = cli("inspect", digits_export.directory)
+    assert "QGemm" in layers.out
+    assert "int8" in layers.out
+    parity = cli("inspect", digits_quantized.path, "--parity")
+    assert "20 GEMMs compared" in parity.out
+    nothing = cli("inspect", tmp_path)
+    assert nothing.code == 2
+    assert "no quantized checkpoint" in nothing.err
+
+
+def test_parity_stops_at_the_first_layer_that_departs(digits_quantized: QuantizedArtifact) -> None:
+    """A weight spoilt in the exported graph only is found where it is."""
+    target = TARGETS["onnx-cpu"]
+
+    class Spoil(ir.passes.InPlacePass):
+        def call(self, model: ir.Model) -> ir.passes.PassResult:
+            value = model.graph.initializers["blocks.1.mlp.fc1.weight.scale"]
+            assert value.const_value is not None
+            value.const_value = ir.tensor(value.const_value.numpy() * 3, name=value.name)
+            return ir.passes.PassResult(model, True)
+
+    spoilt = replace(target, passes=lambda network: (*target.passes(network), Spoil()))
+    result = measure_parity(digits_quantized.model, spoilt)
+    assert result.departs == "blocks.1.mlp.fc1"
+    assert result.layers[-1].name == "blocks.1.mlp.fc1"
+    with pytest.raises(ExportError, match=r"departs from torch at blocks\.1\.mlp\.fc1"):
+        result.demand()

@@ -15,8 +15,10 @@ HEAD = "node_linear_60"
 
 
 def describe(mode: str, method: str) -> str:
-    return f"ONNX {mode}" + (", block 64" if mode == "int4" else "") + (
-        f", head in float, {FEW} images, {method}" if "awq" in method else f", {method}"
+    return (
+        f"ONNX {mode}"
+        + (", block 64" if mode == "int4" else "")
+        + (f", head in float, {FEW} images, {method}" if "awq" in method else f", {method}")
     )
 
 

@@ -12,6 +12,11 @@ from .case import Case, Inputs
 #: (format, export target, runtime that runs it). Add a line for a row.
 OURS = [
     ("W8A8", "onnx-cpu", "onnxruntime"),
+    ("W8A8-dynamic", "onnx-cpu", "onnxruntime"),
+    ("W4A8", "onnx-cpu", "onnxruntime"),
+    ("W4A16-g64", "onnx-cpu", "onnxruntime"),
+    ("W8A8", "openvino", "openvino"),
+    ("W4A16-g64", "openvino", "openvino"),
 ]
 
 

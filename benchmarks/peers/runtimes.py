@@ -10,7 +10,8 @@ import numpy as np
 
 from illama_deploy.preprocessing import default_preprocessing
 from illama_deploy.runtime import ArtifactInfo, Runtime
-from illama_deploy.runtime.onnxruntime_cpu import OnnxRuntimeCpu
+from illama_deploy.runtime.onnx_file import read_onnx
+from illama_deploy.runtime.onnx_runtime import OnnxRuntime
 
 from .case import Case
 
@@ -49,9 +50,7 @@ class Inductor(_Here):
         super().__init__(case, path, threads)
         torch.set_num_threads(threads)
         inductor.freezing = True  # its integer kernels are chosen only then
-        model: Any = (
-            torch.export.load(path).module() if path.suffix == ".pt2" else torch.load(path, weights_only=False)
-        )
+        model: Any = torch.export.load(path).module() if path.suffix == ".pt2" else torch.load(path, weights_only=False)
         self.dtype = torch.bfloat16 if case.format == "bf16" else torch.float32
         self.model = torch.compile(model.to(self.dtype) if case.is_float else model, dynamic=False)
 
@@ -68,7 +67,7 @@ def _openvino(case: Case, path: Path, threads: int, hint: str) -> Runtime:
 
 #: key → (name shown, how an artefact is opened).
 RUNTIMES: dict[str, tuple[str, Callable[[Case, Path, int, str], Runtime]]] = {
-    "onnxruntime": ("ONNX Runtime", lambda case, path, threads, hint: OnnxRuntimeCpu(case.name, path, threads)),
+    "onnxruntime": ("ONNX Runtime", lambda case, path, threads, hint: OnnxRuntime(case.name, read_onnx(path), threads)),
     "openvino": ("OpenVINO", _openvino),
     "inductor": ("torch.compile", lambda case, path, threads, hint: Inductor(case, path, threads)),
 }

@@ -11,7 +11,7 @@ from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
 from ..hashing import sha256_file
 from ..quant.artifact import MANIFEST
 from .onnx_file import read_onnx
-from .onnxruntime_cpu import OnnxRuntimeCpu
+from .onnx_runtime import OnnxRuntime
 from .openvino_cpu import PRECISIONS, OpenVinoCpu
 from .runtime import ArtifactInfo, Runtime, Unavailable
 from .tensorrt_engine import TensorRTEngine, describe_engine
@@ -41,7 +41,8 @@ def open_artifact(
         threads: that it may use; all cores where not given.
         heads, image_size, ema: of a float checkpoint, as in `read_checkpoint`.
         cuda_graph: of an engine: replay a CUDA graph for each batch size.
-        backend: `torch`: run quantized directories on torchao's kernels, compiled, instead of simulating them.
+        backend: `torch`: run quantized directories on torchao's kernels, compiled, instead of simulating them;
+            `cpu`: run ONNX files in ONNX Runtime on the CPU, whatever they were written for.
         precision: of what is not quantized, in OpenVINO: `auto`, `bf16` or `f32`.
 
     Raises:
@@ -54,8 +55,10 @@ def open_artifact(
     if threads is not None and threads > 4 * cores:
         raise UsageError(f"{threads} threads are asked for, and there are {cores} cores.", hint="Lower --threads.")
     threads = threads or cores
-    if backend not in (None, "torch"):
-        raise UsageError(f"There is no target {backend!r} to choose here.", hint="Use --target torch, or leave it out.")
+    if backend not in (None, "torch", "cpu"):
+        raise UsageError(
+            f"There is no target {backend!r} to choose here.", hint="Use --target torch or cpu, or leave it out."
+        )
     if precision not in PRECISIONS:
         raise UsageError(f"There is no precision {precision!r}.", hint=f"Use one of: {', '.join(PRECISIONS)}.")
     path, label = Path(name), str(name)
@@ -65,7 +68,7 @@ def open_artifact(
         if (path / MANIFEST).is_file():
             return (open_torchao if backend == "torch" else open_quantized)(label, path, threads)
         if (path / "model.onnx").is_file():
-            return _open_onnx(label, path / "model.onnx", threads, precision)
+            return _open_onnx(label, path / "model.onnx", threads, precision, backend)
         raise ArtifactError(
             "The directory holds neither a quantized checkpoint nor an export.",
             where=path,
@@ -74,16 +77,17 @@ def open_artifact(
     if path.suffix == ENGINE_SUFFIX:
         return TensorRTEngine(label, path, threads, cuda_graph=cuda_graph)
     if path.suffix == ".onnx":
-        return _open_onnx(label, path, threads, precision)
+        return _open_onnx(label, path, threads, precision, backend)
     return open_float(label, read_checkpoint(name, heads=heads, image_size=image_size, ema=ema), threads)
 
 
-def _open_onnx(name: str, path: Path, threads: int, precision: str) -> Runtime:
-    """Run a file with the runtime that it was written for; ONNX Runtime where that is none of this machine's CPU."""
+def _open_onnx(name: str, path: Path, threads: int, precision: str, backend: str | None) -> Runtime:
+    """Run a file with the runtime that it was written for; TensorRT's own in ONNX Runtime on the CPU."""
     file = read_onnx(path)
-    if file.target == "openvino":
+    if file.target == "openvino" and backend != "cpu":
         return OpenVinoCpu(name, file, threads, precision=precision)
-    return OnnxRuntimeCpu(name, file, threads)
+    device = "cuda" if file.target == "onnx-cuda" and backend != "cpu" else "cpu"
+    return OnnxRuntime(name, file, threads, device=device)
 
 
 def open_if_available(name: str | Path, **options: Any) -> Runtime | Unavailable:

@@ -53,7 +53,8 @@ def prove_openvino(path: Path, sites: Mapping[str, Format]) -> KernelProof:
     compiled = ov.Core().compile_model(str(path), "CPU")
     # Kernels are chosen at the first inference.
     compiled({0: np.zeros([1, *(side.get_length() for side in compiled.input(0).partial_shape[1:])], np.float32)})
-    layers, unnamed = [], []
+    layers: list[LayerPrecision] = []
+    unnamed: list[int] = []
     nodes = compiled.get_runtime_model().get_ops()
     about: dict[str, Any]
     for node in sorted(nodes, key=lambda node: int(node.get_rt_info()["execOrder"].astype(str))):

@@ -1,24 +1,32 @@
-"""ONNX Runtime on the CPU; the provider is asserted, never fallen back to."""
+"""ONNX Runtime on the CPU or on CUDA; the provider is asserted, never fallen back to."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from ..environment import cuda_problem
 from ..errors import ArtifactError, RuntimeUnavailableError
 from .onnx_file import OnnxFile
 from .runtime import ArtifactInfo, Runtime
 
-__all__ = ["OnnxRuntimeCpu"]
+__all__ = ["OnnxRuntime"]
 
-PROVIDER = "CPUExecutionProvider"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-class OnnxRuntimeCpu(Runtime):
+class OnnxRuntime(Runtime):
     """A session on one `.onnx` file that takes images and gives logits."""
 
-    def __init__(self, name: str, file: OnnxFile, threads: int) -> None:
+    def __init__(self, name: str, file: OnnxFile, threads: int, *, device: str = "cpu") -> None:
         import onnxruntime as ort
 
+        provider = PROVIDERS[device]
+        if device == "cuda" and (problem := _no_cuda(ort.get_available_providers())) is not None:
+            raise RuntimeUnavailableError(
+                f"It was written for CUDA, and {problem}.",
+                where=file.path,
+                hint="Run it where CUDA is, or say --target cpu to measure its accuracy on the CPU.",
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -29,21 +37,27 @@ class OnnxRuntimeCpu(Runtime):
             # Its integer fusions take FP8 operands for integers and then refuse them; the plain operators run.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            self.session = ort.InferenceSession(str(file.path), options, providers=[PROVIDER])
+            self.session = ort.InferenceSession(str(file.path), options, providers=[provider])
         except Exception as error:  # its exceptions share no base of their own
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} cannot load it: {str(error).splitlines()[0]}",
                 where=file.path,
                 hint="It may be cut short or need a newer runtime; export it again.",
             ) from error
-        if (used := self.session.get_providers()) != [PROVIDER]:
-            raise RuntimeUnavailableError(f"ONNX Runtime chose {used}, not {PROVIDER}.", where=file.path)
+        if (used := self.session.get_providers())[0] != provider:
+            raise RuntimeUnavailableError(f"ONNX Runtime chose {used}, not {provider}.", where=file.path)
         self.describe(file, threads)
         self.input = file.input
         self.info = ArtifactInfo.of_file(
-            name, file.path, file.format, "onnxruntime", PROVIDER, file.sha256, file.manifest_sha256
+            name, file.path, file.format, "onnxruntime", provider, file.sha256, file.manifest_sha256
         )
 
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
         logits: np.ndarray = self.session.run(None, {self.input: images_BCHW})[0]
         return logits
+
+
+def _no_cuda(providers: list[str]) -> str | None:
+    if (problem := cuda_problem()) is not None:
+        return problem
+    return None if PROVIDERS["cuda"] in providers else "this onnxruntime has no CUDA provider"
