@@ -1,8 +1,7 @@
 """A quantized checkpoint on torchao's kernels, compiled: `--target torch`.
 
 Every Linear gets a torchao tensor made of the checkpoint's own integers and scales, nothing is quantized anew. What
-torchao has no form for (the patch embedding, products of attention) runs in float with the values that its integers
-stand for.
+torchao has no form for (the patch embedding, products of attention) stays simulated, exactly.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from torch import nn
 
 from ..errors import UsageError
 from ..formats import IntType
-from ..model.illama import Illama, MatMul
+from ..model.illama import Illama
 from ..quant import load_quantized
 from ..quant.artifact import WEIGHTS
-from ..quant.modules import QuantConv2d, QuantLinear, QuantMatMul
+from ..quant.modules import QuantLinear
 from ..quant.network import quantized_modules
 from .runtime import ArtifactInfo
 from .torch_cpu import TorchRuntime
@@ -45,10 +44,6 @@ def to_torchao(network: Illama) -> Illama:
         if isinstance(module, QuantLinear):
             # torchao wants a step size of as many dimensions as its input; only the head's is [B, E].
             network.set_submodule(name, _linear(module, 2 if name == "head" else 3))
-        elif isinstance(module, QuantConv2d):
-            network.set_submodule(name, _convolution(module))
-        elif isinstance(module, QuantMatMul):
-            network.set_submodule(name, MatMul())
     return network
 
 
@@ -118,12 +113,3 @@ def _linear(module: QuantLinear, input_dimensions: int) -> nn.Linear:
     if module.float_bias is not None:
         linear.bias = nn.Parameter(module.float_bias, requires_grad=False)
     return linear
-
-
-def _convolution(module: QuantConv2d) -> nn.Conv2d:
-    out, channels, patch, _ = module.weight_q.shape
-    convolution = nn.Conv2d(channels, out, patch, patch, bias=module.float_bias is not None, device="meta")
-    convolution.weight = nn.Parameter(module.dequantized_weight(), requires_grad=False)
-    if module.float_bias is not None:
-        convolution.bias = nn.Parameter(module.float_bias, requires_grad=False)
-    return convolution
