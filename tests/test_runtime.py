@@ -91,7 +91,9 @@ def test_openvino_runs_what_was_written_for_it(digits_quantized: QuantizedArtifa
     for precision in ("auto", "f32"):
         runtime = open_artifact(exported.directory, threads=1, precision=precision)
         assert runtime.info.backend == "openvino"
-        assert (runtime.run(IMAGES).argmax(1) == simulated.run(IMAGES).argmax(1)).all()
+        exact = simulated.run(IMAGES)
+        noise = float(np.square(runtime.run(IMAGES) - exact).sum())
+        assert sqnr_db(float(np.square(exact).sum()), noise) > (20 if precision == "auto" else 28)
     assert runtime.info.provider == "CPU, f32"
     assert open_artifact(exported.directory, backend="cpu").info.backend == "onnxruntime"
     first = runtime.run(IMAGES)
