@@ -31,7 +31,7 @@ class Recipe:
         attention_products: quantize q·kᵀ and attention·v too.
         overrides: (glob pattern on site names, format) pairs; the last that matches a site decides. A table in TOML.
         calib_images: number of calibration images.
-        seed: of the draw of calibration images.
+        seed: of the draw of calibration images, and of random rotations.
     """
 
     format: str = "W8A8"

@@ -26,13 +26,14 @@ from ..quant import (
     find_sites,
     load_quantized,
     quantize_network,
+    quantize_sequentially,
     save_quantized,
     select_sites,
 )
 from ..quant.quality import LOGITS, measure_sqnr
 from ..recipe import Recipe
 from ..rewrites import apply_rewrites, find_rewrites
-from ..rounding import rounding_method, weight_clip
+from ..rounding import RoundedWeight, rounding_method, weight_clip
 from ..versions import versions
 from ..workspace import Workspace
 
@@ -102,10 +103,10 @@ def quantize(
         raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
     # What the recipe names is looked up before any image is read.
     method = range_method(resolved.range)
-    nearest, clip = rounding_method(resolved.rounding), weight_clip(resolved.weight_clip)
+    rounding, clip = rounding_method(resolved.rounding), weight_clip(resolved.weight_clip)
 
-    def rounding(weight: Tensor, dtype: NumberType, group: int | None) -> tuple[Tensor, Tensor]:
-        return nearest(weight, dtype, clip=clip, group=group)
+    def rounded(weight: Tensor, dtype: NumberType, group: int | None) -> RoundedWeight:
+        return rounding.round(weight, dtype, clip=clip, group=group)
 
     find_rewrites(resolved.rewrites)
     out = Path(out) if out is not None else Workspace().quantized
@@ -128,13 +129,19 @@ def quantize(
             model,
             resolved.rewrites,
             lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
+            seed=resolved.seed,
         )
         static = {site.name: site.inputs for site in sites if formats[site.name].is_static}
         histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
         thresholds = {name: _threshold(method, h, formats[name.partition("/")[0]]) for name, h in histograms.items()}
 
         quantized = copy.deepcopy(model)
-        quantize_network(quantized, sites, thresholds, formats, rounding)
+        if rounding.needs_moments:
+            quantize_sequentially(
+                quantized, model, sites, thresholds, formats, rounding, lambda: _images(loader, "Rounding"), clip=clip
+            )
+        else:
+            quantize_network(quantized, sites, thresholds, formats, rounded)
 
         manifest = {
             "format": resolved.format,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ...errors import RecipeError
 from ...formats import IntType
 from ..histogram import MagnitudeHistogram
+from .auto import auto
 from .entropy import entropy
 from .minmax import minmax
 from .mse import mse
@@ -22,6 +23,7 @@ RANGE_METHODS: dict[str, Callable[[str], RangeMethod]] = {
     "percentile": percentile,
     "mse": mse,
     "entropy": entropy,
+    "auto": auto,
 }
 
 
