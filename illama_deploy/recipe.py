@@ -114,6 +114,17 @@ class Recipe:
             raise
 
     @classmethod
+    def for_format(cls, name: str) -> Recipe:
+        """The shipped recipe of a format, whatever its group size; the default one where none is shipped for it.
+
+        Raises:
+            UsageError: no such format.
+        """
+        format_ = parse_format(name)
+        shipped = SHIPPED / f"{format_.base.lower()}.toml"
+        return replace(cls.read(shipped) if shipped.is_file() else cls(), format=format_.name)
+
+    @classmethod
     def read(cls, name: str | Path) -> Recipe:
         """Read a TOML file, or a shipped recipe by its name (such as `w8a8`).
 

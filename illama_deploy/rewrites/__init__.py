@@ -66,7 +66,9 @@ def apply_rewrites(
         rewrite.fold(model)
         rewrite.restructure(model)
         if rewrite.draw is not None:
-            rewrite.draw(model, torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(rewrite.name.encode())))
+            # torch's generator takes no more than 32 bits of a seed.
+            stream = zlib.crc32(f"{rewrite.name} {seed}".encode())
+            rewrite.draw(model, torch.Generator().manual_seed(stream))
             maxima = None
         if rewrite.balance is not None:
             if maxima is None:

@@ -2,7 +2,7 @@
 
 A Hadamard matrix of order n has entries ±1 and orthogonal rows. Sylvester's construction doubles one; Paley's two give
 orders q + 1 (q ≡ 3 mod 4 prime) and 2(q + 1) (q ≡ 1 mod 4 prime), so that every width of the published geometries has
-one: 192 = 12·16, 384 = 12·32, 768 = 12·64, 1024, and 2816 = 44·64.
+one: 192 = 12·16, 384 = 12·32, 768 = 12·64, 1024.
 
 Sources: R. Paley, *On Orthogonal Matrices* (1933); Ashkboos et al., *QuaRot* (arXiv 2404.00456) for their use here.
 """
@@ -25,7 +25,6 @@ def hadamard(order: int) -> Tensor | None:
         if (order >> doublings) % 2:
             return None
         doublings += 1
-    # The smallest base found from above would be found again from below: any will do.
     for _ in range(doublings):
         base = torch.cat((torch.cat((base, base), 1), torch.cat((base, -base), 1)))
     return base

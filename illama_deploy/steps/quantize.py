@@ -71,7 +71,8 @@ def quantize(
     Args:
         checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded default.
         bits: shorthand for weights and activations of that width: 8 is `W8A8`.
-        format: name of a number format, such as `W4A8` or `W4A16-g64`.
+        format: name of a number format, such as `W4A8` or `W4A16-g64`; it is made by its shipped recipe, where there
+            is one and `recipe` names no other.
         recipe: a `Recipe`, a TOML file, or a shipped recipe's name; the options below it override its keys.
         data: data spec of the calibration images; what the checkpoint's metadata says where not given.
         split: of the data; `train` where not given.
@@ -123,7 +124,7 @@ def quantize(
         )
         if not sites:
             raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
-        formats = site_formats(sites, resolved)
+        formats = site_formats(sites, resolved, find_sites(model))
 
         apply_rewrites(
             model,
@@ -167,16 +168,19 @@ def quantize(
     return load_quantized(out)
 
 
-def site_formats(sites: Sequence[Site], recipe: Recipe) -> dict[str, Format]:
+def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -> dict[str, Format]:
     """The format of every site.
+
+    Args:
+        known: all sites of the network; an override may also name one that is left in float.
 
     Raises:
         RecipeError: an override matches no site, or a product of activations would get a format without fixed steps.
     """
     for pattern, _ in recipe.overrides:
-        if not any(fnmatchcase(site.name, pattern) for site in sites):
+        if not any(fnmatchcase(site.name, pattern) for site in known):
             raise RecipeError(
-                f"The override for {pattern!r} matches no quantized site.", hint="See the names with 'inspect'."
+                f"The override for {pattern!r} matches no site.", hint="See the names with 'inspect'."
             )
     formats = {site.name: recipe.format_of(site.name) for site in sites}
     for site in sites:
@@ -197,7 +201,7 @@ def _resolve_recipe(recipe: Recipe | str | Path | None, bits: int | str | None, 
         resolved = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
         return resolved.override(format=format_)
     name = format_ if format_ is not None else "8" if bits is None else str(bits)
-    return Recipe(format=parse_format(name).name)
+    return Recipe.for_format(name)
 
 
 def _open_images(
