@@ -78,9 +78,7 @@ def test_inputs_that_are_always_zero() -> None:
     x = _correlated(100, 32)
     x[:, 5] = 0
     weight = torch.randn(4, 32)
-    assert torch.equal(
-        gptq(weight, INT4, moments=_moments(x)).integers[:, 5], nearest(weight, INT4).integers[:, 5]
-    )
+    assert torch.equal(gptq(weight, INT4, moments=_moments(x)).integers[:, 5], nearest(weight, INT4).integers[:, 5])
     assert torch.equal(gptq(weight, INT4, moments=_moments(0 * x)).integers, nearest(weight, INT4).integers)
 
 
@@ -114,7 +112,7 @@ def test_moments_are_those_of_the_rows() -> None:
 
 
 def test_unknown_method() -> None:
-    with pytest.raises(RecipeError, match="'nearest', 'gptq'|nearest, gptq"):
+    with pytest.raises(RecipeError, match="no rounding method 'furthest'"):
         rounding_method("furthest")
 
 
@@ -122,9 +120,7 @@ def test_unknown_method() -> None:
 def test_low_bits_of_digits_are_better_and_the_same_each_time(method: str, tmp_path: Path) -> None:
     """Any --calib-batch gives the same bytes."""
     recipe = Recipe(format="W4A8", rounding=method, calib_images=40, attention_products=True)
-    made = [
-        illama_deploy.quantize(recipe=recipe, calib_batch=batch, out=tmp_path / str(batch)) for batch in (7, 64)
-    ]
+    made = [illama_deploy.quantize(recipe=recipe, calib_batch=batch, out=tmp_path / str(batch)) for batch in (7, 64)]
     plain = illama_deploy.quantize(recipe=recipe.override(rounding="nearest"), out=tmp_path / "nearest")
     first, second = ((artifact.path / "model.safetensors").read_bytes() for artifact in made)
     assert first == second

@@ -16,7 +16,7 @@ from ..calib import MagnitudeHistogram, RangeMethod, collect_channel_maxima, col
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..data import Loader, open_data, sample_indices
 from ..errors import RecipeError, UsageError
-from ..formats import Format, IntType, NumberType, parse_format
+from ..formats import Format, IntType, NumberType
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
 from ..progress import track
@@ -179,9 +179,7 @@ def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -
     """
     for pattern, _ in recipe.overrides:
         if not any(fnmatchcase(site.name, pattern) for site in known):
-            raise RecipeError(
-                f"The override for {pattern!r} matches no site.", hint="See the names with 'inspect'."
-            )
+            raise RecipeError(f"The override for {pattern!r} matches no site.", hint="See the names with 'inspect'.")
     formats = {site.name: recipe.format_of(site.name) for site in sites}
     for site in sites:
         if site.is_product and not formats[site.name].is_static:
