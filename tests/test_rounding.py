@@ -96,6 +96,14 @@ def test_gptaq_makes_good_what_the_inputs_lost() -> None:
     assert error(True) < 0.25 * error(False)
 
 
+def test_gptaq_does_not_fit_few_rows() -> None:
+    reference = _correlated(100, 48)
+    moments = _moments(reference.round(), reference)
+    weight = torch.randn(16, 48, generator=torch.Generator().manual_seed(1))
+    plain = gptq(weight, INT4, moments=moments)
+    assert torch.equal(gptq(weight, INT4, moments=moments, asymmetric=True).integers, plain.integers)
+
+
 def test_moments_are_those_of_the_rows() -> None:
     torch.manual_seed(0)
     part = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))

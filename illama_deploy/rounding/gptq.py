@@ -30,6 +30,9 @@ __all__ = ["GPTAQ", "GPTQ", "gptq"]
 
 #: Added to the diagonal of H, as a share of its mean.
 DAMPING = 0.01
+#: Rows per input that the asymmetric term needs; with fewer it is fitted to noise and left out. The last block, which
+#: goes on with the class token alone, has as many rows as there are images.
+FEWEST_ROWS = 8
 #: Columns whose errors are carried to the rest in one GEMM.
 LAZY = 128
 
@@ -51,7 +54,7 @@ def gptq(
         weight: float32 [out, ...].
         moments: of the flattened inputs, as the quantized network sees them.
         clip, group: as in `nearest`.
-        asymmetric: aim at the float network's output (needs `moments` taken against it).
+        asymmetric: aim at the float network's output (needs `moments` taken against it, of enough rows).
 
     Raises:
         RecipeError: no such `clip`.
@@ -62,7 +65,7 @@ def gptq(
     dead = diagonal == 0
     diagonal[dead] = 1.0
     diagonal += DAMPING * diagonal[~dead].mean() if (~dead).any() else 1.0
-    if asymmetric:
+    if asymmetric and moments.rows >= FEWEST_ROWS * flat.shape[1]:
         flat = _aim_at_reference(flat, hessian, moments)
 
     scale = nearest(flat, dtype, clip=clip, group=group).scale
