@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 __all__ = ["Moments", "collect_moments"]
 
-#: Where the output of a site is added to the residual stream, the norm whose input that stream is.
-RESIDUAL = {"attn.proj": "norm1", "mlp.fc2": "norm2"}
-
 
 class Moments:
     """Running sums over the rows x (float32 [rows, in]) that a site sees.
@@ -23,26 +20,20 @@ class Moments:
     Attributes:
         second: Σ xᵀx, float64 [in, in].
         cross: Σ x_fᵀx, with x_f the float network's rows at the same place; float64 [in, in].
-        drift: Σ (r_f - r)ᵀx, with r the residual stream that the site's output is added to; float64 [out, in].
-            None where there is no such stream.
         rows: how many there were.
     """
 
     def __init__(self, inputs: int) -> None:
         self.second = torch.zeros(inputs, inputs, dtype=torch.float64)
         self.cross = torch.zeros(inputs, inputs, dtype=torch.float64)
-        self.drift: Tensor | None = None
         self.rows = 0
 
-    def update(self, x: Tensor, reference: Tensor | None = None, drift: Tensor | None = None) -> None:
-        """Add rows; `reference` and `drift` are x_f and r_f - r in the same rows."""
+    def update(self, x: Tensor, reference: Tensor | None = None) -> None:
+        """Add rows; `reference` holds x_f in the same rows."""
         self.rows += len(x)
         self.second += (x.T @ x).double()
         if reference is not None:
             self.cross += (reference.T @ x).double()
-        if drift is not None:
-            moved = (drift.T @ x).double()
-            self.drift = moved if self.drift is None else self.drift + moved
 
 
 class _SeenAllError(Exception):
@@ -97,22 +88,16 @@ def collect_moments(
         reference: the same part of the float network, and its own inputs in `reference_chunks`.
 
     Returns:
-        Name to moments; without `reference`, `cross` and `drift` stay empty.
+        Name to moments; without `reference`, `cross` stays zero.
     """
     moments: dict[str, Moments] = {}
     both = [(x, None) for x in chunks] if reference_chunks is None else zip(chunks, reference_chunks, strict=True)
-    residuals = {name: RESIDUAL[name] for name in sites if name in RESIDUAL and reference is not None}
-    names = {*sites, *residuals.values()}
     for x, x_f in both:
-        seen = _observe(module, names, x)
-        floats = _observe(reference, names, x_f) if reference is not None and x_f is not None else {}
+        seen = _observe(module, sites, x)
+        floats = _observe(reference, sites, x_f) if reference is not None and x_f is not None else {}
         for name, quantizer in sites.items():
             site = module.get_submodule(name)
             rows = quantizer(_rows(site, seen[name]))
             target = _rows(site, floats[name]) if floats else None
-            drift = None
-            if name in residuals:
-                tokens = seen[name].shape[1]  # the last block may go on with the class token alone
-                drift = (floats[residuals[name]] - seen[residuals[name]])[:, -tokens:].flatten(0, -2)
-            moments.setdefault(name, Moments(rows.shape[1])).update(rows, target, drift)
+            moments.setdefault(name, Moments(rows.shape[1])).update(rows, target)
     return moments

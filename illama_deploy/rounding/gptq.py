@@ -7,10 +7,9 @@ static groups as in its released code. Li et al., *GPTAQ* (arXiv 2504.02692): th
 computes, W X_fᵀ, on inputs that already carry the errors of earlier sites. GPTAQ spreads that term over the columns;
 here it is solved at once: ‖W X_fᵀ - Ŵ Xᵀ‖² differs by a constant from ‖(W' - Ŵ) Xᵀ‖² with
 
-    W' = W + (W (X_f - X)ᵀX + (R_f - R)ᵀX) H⁻¹,
+    W' = W + W (X_f - X)ᵀX H⁻¹,
 
-so W' is rounded as GPTQ rounds W. R is the residual stream that the site's output is added to: what is wrong with
-it already is part of the error.
+so W' is rounded as GPTQ rounds W.
 """
 
 from __future__ import annotations
@@ -85,8 +84,6 @@ def _aim_at_reference(flat: Tensor, damped: Tensor, moments: Moments) -> Tensor:
     """W', float32 [out, in]."""
     weight = flat.double()
     change = weight @ (moments.cross - moments.second)
-    if moments.drift is not None:
-        change += moments.drift
     return (weight + torch.cholesky_solve(change.T, torch.linalg.cholesky(damped)).T).float()
 
 

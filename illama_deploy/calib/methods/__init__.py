@@ -39,4 +39,7 @@ def range_method(spec: str) -> RangeMethod:
     try:
         return RANGE_METHODS[name](argument)
     except ValueError as error:
-        raise RecipeError(f"Range method {spec!r} cannot be used: {error}.", hint=f"Methods: {', '.join(RANGE_METHODS)}; only percentile takes an argument, as in percentile:99.9.") from error
+        raise RecipeError(
+            f"Range method {spec!r} cannot be used: {error}.",
+            hint=f"Methods: {', '.join(RANGE_METHODS)}; only percentile takes an argument, as in percentile:99.9.",
+        ) from error
