@@ -24,8 +24,8 @@ class Recipe:
     Attributes:
         format: name of the number format, such as `W8A8`.
         rewrites: exact rewrites, in order.
-        range: range method of activations: `minmax`, `percentile[:P]`, `mse`, `entropy`.
-        rounding: rounding method of weights.
+        range: range method of activations: `minmax`, `percentile[:P]`, `mse`, `entropy`, `auto`.
+        rounding: rounding method of weights: `nearest`, `gptq`, `gptaq`.
         weight_clip: how a weight channel's step size is chosen: `minmax` or `mse`.
         include, exclude: glob patterns on site names; an exclusion wins.
         attention_products: quantize q·kᵀ and attention·v too.
