@@ -1,7 +1,7 @@
 """Clip by width: almost nothing where steps are small, to the least squared error where they are large.
 
 At 8 bits the few largest values matter more to the logits than their number says, and clipping them costs more than
-the smaller step gives back; below, rounding dominates. The first was measured (docs/log.md), the second is the usual choice.
+the smaller step gives back (docs/log.md); below, rounding dominates, and least squares is the usual choice.
 """
 
 from __future__ import annotations
