@@ -91,11 +91,11 @@ def quantize(
     recipe: Annotated[str | None, typer.Option("--recipe", help="TOML file, or a shipped recipe's name.")] = None,
     data: DataOption = None,
     split: SplitOption = None,
-    calib_images: Annotated[int | None, typer.Option("--calib-images", help="Calibration images (512).")] = None,
+    calib_images: Annotated[int | None, typer.Option("--calib-images", help="Calibration images (what the recipe says).")] = None,
     calib_batch: Annotated[int, typer.Option("--calib-batch", help="Images decoded at a time.")] = 64,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the draw of calibration images (0).")] = None,
     range_: Annotated[
-        str | None, typer.Option("--range", help="minmax | percentile[:P] | mse | entropy", show_default=False)
+        str | None, typer.Option("--range", help="minmax | percentile[:P] | mse | entropy | auto", show_default=False)
     ] = None,
     include: Annotated[list[str] | None, typer.Option("--include", help="Sites to quantize, a glob.")] = None,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Sites to leave in float, a glob.")] = None,

@@ -24,14 +24,14 @@ class Recipe:
     Attributes:
         format: name of the number format, such as `W8A8`.
         rewrites: exact rewrites, in order.
-        range: range method of activations: `minmax`, `percentile[:P]`, `mse`, `entropy`.
-        rounding: rounding method of weights.
+        range: range method of activations: `minmax`, `percentile[:P]`, `mse`, `entropy`, `auto`.
+        rounding: rounding method of weights: `nearest`, `gptq`, `gptaq`.
         weight_clip: how a weight channel's step size is chosen: `minmax` or `mse`.
         include, exclude: glob patterns on site names; an exclusion wins.
         attention_products: quantize q·kᵀ and attention·v too.
         overrides: (glob pattern on site names, format) pairs; the last that matches a site decides. A table in TOML.
         calib_images: number of calibration images.
-        seed: of the draw of calibration images.
+        seed: of the draw of calibration images, and of random rotations.
     """
 
     format: str = "W8A8"
@@ -112,6 +112,17 @@ class Recipe:
         except DeployError as error:
             error.where = error.where or where
             raise
+
+    @classmethod
+    def for_format(cls, name: str) -> Recipe:
+        """The shipped recipe of a format, whatever its group size; the default one where none is shipped for it.
+
+        Raises:
+            UsageError: no such format.
+        """
+        format_ = parse_format(name)
+        shipped = SHIPPED / f"{format_.base.lower()}.toml"
+        return replace(cls.read(shipped) if shipped.is_file() else cls(), format=format_.name)
 
     @classmethod
     def read(cls, name: str | Path) -> Recipe:

@@ -490,7 +490,7 @@ WRONG_OPTIONS: dict[str, tuple[str, ...]] = {
     "--exclude layers.*": ("'layers.*'", "blocks.N.attn.qkv"),
     "--exclude *": ("no site", "--exclude"),
     "--recipe w8a8 --bits 8": ("recipe", "--bits"),
-    "--recipe w5a5": ("w5a5", "Shipped recipes: w8a8"),
+    "--recipe w5a5": ("w5a5", "Shipped recipes: w2a16, w3a3"),
     "--calib-images 0": ("--calib-images",),
     "--calib-batch 0": ("--calib-batch",),
     "--seed -1": ("--seed",),

@@ -15,7 +15,7 @@ from illama_deploy.calib import MagnitudeHistogram, collect_channel_maxima, coll
 from illama_deploy.formats import IntType
 
 INT8 = IntType(8)
-METHODS = ["minmax", "percentile", "percentile:99", "mse", "entropy"]
+METHODS = ["minmax", "percentile", "percentile:99", "mse", "entropy", "auto"]
 
 
 def _histogram(*parts: torch.Tensor) -> MagnitudeHistogram:
@@ -93,6 +93,13 @@ def test_entropy_ignores_an_outlier() -> None:
     torch.manual_seed(0)
     histogram = _histogram(torch.cat((torch.randn(200_000), torch.tensor([200.0]))))
     assert range_method("entropy")(histogram, INT8) < 30
+
+
+def test_auto_chooses_by_width() -> None:
+    torch.manual_seed(0)
+    histogram = _histogram(torch.randn(100_000))
+    for bits, same in ((8, "percentile:99.999"), (4, "mse")):
+        assert range_method("auto")(histogram, IntType(bits)) == range_method(same)(histogram, IntType(bits))
 
 
 @pytest.mark.parametrize("spec", ["median", "percentile:0", "percentile:101", "percentile:x", "minmax:3"])

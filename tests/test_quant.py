@@ -187,6 +187,17 @@ def test_shipped_recipe_is_the_default() -> None:
     assert Recipe.read("w8a8") == Recipe()
 
 
+@pytest.mark.parametrize("name", ["W4A8", "W4A4", "W3A3", "W4A16", "W4A16-g64", "W2A16", "W8A8", "FP8", "W8A8-dynamic"])
+def test_a_format_brings_its_recipe(name: str) -> None:
+    recipe = Recipe.for_format(name)
+    assert recipe.format == name
+    shipped = name not in ("FP8", "W8A8-dynamic", "W8A8")
+    assert (recipe.rounding == "gptaq") == shipped
+    assert recipe.format_of("blocks.0.mlp.fc2").name == name
+    exceptions = {"W4A8": "W8A8", "W4A4": "W8A8", "W3A3": "W8A8", "W2A16": "W4A16-g32"}
+    assert {recipe.format_of(site).name for site in ("head", "patch_embed.proj")} == {exceptions.get(name, name)}
+
+
 def test_round_trip(digits_quantized: QuantizedArtifact) -> None:
     again = load_quantized(digits_quantized.path)
     x = torch.randn(3, 1, 32, 32)

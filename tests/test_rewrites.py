@@ -14,6 +14,7 @@ from illama_deploy.calib import collect_channel_maxima
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.recipe import Recipe
 from illama_deploy.rewrites import REWRITES, apply_rewrites, restructure
+from illama_deploy.rewrites.hadamard import hadamard, random_rotation
 
 CONFIG = IllamaConfig(dim=64, depth=2, heads=2, image_size=(16, 16), patch_size=4, channels=3, classes=5, hidden=96)
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -40,7 +41,13 @@ def _apply(model: Illama, names: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [*([name] for name in REWRITES), list(Recipe().rewrites), list(reversed(Recipe().rewrites))],
+    [
+        *([name] for name in REWRITES),
+        list(Recipe().rewrites),
+        list(reversed(Recipe().rewrites)),
+        list(REWRITES),
+        list(reversed(REWRITES)),
+    ],
     ids="+".join,
 )
 @torch.no_grad()
@@ -108,6 +115,60 @@ def test_last_block_computes_one_token() -> None:
     model.blocks[-1].mlp.register_forward_hook(lambda module, args, out: shapes.append(out.shape))
     model(IMAGES)
     assert shapes == [torch.Size([8, 1, 64])]
+
+
+@pytest.mark.parametrize("order", [1, 2, 12, 20, 28, 36, 64, 192, 384, 512, 768, 1024])
+def test_hadamard_matrices(order: int) -> None:
+    matrix = hadamard(order)
+    assert matrix is not None
+    assert set(matrix.unique().tolist()) <= {-1.0, 1.0}
+    assert torch.equal(matrix @ matrix.T, order * torch.eye(order, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("order", [6, 64, 92, 192])
+def test_rotations_are_orthogonal_and_drawn(order: int) -> None:
+    """Widths without a Hadamard matrix of these constructions (6, 92) get one too."""
+    assert (hadamard(order) is None) == (order in (6, 92))
+    first, again, other = (random_rotation(order, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    torch.testing.assert_close(first @ first.T, torch.eye(order, dtype=torch.float64))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "site"), [("rotate_residual", "blocks.0.attn.qkv"), ("rotate_values", "blocks.0.attn.proj")]
+)
+def test_rotations_spread_a_loud_channel(name: str, site: str) -> None:
+    model = _hard_network()
+    with torch.no_grad():
+        model.pos_embed[..., 3] *= 100
+        model.blocks[0].attn.qkv.weight[2 * 64 + 3] *= 100
+    before = _loudest(model, site)
+    apply_rewrites(model, ["fold_norms", name])
+    assert _loudest(model, site) < 0.5 * before
+
+
+def _loudest(model: Illama, site: str) -> float:
+    """Largest channel's maximum over the median channel's."""
+    folded = copy.deepcopy(model)
+    apply_rewrites(folded, ["fold_norms"])
+    maxima = collect_channel_maxima(folded, [IMAGES])[site]
+    return float(maxima.max() / maxima.median())
+
+
+def test_rotations_draw_from_the_seed_alone() -> None:
+    networks = [_hard_network() for _ in range(4)]
+    for model, names, seed in zip(
+        networks,
+        (["rotate_values"], ["rotate_values"], ["rotate_values"], ["fold_attention_scale", "rotate_values"]),
+        (0, 0, 1, 0),
+        strict=True,
+    ):
+        apply_rewrites(model, names, seed=seed)
+    same, again, other, later = (model.blocks[1].attn.proj.weight for model in networks)
+    assert torch.equal(same, again)
+    assert not torch.equal(same, other)
+    assert torch.equal(same, later)
 
 
 def test_unknown_rewrite_and_missing_images() -> None:

@@ -63,6 +63,18 @@ def test_manifest_tells_how_it_was_made(digits_quantized: QuantizedArtifact) -> 
     assert set(manifest["sites"]) == set(digits_quantized.formats)
 
 
+@pytest.mark.parametrize("bits", [3, 4])
+def test_low_bits_take_the_shipped_recipe(bits: int, tmp_path: Path) -> None:
+    """And options still override it: an excluded site may have an override in the recipe."""
+    artifact = illama_deploy.quantize(bits=bits, calib_images=32, exclude=["head"], out=tmp_path / "q")
+    formats = artifact.formats
+    assert formats["patch_embed.proj"].name == formats["blocks.0.attn.pv"].name == "W8A8"
+    assert formats["blocks.1.mlp.fc2"].name == f"W{bits}A{bits}"
+    assert "head" not in formats
+    assert artifact.recipe.calib_images == 32
+    assert illama_deploy.evaluate(artifact.path, limit=300, reference="digits").figures["agreement"] >= 90
+
+
 def test_seed_draws_other_images(tmp_path: Path) -> None:
     one, two = (
         illama_deploy.quantize(calib_images=20, seed=seed, out=tmp_path / str(seed)).manifest for seed in (0, 1)

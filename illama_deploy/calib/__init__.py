@@ -3,12 +3,15 @@
 from .collect import collect_channel_maxima, collect_ranges, rebatch
 from .histogram import MagnitudeHistogram
 from .methods import RANGE_METHODS, RangeMethod, range_method
+from .moments import Moments, collect_moments
 
 __all__ = [
     "RANGE_METHODS",
     "MagnitudeHistogram",
+    "Moments",
     "RangeMethod",
     "collect_channel_maxima",
+    "collect_moments",
     "collect_ranges",
     "range_method",
     "rebatch",

@@ -32,15 +32,15 @@ def rebatch(batches: Iterable[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def _run(model: nn.Module, hooks: Mapping[str, Callable[[tuple[Tensor, ...]], None]], batches: Iterable[Tensor]) -> None:
+def _run(
+    model: nn.Module, hooks: Mapping[str, Callable[[tuple[Tensor, ...]], None]], batches: Iterable[Tensor]
+) -> None:
     """Run all images; each hook gets the inputs of the module that it is named for."""
 
     def adapt(observe: Callable[[tuple[Tensor, ...]], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda module, inputs: observe(inputs)
 
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(adapt(observe)) for name, observe in hooks.items()
-    ]
+    handles = [model.get_submodule(name).register_forward_pre_hook(adapt(observe)) for name, observe in hooks.items()]
     try:
         for images in rebatch(batches):
             model(images)

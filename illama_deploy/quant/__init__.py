@@ -3,6 +3,7 @@
 from .artifact import QuantizedArtifact, load_quantized, save_quantized
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .network import quantize_network, quantized_modules
+from .sequential import quantize_sequentially
 from .sites import Site, find_sites, select_sites
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "find_sites",
     "load_quantized",
     "quantize_network",
+    "quantize_sequentially",
     "quantized_modules",
     "save_quantized",
     "select_sites",

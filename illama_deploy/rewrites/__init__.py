@@ -1,12 +1,15 @@
 """Exact rewrites: the float function stays, what follows gets easier or cheaper. One file each.
 
 A rewrite has two halves: `restructure` changes what the modules do (and is applied again when a quantized
-network is loaded), `fold` or `balance` moves values to match it.
+network is loaded), `fold`, `balance` or `draw` moves values to match it.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
+
+import torch
 
 from ..errors import RecipeError
 from ..model.illama import Illama
@@ -14,13 +17,23 @@ from .class_token_last_block import CLASS_TOKEN_LAST_BLOCK
 from .fold_attention_scale import FOLD_ATTENTION_SCALE
 from .fold_norms import FOLD_NORMS
 from .rewrite import ChannelMaxima, Rewrite
+from .rotate_residual import ROTATE_RESIDUAL
+from .rotate_values import ROTATE_VALUES
 from .smooth import SMOOTH_NORMS, SMOOTH_SWIGLU
 
 __all__ = ["REWRITES", "ChannelMaxima", "Rewrite", "apply_rewrites", "find_rewrites", "restructure"]
 
 REWRITES: dict[str, Rewrite] = {
     rewrite.name: rewrite
-    for rewrite in (FOLD_NORMS, FOLD_ATTENTION_SCALE, CLASS_TOKEN_LAST_BLOCK, SMOOTH_NORMS, SMOOTH_SWIGLU)
+    for rewrite in (
+        FOLD_NORMS,
+        FOLD_ATTENTION_SCALE,
+        CLASS_TOKEN_LAST_BLOCK,
+        ROTATE_RESIDUAL,
+        ROTATE_VALUES,
+        SMOOTH_NORMS,
+        SMOOTH_SWIGLU,
+    )
 }
 
 
@@ -39,18 +52,24 @@ def find_rewrites(names: Sequence[str]) -> list[Rewrite]:
 
 
 def apply_rewrites(
-    model: Illama, names: Sequence[str], observe: Callable[[Illama], ChannelMaxima] | None = None
+    model: Illama, names: Sequence[str], observe: Callable[[Illama], ChannelMaxima] | None = None, *, seed: int = 0
 ) -> None:
     """Apply rewrites in order, in place.
 
     Args:
-        observe: measures the channel maxima of the network's Linear inputs; called once, when the first
-            rewrite that needs them comes up. Rewrites that need none work without it.
+        observe: measures the channel maxima of the network's Linear inputs; called when the first
+            rewrite that needs them comes up, and again after a rotation. Rewrites that need none work without it.
+        seed: of random choices; each rewrite has its own stream of them, whatever others there are.
     """
     maxima: ChannelMaxima | None = None
     for rewrite in find_rewrites(names):
         rewrite.fold(model)
         rewrite.restructure(model)
+        if rewrite.draw is not None:
+            # torch's generator takes no more than 32 bits of a seed.
+            stream = zlib.crc32(f"{rewrite.name} {seed}".encode())
+            rewrite.draw(model, torch.Generator().manual_seed(stream))
+            maxima = None
         if rewrite.balance is not None:
             if maxima is None:
                 if observe is None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..errors import RecipeError
-from .nearest import RoundedWeight, nearest, weight_clip
+from .gptq import GPTAQ, GPTQ, gptq
+from .method import RoundedWeight, RoundingMethod
+from .nearest import NEAREST, nearest, weight_clip
 
-__all__ = ["ROUNDING_METHODS", "RoundedWeight", "rounding_method", "weight_clip"]
+__all__ = ["ROUNDING_METHODS", "RoundedWeight", "RoundingMethod", "gptq", "nearest", "rounding_method", "weight_clip"]
 
-ROUNDING_METHODS: dict[str, Callable[..., RoundedWeight]] = {"nearest": nearest}
+ROUNDING_METHODS: dict[str, RoundingMethod] = {"nearest": NEAREST, "gptq": GPTQ, "gptaq": GPTAQ}
 
 
-def rounding_method(name: str) -> Callable[..., RoundedWeight]:
+def rounding_method(name: str) -> RoundingMethod:
     """Look a method up by name.
 
     Raises:

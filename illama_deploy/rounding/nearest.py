@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from ..affine import quantize, scale_of
 from ..errors import RecipeError
 from ..formats import FloatType, NumberType
+from .method import RoundedWeight, RoundingMethod
 
-__all__ = ["WEIGHT_CLIPS", "RoundedWeight", "nearest", "weight_clip"]
+__all__ = ["NEAREST", "WEIGHT_CLIPS", "RoundedWeight", "nearest", "weight_clip"]
 
 #: How the step size is chosen: keep the largest weight, or search the least squared error.
 WEIGHT_CLIPS = ("minmax", "mse")
@@ -27,13 +26,6 @@ def weight_clip(name: str) -> str:
     if name not in WEIGHT_CLIPS:
         raise RecipeError(f"There is no weight clip {name!r}.", hint=f"Use one of: {', '.join(WEIGHT_CLIPS)}.")
     return name
-
-
-class RoundedWeight(NamedTuple):
-    """integers int8 (or float8_e4m3fn) [out, ...], scale float32 [out] or [out, groups]."""
-
-    integers: Tensor
-    scale: Tensor
 
 
 def nearest(weight: Tensor, dtype: NumberType, *, clip: str = "mse", group: int | None = None) -> RoundedWeight:
@@ -68,3 +60,6 @@ def _step_sizes(rows: Tensor, dtype: NumberType, clip: str) -> Tensor:
             better = error < least
             least, best = torch.where(better, error, least), torch.where(better, scale, best)
     return best
+
+
+NEAREST = RoundingMethod(nearest)

@@ -16,7 +16,7 @@ from ..calib import MagnitudeHistogram, RangeMethod, collect_channel_maxima, col
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..data import Loader, open_data, sample_indices
 from ..errors import RecipeError, UsageError
-from ..formats import Format, IntType, NumberType, parse_format
+from ..formats import Format, IntType, NumberType
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
 from ..progress import track
@@ -26,13 +26,14 @@ from ..quant import (
     find_sites,
     load_quantized,
     quantize_network,
+    quantize_sequentially,
     save_quantized,
     select_sites,
 )
 from ..quant.quality import LOGITS, measure_sqnr
 from ..recipe import Recipe
 from ..rewrites import apply_rewrites, find_rewrites
-from ..rounding import rounding_method, weight_clip
+from ..rounding import RoundedWeight, rounding_method, weight_clip
 from ..versions import versions
 from ..workspace import Workspace
 
@@ -70,7 +71,8 @@ def quantize(
     Args:
         checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded default.
         bits: shorthand for weights and activations of that width: 8 is `W8A8`.
-        format: name of a number format, such as `W4A8` or `W4A16-g64`.
+        format: name of a number format, such as `W4A8` or `W4A16-g64`; it is made by its shipped recipe, where there
+            is one and `recipe` names no other.
         recipe: a `Recipe`, a TOML file, or a shipped recipe's name; the options below it override its keys.
         data: data spec of the calibration images; what the checkpoint's metadata says where not given.
         split: of the data; `train` where not given.
@@ -102,10 +104,10 @@ def quantize(
         raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
     # What the recipe names is looked up before any image is read.
     method = range_method(resolved.range)
-    nearest, clip = rounding_method(resolved.rounding), weight_clip(resolved.weight_clip)
+    rounding, clip = rounding_method(resolved.rounding), weight_clip(resolved.weight_clip)
 
-    def rounding(weight: Tensor, dtype: NumberType, group: int | None) -> tuple[Tensor, Tensor]:
-        return nearest(weight, dtype, clip=clip, group=group)
+    def rounded(weight: Tensor, dtype: NumberType, group: int | None) -> RoundedWeight:
+        return rounding.round(weight, dtype, clip=clip, group=group)
 
     find_rewrites(resolved.rewrites)
     out = Path(out) if out is not None else Workspace().quantized
@@ -122,19 +124,25 @@ def quantize(
         )
         if not sites:
             raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
-        formats = site_formats(sites, resolved)
+        formats = site_formats(sites, resolved, find_sites(model))
 
         apply_rewrites(
             model,
             resolved.rewrites,
             lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
+            seed=resolved.seed,
         )
         static = {site.name: site.inputs for site in sites if formats[site.name].is_static}
         histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
         thresholds = {name: _threshold(method, h, formats[name.partition("/")[0]]) for name, h in histograms.items()}
 
         quantized = copy.deepcopy(model)
-        quantize_network(quantized, sites, thresholds, formats, rounding)
+        if rounding.needs_moments:
+            quantize_sequentially(
+                quantized, model, sites, thresholds, formats, rounding, lambda: _images(loader, "Rounding"), clip=clip
+            )
+        else:
+            quantize_network(quantized, sites, thresholds, formats, rounded)
 
         manifest = {
             "format": resolved.format,
@@ -160,17 +168,18 @@ def quantize(
     return load_quantized(out)
 
 
-def site_formats(sites: Sequence[Site], recipe: Recipe) -> dict[str, Format]:
+def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -> dict[str, Format]:
     """The format of every site.
+
+    Args:
+        known: all sites of the network; an override may also name one that is left in float.
 
     Raises:
         RecipeError: an override matches no site, or a product of activations would get a format without fixed steps.
     """
     for pattern, _ in recipe.overrides:
-        if not any(fnmatchcase(site.name, pattern) for site in sites):
-            raise RecipeError(
-                f"The override for {pattern!r} matches no quantized site.", hint="See the names with 'inspect'."
-            )
+        if not any(fnmatchcase(site.name, pattern) for site in known):
+            raise RecipeError(f"The override for {pattern!r} matches no site.", hint="See the names with 'inspect'.")
     formats = {site.name: recipe.format_of(site.name) for site in sites}
     for site in sites:
         if site.is_product and not formats[site.name].is_static:
@@ -190,7 +199,7 @@ def _resolve_recipe(recipe: Recipe | str | Path | None, bits: int | str | None, 
         resolved = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
         return resolved.override(format=format_)
     name = format_ if format_ is not None else "8" if bits is None else str(bits)
-    return Recipe(format=parse_format(name).name)
+    return Recipe.for_format(name)
 
 
 def _open_images(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ...errors import RecipeError
 from ...formats import IntType
 from ..histogram import MagnitudeHistogram
+from .auto import auto
 from .entropy import entropy
 from .minmax import minmax
 from .mse import mse
@@ -22,6 +23,7 @@ RANGE_METHODS: dict[str, Callable[[str], RangeMethod]] = {
     "percentile": percentile,
     "mse": mse,
     "entropy": entropy,
+    "auto": auto,
 }
 
 
@@ -37,4 +39,7 @@ def range_method(spec: str) -> RangeMethod:
     try:
         return RANGE_METHODS[name](argument)
     except ValueError as error:
-        raise RecipeError(f"Range method {spec!r} cannot be used: {error}.", hint=f"Methods: {', '.join(RANGE_METHODS)}; only percentile takes an argument, as in percentile:99.9.") from error
+        raise RecipeError(
+            f"Range method {spec!r} cannot be used: {error}.",
+            hint=f"Methods: {', '.join(RANGE_METHODS)}; only percentile takes an argument, as in percentile:99.9.",
+        ) from error

@@ -1,0 +1,79 @@
+"""What each rewrite and rounding method is worth at low bits: top-1, agreement and logit SQNR against float, in torch.
+
+    python benchmarks/low_bits.py ../shared [--calib N] [--images N] [--only W4A4 W4A8 ...] [--methods ...]
+
+Prints the rows of the table in docs/low_bits.md as they are done. Calibration images are a fixed draw of the training
+images, test images the first of the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import illama_deploy
+from illama_deploy.checkpoint import read_checkpoint
+from illama_deploy.data import Loader, open_data
+from illama_deploy.quant.quality import sqnr_db
+from illama_deploy.recipe import Recipe
+
+EXACT = ("fold_norms", "fold_attention_scale", "class_token_last_block")
+SMOOTH = (*EXACT, "smooth_norms", "smooth_swiglu")
+ROTATE = (*EXACT, "rotate_residual", "rotate_values", "smooth_swiglu")
+FORMATS = ("W8A8", "W4A8", "W4A4", "W3A3", "W4A16-g64", "W2A16")
+METHODS = {
+    f"{rounding}, {name}": {"rounding": rounding, "rewrites": rewrites}
+    for name, rewrites in (("smoothing", SMOOTH), ("rotations", ROTATE))
+    for rounding in ("nearest", "gptq", "gptaq")
+}
+
+
+@torch.inference_mode()
+def run(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits, 100 images at a time."""
+    return torch.cat([model(chunk) for chunk in images.split(100)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("--calib", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--only", nargs="+", default=FORMATS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    checkpoint = options.shared / "checkpoints" / "illama-tiny-cifar10.pth"
+    data = f"parquet:{options.shared / 'data' / 'cifar10'}"
+    source = read_checkpoint(checkpoint)
+    loader = Loader(
+        open_data(data, None, role="evaluate"), source.preprocessing, classes=10, indices=range(options.images)
+    )
+    batches = list(loader)
+    images, labels = torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
+    reference = run(source.build().eval(), images)
+    correct = reference.argmax(1) == labels
+    print(f"Float: {100 * correct.float().mean():.2f} % of {len(labels)} images.\n")
+    print("| format | method | drop, points | agreement % | SQNR dB | s |\n| --- | --- | --- | --- | --- | --- |")
+    for name in options.only:
+        for method in options.methods:
+            recipe = Recipe.for_format(name).override(**METHODS[method], calib_images=options.calib, seed=options.seed)
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                artifact = illama_deploy.quantize(checkpoint, recipe=recipe, data=data, out=Path(folder) / "quantized")
+                seconds = time.perf_counter() - start
+            logits = run(artifact.model, images)
+            drop = 100 * float(correct.float().mean() - (logits.argmax(1) == labels).float().mean())
+            agreement = 100 * float((logits.argmax(1) == reference.argmax(1)).float().mean())
+            sqnr = sqnr_db(float(reference.square().sum()), float((logits - reference).square().sum()))
+            print(f"| {name} | {method} | {drop:.2f} | {agreement:.2f} | {sqnr:.1f} | {seconds:.0f} |")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
