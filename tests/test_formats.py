@@ -192,8 +192,7 @@ def test_precisions_are_proven(artifacts: dict[str, QuantizedArtifact], tmp_path
 def test_four_bit_file_on_integer_kernels(artifacts: dict[str, QuantizedArtifact]) -> None:
     graph = TARGETS["onnx-cpu"].build(artifacts["W4A8"].model, whole=False).graph
     stored = Counter(v.dtype for v in graph.initializers.values() if (v.name or "").endswith(".integers"))
-    assert stored[ir.DataType.INT4] == 16
-    assert ir.DataType.INT8 not in stored
+    assert stored == {ir.DataType.INT4: 14, ir.DataType.INT8: 2}  # the first and the last layer have 8 bits
 
 
 def test_dynamic_answers_do_not_depend_on_the_batch(artifacts: dict[str, QuantizedArtifact], tmp_path: Path) -> None:
@@ -221,7 +220,7 @@ def test_overrides_decide_site_by_site(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"overrides": {"nothing.*": "W8A8"}}, "matches no quantized site"),
+        ({"overrides": {"nothing.*": "W8A8"}}, "matches no site"),
         ({"overrides": "W8A8"}, "needs a table"),
         ({"overrides": {"head": 8}}, "needs a table"),
         ({"format": "W4A16", "attention_products": True}, "products of attention"),

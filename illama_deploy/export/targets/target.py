@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class Target:
                 is named.
         """
         simulated = False
-        for base in dict.fromkeys(format_.base for format_ in formats):
+        for base, _ in Counter(format_.base for format_ in formats).most_common():
             if base in self.kernels:
                 continue
             gap = self.missing[base]
