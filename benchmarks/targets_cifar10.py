@@ -55,7 +55,7 @@ def main() -> None:
         for format_ in FORMATS:
             start = time.perf_counter()
             artifact = illama_deploy.quantize(checkpoint, format=format_, data=data, out=root / format_)
-            notes.append(f"{format_}: quantized in {time.perf_counter() - start:.0f} s; {artifact.manifest['recipe']}")
+            notes.append(f"{format_}: quantized in {time.perf_counter() - start:.0f} s")
             x, labels = images(artifact, data)
 
             def logits(runtime: illama_deploy.Runtime, x: np.ndarray = x) -> np.ndarray:

@@ -24,6 +24,4 @@ with tempfile.TemporaryDirectory() as folder:
     print(f"{sizes[0]:.1f} MB of {sizes[1]:.1f} MB: {100 * sizes[0] / sizes[1]:.1f} %")
     print(prove_onnxruntime(path, {name: module.format for name, module in quantized_modules(network)}))
     run = session(path, 2)
-    print(
-        f"logits of one image: {run(np.zeros((1, 3, 224, 224), np.float32)).shape}; SQNR {logit_sqnr(run, model):.1f} dB"
-    )
+    print(f"logits of one image: {run(np.zeros((1, 3, 224, 224), np.float32)).shape}, {logit_sqnr(run, model):.1f} dB")
