@@ -181,7 +181,8 @@ def _engines(
 ) -> list[Path]:
     """Build an engine from each ONNX file of the directory."""
     # FP8 came with Ada.
-    known = [c for c in RTX_CAPABILITIES if artifact.manifest["format"] != "FP8" or c != "8.6"]
+    has_fp8 = any(format_.base == "FP8" for format_ in artifact.formats.values())
+    known = [c for c in RTX_CAPABILITIES if not has_fp8 or c != "8.6"]
     capabilities = tuple(compute_capabilities) or (tuple(known) if flavor == "rtx" else ())
     rebuild = (
         f"illama-deploy export QUANTIZED --trt --flavor {flavor} --min-batch {profile.minimum}"
