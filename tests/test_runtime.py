@@ -15,7 +15,7 @@ from illama_deploy.export.parity import measure_parity
 from illama_deploy.export.targets import TARGETS
 from illama_deploy.quant import QuantizedArtifact, load_quantized
 from illama_deploy.quant.quality import sqnr_db
-from illama_deploy.runtime import BatchLimits, open_artifact
+from illama_deploy.runtime import BatchLimits, Unavailable, open_artifact, open_if_available
 from illama_deploy.runtime.torchao_cpu import to_torchao
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import ExportResult, export
@@ -137,6 +137,13 @@ def test_files_for_cuda_do_not_fall_back(digits_quantized: QuantizedArtifact, tm
     exported = export(digits_quantized.path, target="onnx-cuda", float_only=True, out=tmp_path / "cuda")
     with pytest.raises(RuntimeUnavailableError, match="written for CUDA"):
         open_artifact(exported.float_model)  # type: ignore[arg-type]
+    waiting = open_if_available(exported.float_model)  # type: ignore[arg-type]
+    assert isinstance(waiting, Unavailable)
+    assert waiting.info.format == "float16"
+    quantized = export(digits_quantized.path, target="onnx-cuda", simulate=True, float=False, out=tmp_path / "q")
+    directory = open_if_available(quantized.directory)
+    assert isinstance(directory, Unavailable)
+    assert directory.info.size_bytes == quantized.model.stat().st_size  # type: ignore[union-attr]
     on_cpu = open_artifact(exported.float_model, backend="cpu")  # type: ignore[arg-type]
     assert on_cpu.info.provider == "CPUExecutionProvider"
 

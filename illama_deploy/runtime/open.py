@@ -8,7 +8,6 @@ from typing import Any
 
 from ..checkpoint import EMBEDDED, read_checkpoint
 from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
-from ..hashing import sha256_file
 from ..quant.artifact import MANIFEST
 from .onnx_file import read_onnx
 from .onnx_runtime import OnnxRuntime
@@ -21,6 +20,8 @@ from .torchao_cpu import open_torchao
 __all__ = ["open_artifact", "open_if_available"]
 
 ENGINE_SUFFIX = ".engine"
+#: The file that a directory of an export stands for.
+EXPORTED = "model.onnx"
 
 
 def open_artifact(
@@ -67,8 +68,8 @@ def open_artifact(
     if path.is_dir():
         if (path / MANIFEST).is_file():
             return (open_torchao if backend == "torch" else open_quantized)(label, path, threads)
-        if (path / "model.onnx").is_file():
-            return _open_onnx(label, path / "model.onnx", threads, precision, backend)
+        if (path / EXPORTED).is_file():
+            return _open_onnx(label, path / EXPORTED, threads, precision, backend)
         raise ArtifactError(
             "The directory holds neither a quantized checkpoint nor an export.",
             where=path,
@@ -103,9 +104,11 @@ def open_if_available(name: str | Path, **options: Any) -> Runtime | Unavailable
         if path.suffix == ENGINE_SUFFIX:
             info, batches = describe_engine(label, path)
             return Unavailable(info, reason, batches)
-        return Unavailable(
-            ArtifactInfo(label, "unknown", "unknown", "none", path.stat().st_size, sha256_file(path)), reason
+        file = read_onnx(path / EXPORTED if path.is_dir() else path)
+        info = ArtifactInfo.of_file(
+            label, file.path, file.format, file.target or "unknown", "none", file.sha256, file.manifest_sha256
         )
+        return Unavailable(info, reason)
 
 
 def _exists(path: Path) -> bool:
