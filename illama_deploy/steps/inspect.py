@@ -10,7 +10,6 @@ from ..errors import ArtifactError, UsageError
 from ..export.parity import measure_parity
 from ..export.sidecar import read_sidecar
 from ..export.targets import TARGETS
-from ..progress import track
 from ..quant import load_quantized
 from ..quant.artifact import MANIFEST
 
@@ -64,7 +63,7 @@ def inspect(artifact: str | Path, *, parity: bool = False, target: str = "onnx-c
             raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
         TARGETS[target].simulates(quantized.formats.values(), allowed=True)
         result = measure_parity(quantized.model, TARGETS[target])
-        rows = [(layer.name, f"{layer.sqnr_db:.1f}") for layer in track(result.layers, "Layers", len(result.layers))]
+        rows = [(layer.name, f"{layer.sqnr_db:.1f}") for layer in result.layers]
         return Inspection(("GEMM", "dB against torch"), rows, str(result))
     rows = []
     for name, site in quantized.manifest["sites"].items():
