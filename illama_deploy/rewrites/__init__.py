@@ -60,7 +60,12 @@ def apply_rewrites(
         observe: measures the channel maxima of the network's Linear inputs; called when the first
             rewrite that needs them comes up, and again after a rotation. Rewrites that need none work without it.
         seed: of random choices; each rewrite has its own stream of them, whatever others there are.
+
+    Raises:
+        UsageError: the network is a variation of iLLaMA.
+        RecipeError: a rewrite is unknown, or needs images.
     """
+    model.config.require_illama()
     maxima: ChannelMaxima | None = None
     for rewrite in find_rewrites(names):
         rewrite.fold(model)
