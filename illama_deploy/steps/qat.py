@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from ..quant.artifact import MANIFEST
 from ..quant.modules import QuantWeighted
 from ..quant.quality import LOGITS, measure_sqnr
 from ..rewrites import apply_rewrites
-from ..training import RunDirectory, Trainer, TrainRecipe, freeze, join_processes, make_trainable
+from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, freeze, join_processes, make_trainable
 from ..workspace import Workspace
 from .load_checkpoint import read_source
 from .quantize import SQNR_IMAGES, quantize
-from .train import TrainResult, make_loaders, open_training_data
+from .train import TrainResult
 
 __all__ = ["format_name", "qat", "rewritten_network"]
 
@@ -41,100 +41,59 @@ def qat(
     recipe: TrainRecipe | str | Path | None = None,
     source: str | Path | None = None,
     calib_images: int | None = None,
-    data: str | None = None,
-    split: str | None = None,
-    eval_data: str | None = None,
-    eval_split: str | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
     heads: int | None = None,
     image_size: tuple[int, int] | None = None,
     ema: bool = False,
-    micro_batch: int | None = None,
-    workers: int = 0,
-    compile: bool = False,
-    save_minutes: float = 10.0,
-    out: str | Path | None = None,
-    resume: bool = False,
-    force: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    **options: Any,
 ) -> TrainResult:
     """Train a quantized network with the arithmetic that it ships with, its float original being the teacher.
 
     Args:
         checkpoint: directory that `quantize` wrote, or a float checkpoint, which is quantized first.
-        bits, format, calib_images, heads, image_size, ema: of that, as in `quantize`; nothing of it with a directory.
+        bits, format, calib_images, heads, image_size, ema: of that, as in `quantize`; none of them with a directory.
         recipe: as in `train`; the shipped `qat` (`qat-digits` on these) where not given.
         source: the float checkpoint of a directory, where it has moved.
-        out: the run's directory, which gets `quantized`; `illama-out/qat` where not given.
-
-    The other options are those of `train`.
+        options: those of `RunOptions`; `out`, which gets a directory `quantized`, is `illama-out/qat` where not given.
 
     Raises:
         DeployError: bad input, or a run that stopped; what it had done is kept.
     """
-    out = Path(out) if out is not None else Workspace().qat
-    given = Path(checkpoint)
+    shared = RunOptions(**options)
+    out, given = Path(shared.out or Workspace().qat), Path(checkpoint)
+    quantizing = {"bits": bits, "format": format, "calib_images": calib_images,
+                  "heads": heads, "image_size": image_size, "ema": ema}  # fmt: skip
     is_directory = given.is_dir() and (given / MANIFEST).is_file()
-    if is_directory and (bits, format, calib_images, heads, image_size, ema) != (None, None, None, None, None, False):
+    if is_directory and any(quantizing.values()):
         raise UsageError(
             "The directory is quantized already; it says its format and geometry itself.",
             where=given,
             hint="Leave --bits, --format, --calib-images, --heads, --image-size and --ema out.",
         )
     origin = load_quantized(given) if is_directory else read_checkpoint(checkpoint, heads=heads, ema=ema)
-    spec = data or (origin.manifest["data"]["spec"] if isinstance(origin, QuantizedArtifact) else origin.data)
-    sources = open_training_data(spec, split, eval_data, eval_split)
-    if recipe is None:
-        recipe = "qat-digits" if spec == "digits" else "qat"
-    resolved = (recipe if isinstance(recipe, TrainRecipe) else TrainRecipe.read(recipe)).override(
-        epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
-    )
-    identity = {
-        **{f"recipe.{key}": value for key, value in resolved.to_dict().items()},
-        "data": spec,
-        "split": sources[0].split,
-        "start": origin.manifest_sha256 if isinstance(origin, QuantizedArtifact) else origin.sha256,
-        "format": format or bits,
-        "calib_images": calib_images,
-        "image_size": image_size,
-    }
+    known = origin.manifest["data"]["spec"] if isinstance(origin, QuantizedArtifact) else origin.data
+    sources = shared.open_sources(known)
+    spec, names = sources[0].spec, sources[0].classes
+    resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else "qat"))
+    sha256 = origin.manifest_sha256 if isinstance(origin, QuantizedArtifact) else origin.sha256
+    identity = {**resolved.identity(), **quantizing, "data": spec, "split": sources[0].split, "start": sha256}
     with join_processes() as processes:
-        run = RunDirectory(out, identity, resume=resume, force=force, writes=processes.rank == 0)
-        start = given if is_directory else out / START
+        run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
         if not is_directory and run.writes and run.saved is None:
-            quantize(checkpoint, bits=bits, format=format, data=spec, calib_images=calib_images, heads=heads,
-                     image_size=image_size, ema=ema, out=start, force=True)  # fmt: skip
+            quantize(checkpoint, **quantizing, data=spec, split=shared.split, out=out / START, force=True)  # type: ignore[arg-type]
         processes.wait()
-        artifact = load_quantized(start)
-        classes, names = artifact.model.config.classes, sources[0].classes
+        artifact = load_quantized(given if is_directory else out / START)
+        model, classes = artifact.model, artifact.model.config.classes
         if names and len(names) != classes:
             raise DataError(
                 f"The data has {len(names)} classes and the network {classes}.",
                 where=spec,
                 hint="Give the data that the network was trained for.",
             )
+        images, held_out = shared.load(sources, resolved, artifact.preprocessing, processes, classes)
         target = rewritten_network(artifact, source)
-        images, held_out = make_loaders(
-            sources, resolved, artifact.preprocessing, processes, classes, micro_batch, workers
-        )
-        make_trainable(artifact.model, target, learned=resolved.steps == "learned")
-        trainer = Trainer(
-            artifact.model,
-            target if resolved.teacher or resolved.features else None,
-            resolved,
-            images,
-            held_out,
-            run,
-            processes,
-            finish=freeze,
-            compile=compile,
-            save_minutes=save_minutes,
-            say=say,
-        )
-        network, figures = trainer.fit()
+        make_trainable(model, target, learned=resolved.steps == "learned")
+        teacher = target if resolved.teacher or resolved.features else None
+        network, figures = Trainer(model, teacher, images, held_out, run, shared, finish=freeze).fit()
         if run.writes:
             about = {"recipe": resolved.to_dict(), "data": spec, "start_sha256": artifact.manifest_sha256}
             with new_directory(out / RESULT, force=True) as directory:

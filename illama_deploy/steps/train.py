@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,14 @@ from typing import Any
 import torch
 
 from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from ..data import Batch, Loader, Source, open_data
 from ..errors import DataError, UsageError
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing, default_preprocessing
-from ..training import (
-    Images,
-    Processes,
-    RunDirectory,
-    TensorImages,
-    Trainer,
-    TrainRecipe,
-    join_processes,
-    pipeline,
-)
-from ..training.images import seed_everything
+from ..rewrites import restructure
+from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes, seed_everything
 from ..workspace import Workspace
 
-__all__ = ["TrainResult", "make_loaders", "open_training_data", "train"]
+__all__ = ["TrainResult", "train"]
 
 #: The trained network, in the run's directory.
 MODEL = "model.safetensors"
@@ -41,7 +30,7 @@ class TrainResult:
     Attributes:
         path: the trained network (a checkpoint, or of `qat` a quantized directory).
         directory: the run's: state, log, curves.
-        figures: the last epoch's: `loss`, `top1` (percent), `nll`, `images`.
+        figures: the last epoch's: `mean_loss`, `top1` (percent), `nll`, `images`.
         rank: of this process; only 0 wrote anything.
     """
 
@@ -57,146 +46,59 @@ def train(
     checkpoint: str | Path | None = None,
     teacher: str | Path | None = None,
     new_head: bool = False,
-    data: str | None = None,
-    split: str | None = None,
-    eval_data: str | None = None,
-    eval_split: str | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
     image_size: tuple[int, int] | None = None,
     heads: int | None = None,
     ema: bool = False,
-    micro_batch: int | None = None,
-    workers: int = 0,
-    compile: bool = False,
-    save_minutes: float = 10.0,
-    out: str | Path | None = None,
-    resume: bool = False,
-    force: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    **options: Any,
 ) -> TrainResult:
     """Train a float network, from nothing or from a checkpoint.
 
     Args:
-        recipe: a `TrainRecipe`, a TOML file, or a shipped recipe's name; `epochs`, `batch_size`, `lr`, `seed` and
-            `image_size` override it.
-        checkpoint: where to start; `heads` and `ema` as in `read_checkpoint`. Another `image_size` interpolates its
-            position embedding.
+        recipe: a `TrainRecipe`, a TOML file, or a shipped recipe's name.
+        checkpoint: where to start; `heads` and `ema` as in `read_checkpoint`.
         teacher: checkpoint to distil from, where the recipe asks for a teacher; `checkpoint` where not given.
         new_head: start with a new head, for other classes than the checkpoint's.
-        data, split: what to train on; the recipe's, or the checkpoint's, where not given.
-        eval_data, eval_split: what accuracy is measured on; the test or validation split of `data` where not given.
-        micro_batch, workers, compile, save_minutes: as in `Images` and `Trainer`; they change speed and memory.
-        out: the run's directory; `illama-out/train` where not given.
-        resume: go on where the run in `out` was stopped (from the start, where it had not got to a first state).
-        force: replace the run that is there; with `resume`, go on although options differ.
-        say: gets a line for each epoch.
+        image_size: (height, width) in place of the recipe's; a checkpoint's position embedding is interpolated.
+        options: those of `RunOptions`; `out` is `illama-out/train` where not given.
 
     Raises:
         DeployError: bad input, or a run that stopped; what it had done is kept.
     """
-    resolved = (recipe if isinstance(recipe, TrainRecipe) else TrainRecipe.read(recipe)).override(
-        epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
-    )
-    out = Path(out) if out is not None else Workspace().trained
+    shared = RunOptions(**options)
+    resolved, out = shared.resolve(recipe), Path(shared.out or Workspace().trained)
     size = image_size or dict(resolved.model).get("image_size")
     start = None if checkpoint is None else read_checkpoint(checkpoint, heads=heads, image_size=size, ema=ema)
-    spec = data or resolved.data or (start.data if start else None)
     with join_processes() as processes:
-        sources = open_training_data(spec, split, eval_data, eval_split)
+        sources = shared.open_sources(resolved.data or (start.data if start else None))
         names = sources[0].classes
         classes = len(names) or 1 + max(sample.label for sample in sources[0].read(range(len(sources[0]))))
         config = _config(resolved, start, size, classes, new_head=new_head)
-        seed_everything(resolved.seed, "weights")
-        model = Illama(config, drop_path=resolved.drop_path)
-        if start is not None:
-            kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
-            model.load_state_dict(kept, strict=not new_head)
         preprocessing = _preprocessing(resolved, start, config)
-        images, held_out = make_loaders(sources, resolved, preprocessing, processes, classes, micro_batch, workers)
-        identity = {
-            **{f"recipe.{key}": value for key, value in resolved.to_dict().items()},
-            "data": sources[0].spec,
-            "split": sources[0].split,
-            "start": None if start is None else start.sha256,
-        }
-        run = RunDirectory(out, identity, resume=resume, force=force, writes=processes.rank == 0)
+        images, held_out = shared.load(sources, resolved, preprocessing, processes, classes)
+        identity = {**resolved.identity(), "data": sources[0].spec, "split": sources[0].split,
+                    "image_size": config.image_size, "start": start and start.sha256}  # fmt: skip
+        run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
 
         def keep(network: Illama) -> None:
             state = {key: tensor.to(getattr(torch, resolved.stored)) for key, tensor in network.state_dict().items()}
             save_checkpoint(out / MODEL, state, config, preprocessing, classes=names, data=sources[0].spec, force=True)
 
+        seed_everything(resolved.seed, "weights")
+        model = Illama(config, drop_path=resolved.drop_path)
+        if start is not None:
+            kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
+            model.load_state_dict(kept, strict=not new_head)
+        distilled = _teacher(resolved, teacher or checkpoint, config, heads=heads, ema=ema)
+        for network in (model, distilled):
+            if network is not None and config.class_token == "last":
+                restructure(network, ["class_token_last_block"])  # the same function, for 10/12 of a block less
         trainer = Trainer(
-            model,
-            _teacher(resolved, teacher or checkpoint, config, heads, ema),
-            resolved,
-            images,
-            held_out,
-            run,
-            processes,
-            finish=lambda trained: _rounded(trained, resolved),
-            on_epoch=keep,
-            compile=compile,
-            save_minutes=save_minutes,
-            say=say,
+            model, distilled, images, held_out, run, shared, finish=lambda m: _rounded(m, resolved), keep=keep
         )
         network, figures = trainer.fit()
-        if processes.rank == 0:
+        if run.writes:
             keep(network)
     return TrainResult(out / MODEL, out, figures, processes.rank)
-
-
-def open_training_data(
-    spec: str | None, split: str | None, eval_data: str | None, eval_split: str | None
-) -> tuple[Source, Source]:
-    """Sources of training and of held-out images.
-
-    Raises:
-        UsageError: none is named, or both are the same.
-        DataError: one cannot be opened, or their classes differ.
-    """
-    if spec is None:
-        raise UsageError(
-            "Training needs images, and neither recipe nor checkpoint says which.",
-            hint="Give them with --data, such as --data folder:PATH or --data parquet:PATH.",
-        )
-    source = open_data(spec, split, role="train")
-    held_out = open_data(eval_data or spec, eval_split, role="evaluate")
-    if (source.spec, source.split) == (held_out.spec, held_out.split):
-        raise UsageError(
-            "Training and held-out images are the same.",
-            where=f"{source.spec}, split {source.split or '(none)'}",
-            hint="Name others with --eval-data or --eval-split, or lay them out as split folders.",
-        )
-    if source.classes and held_out.classes and source.classes != held_out.classes:
-        raise DataError(
-            f"Training has {len(source.classes)} classes and the held-out images {len(held_out.classes)}, or in "
-            "another order.",
-            where=held_out.spec,
-            hint="Give data of the same classes.",
-        )
-    return source, held_out
-
-
-def make_loaders(
-    sources: tuple[Source, Source],
-    recipe: TrainRecipe,
-    preprocessing: Preprocessing,
-    processes: Processes,
-    classes: int,
-    micro_batch: int | None,
-    workers: int,
-) -> tuple[Images, Iterable[Batch]]:
-    """Training images, and this process's share of the held-out ones (kept in memory by the `tensor` pipeline)."""
-    chosen = pipeline(recipe, len(sources[0]), preprocessing)
-    images = chosen(
-        sources[0], recipe, preprocessing, processes, classes=classes, micro_batch=micro_batch, workers=workers
-    )
-    share = range(processes.rank, len(sources[1]), processes.count)
-    held_out = Loader(sources[1], preprocessing, classes=classes, indices=share)
-    return images, list(held_out) if chosen is TensorImages else held_out
 
 
 def _config(
@@ -240,14 +142,12 @@ def _preprocessing(recipe: TrainRecipe, start: Checkpoint | None, config: Illama
     return own
 
 
-def _teacher(
-    recipe: TrainRecipe, path: str | Path | None, config: IllamaConfig, heads: int | None, ema: bool
-) -> Illama | None:
+def _teacher(recipe: TrainRecipe, path: str | Path | None, config: IllamaConfig, **options: Any) -> Illama | None:
     if not (recipe.teacher or recipe.features):
         return None
     if path is None:
         raise UsageError("The recipe distils from a teacher, and there is none.", hint="Name one with --teacher.")
-    return read_checkpoint(path, heads=heads, image_size=config.image_size, ema=ema).build()
+    return read_checkpoint(path, image_size=config.image_size, **options).build()
 
 
 def _rounded(model: Illama, recipe: TrainRecipe) -> Illama:
@@ -256,4 +156,5 @@ def _rounded(model: Illama, recipe: TrainRecipe) -> Illama:
     if recipe.stored == "float16":
         for parameter in network.parameters():
             parameter.data = parameter.half().float()
+    network.blocks[-1].attn.last_query_only = False
     return network

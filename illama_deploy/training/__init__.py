@@ -1,8 +1,9 @@
 """One loop for float networks and for quantized ones."""
 
-from .images import Images, TensorImages, TimmImages, pipeline
+from .images import Images, TensorImages, TimmImages, seed_everything
 from .learned import freeze, make_trainable
 from .loop import Trainer
+from .options import RunOptions
 from .processes import Processes, join_processes
 from .recipe import TrainRecipe
 from .run import RunDirectory
@@ -11,6 +12,7 @@ __all__ = [
     "Images",
     "Processes",
     "RunDirectory",
+    "RunOptions",
     "TensorImages",
     "TimmImages",
     "TrainRecipe",
@@ -18,5 +20,5 @@ __all__ = [
     "freeze",
     "join_processes",
     "make_trainable",
-    "pipeline",
+    "seed_everything",
 ]

@@ -27,7 +27,7 @@ from .recipe import TrainRecipe
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Images", "TensorImages", "TimmImages", "pipeline", "seed_everything"]
+__all__ = ["Images", "TensorImages", "TimmImages", "seed_everything"]
 
 
 def seed_of(*parts: int | str) -> int:
@@ -229,14 +229,3 @@ class TensorImages(Images):
         grid = F.affine_grid(torch.stack((across, along), 1), list(x_BCHW.shape), align_corners=False)
         bright = 1 + recipe.brightness * draws[6].view(-1, 1, 1, 1)
         return (F.grid_sample(x_BCHW, grid, align_corners=False) * bright).clamp(0, 1)
-
-
-#: Bytes of pixels that `auto` keeps in memory.
-MEMORY = 2**30
-
-
-def pipeline(recipe: TrainRecipe, images: int, preprocessing: Preprocessing) -> type[Images]:
-    """The class that reads so many images."""
-    size = images * preprocessing.channels * preprocessing.size[0] * preprocessing.size[1]
-    small = size <= MEMORY if recipe.pipeline == "auto" else recipe.pipeline == "tensor"
-    return TensorImages if small else TimmImages

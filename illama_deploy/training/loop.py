@@ -24,14 +24,12 @@ from ..errors import DataError, TrainingError
 from ..model.illama import Illama
 from ..progress import track
 from .images import Images, seed_everything
+from .options import RunOptions
 from .processes import Processes
 from .recipe import TrainRecipe
 from .run import RunDirectory
 
 __all__ = ["Objective", "Trainer", "count_correct"]
-
-#: Updates between two records of the loss.
-LOG_EVERY = 20
 
 
 class Objective(nn.Module):
@@ -67,37 +65,32 @@ class Trainer:
     """Trains `model`, in place.
 
     Args:
-        finish: makes of the model in training the network that is evaluated and kept; a copy, on the CPU or not.
-        on_epoch: gets that network after each epoch, in the process that writes.
-        compile: compile the blocks.
-        save_minutes: save the state this often, besides after every epoch and on SIGTERM or SIGINT.
-        say: gets one line for each epoch.
+        held_out: batches on which accuracy is measured; this process's share.
+        finish: makes of the model in training the network that is evaluated and kept: a copy.
+        keep: gets that network each time it is evaluated, in the process that writes.
     """
 
     def __init__(
         self,
         model: Illama,
         teacher: Illama | None,
-        recipe: TrainRecipe,
         images: Images,
-        evaluation: Iterable[Batch],
+        held_out: Iterable[Batch],
         run: RunDirectory,
-        processes: Processes,
+        options: RunOptions,
         *,
         finish: Callable[[Illama], Illama],
-        on_epoch: Callable[[Illama], None] = lambda network: None,
-        compile: bool = False,
-        save_minutes: float = 10.0,
-        say: Callable[[str], None] = lambda line: None,
+        keep: Callable[[Illama], None] = lambda network: None,
     ) -> None:
         from timm.data import Mixup
         from timm.optim import create_optimizer_v2
         from timm.scheduler import create_scheduler_v2
         from timm.utils import ModelEmaV3
 
-        self.model, self.recipe, self.images, self.evaluation = model, recipe, images, evaluation
-        self.run, self.processes, self.device = run, processes, processes.device
-        self.finish, self.on_epoch, self.save_minutes, self.say = finish, on_epoch, save_minutes, say
+        recipe, processes = images.recipe, images.processes
+        self.model, self.images, self.held_out, self.run, self.options = model, images, held_out, run, options
+        self.recipe, self.processes, self.device = recipe, processes, processes.device
+        self.finish, self.keep = finish, keep
         self.objective: nn.Module = Objective(model, teacher, recipe).to(self.device)
         self.ema = ModelEmaV3(model, recipe.ema) if recipe.ema else None
         fused = {"fused": True} if recipe.optimizer in ("adam", "adamw", "sgd") else {}
@@ -123,7 +116,7 @@ class Trainer:
         self.epoch = self.step = 0
         self.sums = [0.0, 0.0]  # loss and updates of this epoch
         self._restore()
-        if compile:
+        if options.compile:
             for block in (*model.blocks, *(teacher.blocks if teacher is not None else ())):
                 block.compile()
         if processes.count > 1:
@@ -162,7 +155,6 @@ class Trainer:
             TrainingError: the loss is no number, or a signal came; the state says where to go on.
         """
         self.save()  # so that what was begun is known
-        record: dict[str, Any] = {}
         with _signals() as received:
             while self.epoch < self.recipe.epochs:
                 try:
@@ -170,9 +162,10 @@ class Trainer:
                 except DataError:
                     self.save()
                     raise
-                record = self._end_epoch()
+                self._end_epoch()
+        network = self.finish(self._averaged())
         self.run.plot()
-        return self.finish(self._averaged()), record or self.run.records()[-1]
+        return network, self.run.records()[-1] if self.run.writes else {}
 
     def _train_epoch(self, received: list[int]) -> None:
         recipe, mask = self.recipe, self.recipe.mask_at(self.epoch)
@@ -188,11 +181,10 @@ class Trainer:
                 raise self._not_finite("The loss")
             self.step += 1
             self.sums = [self.sums[0] + loss, self.sums[1] + 1]
-            if self.updates % LOG_EVERY == 0:
-                speed = (self.step - first) * recipe.batch_size / (time.monotonic() - start)
-                lr, at = self.optimizer.param_groups[0]["lr"], round(self.updates / self.images.steps, 4)
-                self.run.log(updates=self.updates, epoch=at, loss=loss, lr=lr, mask=mask, images_per_s=round(speed, 1))
-            if stop or time.monotonic() - self.saved_at > 60 * self.save_minutes:
+            speed = (self.step - first) * recipe.batch_size / (time.monotonic() - start)
+            lr, at = self.optimizer.param_groups[0]["lr"], round(self.updates / self.images.steps, 4)
+            self.run.log(updates=self.updates, epoch=at, loss=loss, lr=lr, mask=mask, images_per_s=round(speed, 1))
+            if stop or time.monotonic() - self.saved_at > 60 * self.options.save_minutes:
                 self.save()
             if stop:
                 name = signal.Signals(received[0]).name if received else "a signal to another process"
@@ -228,20 +220,22 @@ class Trainer:
         self.optimizer.zero_grad()
         return loss, stopped > 0
 
-    def _end_epoch(self) -> dict[str, Any]:
-        network = self.finish(self._averaged())
-        correct, nll, images = count_correct(network, self.evaluation, self.processes)
-        mask, loss = self.recipe.mask_at(self.epoch), self.sums[0] / max(self.sums[1], 1)
+    def _end_epoch(self) -> None:
+        self.save()  # one that is killed while it evaluates goes on here
+        mask, loss = self.recipe.mask_at(self.epoch), self.sums[0] / self.sums[1]
+        record: dict[str, Any] = {"updates": self.updates, "epoch": self.epoch + 1, "mean_loss": loss, "mask": mask}
+        line = f"epoch {self.epoch + 1} of {self.recipe.epochs}: loss {loss:.4f}, mask {mask:.2f}"
         self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0]
-        record = {"updates": self.updates, "epoch": self.epoch, "loss": loss, "mask": mask,
-                  "top1": 100 * correct / images, "nll": nll / images, "images": images}  # fmt: skip
-        self.save()
+        if self.epoch % self.recipe.evaluate_every == 0 or self.epoch == self.recipe.epochs:
+            network = self.finish(self._averaged())
+            correct, nll, images = count_correct(network, self.held_out, self.processes)
+            record.update(top1=100 * correct / images, nll=nll / images, images=images)
+            line += f", held-out top-1 {record['top1']:.2f} % of {images}"
+            if self.run.writes:
+                self.keep(network)
         self.run.log(**record)
         if self.run.writes:
-            self.on_epoch(network)
-            self.say(f"epoch {self.epoch} of {self.recipe.epochs}: loss {loss:.4f}, held-out top-1 "
-                     f"{record['top1']:.2f} % of {images}, mask {mask:.2f}")  # fmt: skip
-        return record
+            self.options.say(line)
 
     def _averaged(self) -> Illama:
         return self.model if self.ema is None else self.ema.module

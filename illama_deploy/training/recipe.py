@@ -40,6 +40,7 @@ class TrainRecipe:
         smoothing: of labels.
         mixup, cutmix: alpha of timm's `Mixup`; 0 is off.
         drop_path: rate of the last block, rising linearly from the first.
+        evaluate_every: epochs between measurements of held-out accuracy; the last is always measured.
         ema: decay of averaged weights, which then are what is evaluated and kept; 0 is off.
         soft_mask, soft_mask_epochs: how the mask becomes causal: `constant` opens it until that epoch, `linear` closes
             it step by step until then.
@@ -74,6 +75,7 @@ class TrainRecipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     drop_path: float = 0.0
+    evaluate_every: int = 1
     ema: float = 0.0
     soft_mask: str = "none"
     soft_mask_epochs: float = 0.0
@@ -111,7 +113,14 @@ class TrainRecipe:
                 raise RecipeError(
                     f"Recipe key {name!r} does not know {getattr(self, name)!r}.", hint=f"Use {' or '.join(choices)}."
                 )
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("lr", 0), ("warmup_epochs", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("evaluate_every", 1),
+            ("seed", 0),
+            ("lr", 0),
+            ("warmup_epochs", 0),
+        ):
             if not getattr(self, name) >= least:
                 raise RecipeError(f"Recipe key {name!r} must be at least {least}.", hint="Raise it.")
         for name in SHARES:
@@ -140,6 +149,10 @@ class TrainRecipe:
         """Plain values, for JSON."""
         table = {key: list(value) if isinstance(value, tuple) else value for key, value in self.model}
         return {**plain_values(self), "model": table}
+
+    def identity(self) -> dict[str, Any]:
+        """What tells runs apart, key by key."""
+        return {f"recipe.{key}": value for key, value in self.to_dict().items()}
 
     @classmethod
     def read(cls, name: str | Path) -> TrainRecipe:

@@ -55,12 +55,19 @@ class RunDirectory:
                 stale.unlink()
             if self.saved is None:
                 self.state_file.unlink(missing_ok=True)
-            done = self.saved["updates"] if self.saved else -1
-            kept = [record for record in self.records() if record["updates"] <= done]
+            kept = [record for record in self.records() if self._is_done(record)]
             with new_file(self.log_file, force=True) as aside:
                 aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         except OSError as error:
             raise explain_oserror(error, path) from error
+
+    def _is_done(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record belongs to what the state holds: an epoch's is written after its last state."""
+        if self.saved is None:
+            return False
+        if "mean_loss" in record:
+            return bool(record["epoch"] <= self.saved["epoch"])
+        return bool(record["updates"] <= self.saved["updates"])
 
     def _read(self, force: bool) -> dict[str, Any]:
         try:
@@ -128,13 +135,11 @@ class RunDirectory:
         if not self.writes:
             return
         records = self.records()
-        steps, epochs = ([r for r in records if ("top1" in r) == done] for done in (False, True))
         figure = Figure(figsize=(7, 7), layout="constrained")
         axes = figure.subplots(3, sharex=True)
-        axes[0].plot([r["epoch"] for r in steps], [r["loss"] for r in steps], color="0.7")
-        axes[0].plot([r["epoch"] for r in epochs], [r["loss"] for r in epochs])
-        axes[1].plot([r["epoch"] for r in epochs], [r["top1"] for r in epochs])
-        axes[2].plot([r["epoch"] for r in steps], [r["mask"] for r in steps])
+        for number, key, color in ((0, "loss", "0.7"), (0, "mean_loss", "C0"), (1, "top1", "C0"), (2, "mask", "C0")):
+            known = [record for record in records if key in record]
+            axes[number].plot([record["epoch"] for record in known], [record[key] for record in known], color=color)
         for axis, name in zip(axes, ("training loss", "held-out top-1, %", "mask open"), strict=True):
             axis.set_ylabel(name)
             axis.grid(alpha=0.3)
