@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 import illama_deploy
-from illama_deploy import TrainRecipe, load_checkpoint
+from illama_deploy import Recipe, TrainRecipe, load_checkpoint
 from illama_deploy.affine import quantize
 from illama_deploy.checkpoint import read_checkpoint
 from illama_deploy.data import open_data
@@ -56,6 +57,16 @@ TINY = TrainRecipe(
     shift=0.1,
 )
 QUIET = replace(TINY, mixup=0.0, cutmix=0.0, drop_path=0.0, ema=0.0, precision="float32")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sums come out the same to the bit only with as many threads; one is the fastest for what is trained here."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def weights(path: Path) -> dict[str, Tensor]:
@@ -268,7 +279,7 @@ def test_killed_process_goes_on(whole_run: Path, tmp_path: Path) -> None:
 
 def test_accumulated_batch_is_the_batch(tmp_path: Path) -> None:
     for name, pieces in (("whole", None), ("pieces", 32)):
-        train(QUIET.override(epochs=2), data="digits", out=tmp_path / name, micro_batch=pieces)
+        train(QUIET, data="digits", out=tmp_path / name, micro_batch=pieces)
     torch.testing.assert_close(losses(tmp_path / "whole"), losses(tmp_path / "pieces"), rtol=0, atol=1e-4)
 
 
@@ -364,10 +375,10 @@ VARIATIONS = [
 
 @pytest.mark.parametrize("variation", VARIATIONS, ids=str)
 def test_step_on_the_road_trains_and_is_read_again(tmp_path: Path, variation: dict[str, str]) -> None:
-    recipe = QUIET.override(epochs=1, warmup_epochs=0.0, soft_mask="none", soft_mask_epochs=0.0)
+    recipe = QUIET.override(epochs=2, warmup_epochs=0.0, soft_mask="none", soft_mask_epochs=0.0, lr=5e-3)
     recipe = recipe.override(model=(*recipe.model, *variation.items()))
     result = train(recipe, data="digits", out=tmp_path / "run")
-    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+    assert sum(losses(tmp_path / "run")[-3:]) < sum(losses(tmp_path / "run")[:3])
     assert read_checkpoint(result.path).config.variation == variation
     assert illama_deploy.evaluate(str(result.path)).figures["top1"] == pytest.approx(result.figures["top1"])
     with pytest.raises(UsageError, match="not iLLaMA"):
@@ -434,31 +445,39 @@ def test_fixed_steps_stay(digits_quantized: QuantizedArtifact) -> None:
 
 
 SHORT = TrainRecipe.read("qat-digits").override(epochs=2, warmup_epochs=0.2)
+#: Rounded so simply that there is something to recover.
+ROUGH = Recipe(format="W3A3", range="minmax", rounding="nearest", attention_products=False, calib_images=64)
 
 
 @pytest.fixture(scope="module")
-def trained_w3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rough(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quantize_step(recipe=ROUGH, out=tmp_path_factory.mktemp("rough") / "quantized").path
+
+
+@pytest.fixture(scope="module")
+def trained(rough: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("qat") / "run"
-    qat(bits=3, recipe=SHORT, calib_images=64, out=directory)
+    qat(rough, recipe=SHORT, out=directory)
     return directory
 
 
-def test_qat_recovers_and_exports(trained_w3: Path, tmp_path: Path) -> None:
+def test_qat_recovers_and_exports(rough: Path, trained: Path, tmp_path: Path) -> None:
     before, after = (
-        illama_deploy.evaluate(str(trained_w3 / name), reference="digits").figures for name in ("start", "quantized")
+        illama_deploy.evaluate(str(path), reference="digits").figures for path in (rough, trained / "quantized")
     )
-    assert after["top1"] > before["top1"]
-    manifest = json.loads((trained_w3 / "quantized" / "manifest.json").read_text())
-    assert manifest["format"] == "W3A3"
-    assert manifest["qat"]["recipe"]["epochs"] == 2
-    module = load_quantized(trained_w3 / "quantized").model.blocks[0].mlp.fc2
+    assert after["top1"] > before["top1"] + 2
+    manifest = json.loads((trained / "quantized" / "manifest.json").read_text())
+    assert (manifest["format"], manifest["qat"]["recipe"]["epochs"]) == ("W3A3", 2)
+    module = load_quantized(trained / "quantized").model.blocks[0].mlp.fc2
     assert manifest["sites"]["blocks.0.mlp.fc2"]["inputs"]["input"]["scale"] == float(module.input_scale)
-    exported = illama_deploy.export(trained_w3 / "quantized", simulate=True, float=False, out=tmp_path / "onnx")
-    figures = illama_deploy.evaluate(str(exported.model), reference=str(trained_w3 / "quantized")).figures
+    exported = illama_deploy.export(trained / "quantized", simulate=True, float=False, out=tmp_path / "onnx")
+    figures = illama_deploy.evaluate(str(exported.model), reference=str(trained / "quantized")).figures
     assert figures["agreement"] >= 99
 
 
-def test_qat_goes_on_inside_an_epoch(trained_w3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_qat_goes_on_inside_an_epoch(
+    rough: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     update = Trainer._update
 
     def killed(self: Trainer, *args: Any) -> tuple[float, bool]:
@@ -468,19 +487,21 @@ def test_qat_goes_on_inside_an_epoch(trained_w3: Path, tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Trainer, "_update", killed)
-        qat(bits=3, recipe=SHORT, calib_images=64, out=tmp_path / "run", save_minutes=0)
-    qat(bits=3, recipe=SHORT, calib_images=64, out=tmp_path / "run", resume=True)
-    one, other = (load_quantized(path / "quantized").model for path in (trained_w3, tmp_path / "run"))
+        qat(rough, recipe=SHORT, out=tmp_path / "run", save_minutes=0)
+    qat(rough, recipe=SHORT, out=tmp_path / "run", resume=True)
+    one, other = (load_quantized(path / "quantized").model for path in (trained, tmp_path / "run"))
     assert same(one.state_dict(), other.state_dict())
 
 
-def test_qat_of_a_directory(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
+def test_qat_of_a_checkpoint_quantizes_it_first(tmp_path: Path) -> None:
     recipe = SHORT.override(epochs=1, teacher=0.0, features=0.5, steps="fixed", precision="float32")
-    result = qat(digits_quantized.path, recipe=recipe, out=tmp_path / "run")
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["curves.png", "log.jsonl", "quantized", "state.pt"]
-    trained = load_quantized(result.path)
-    scale = trained.model.blocks[0].mlp.fc2.weight_scale
-    assert torch.equal(scale, digits_quantized.model.blocks[0].mlp.fc2.weight_scale)
+    result = qat("digits", format="W8A8", calib_images=64, recipe=recipe, out=tmp_path / "run")
+    names = ["curves.png", "log.jsonl", "quantized", "start", "state.pt"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == names
+    start, trained = (load_quantized(tmp_path / "run" / name).model for name in ("start", "quantized"))
+    one, other = start.blocks[0].mlp.fc2, trained.blocks[0].mlp.fc2
+    assert torch.equal(one.weight_scale, other.weight_scale)  # steps are fixed
+    assert not torch.equal(one.weight_q, other.weight_q)
     assert load_checkpoint(result.path)(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
 
 
