@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 
+from ..values import constant_value
+
 __all__ = ["HalfPrecision"]
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
@@ -90,8 +92,7 @@ def _float32_copy(scale: ir.Value | None, graph: ir.Graph) -> ir.Value:
     assert scale is not None and scale.const_value is not None
     name = f"{scale.name}.float32"
     if name not in graph.initializers:
-        tensor = ir.tensor(scale.const_value.numpy(), name=name)
-        graph.register_initializer(ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(FLOAT), const_value=tensor))
+        graph.register_initializer(constant_value(name, scale.const_value.numpy()))
     return graph.initializers[name]
 
 
