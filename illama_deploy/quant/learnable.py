@@ -76,7 +76,7 @@ class LearnableLinear(nn.Module):
             if scale is None:
                 scale = scale_of(x.abs().amax(-1, keepdim=True), format_.activations)
             x = fake_quantize(x, scale, format_.activations)
-        bias = self.bias
+        bias: Tensor | None = self.bias
         if bias is not None and format_.is_integer:
             assert self.input_scale is not None
             step = self.input_scale * self.weight_scale[:, 0]
