@@ -3,7 +3,8 @@
     python benchmarks/hard_checkpoint.py ../shared [--seed 0] > benchmarks/hard_checkpoint.md
 
 Each fc3/fc2 channel is rescaled by 2^u, u uniform in ±6 (up to 64), each norm weight by 2^u, u uniform in ±5, the
-columns that read it by 2^-u. Besides the shipped recipes, naive settings: no rewrites, ranges by the largest value, nearest.
+columns that read it by 2^-u. Besides the shipped recipes, naive settings: no rewrites, ranges by the largest value,
+nearest rounding.
 """
 
 from __future__ import annotations
