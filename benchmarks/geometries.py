@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 import illama_deploy  # noqa: F401  (registers the models)
-from illama_deploy.calib import collect_channel_maxima, collect_ranges, range_method
+from illama_deploy.calib import Observed, collect_ranges, range_method
 from illama_deploy.export.targets import TARGETS
 from illama_deploy.formats import Format, parse_format
 from illama_deploy.measure import median_ratio
@@ -47,7 +46,7 @@ def quantized_network(
     """The network quantized by the default recipe."""
     format_ = parse_format(format_) if isinstance(format_, str) else format_
     recipe, network = Recipe(), copy.deepcopy(model)
-    apply_rewrites(network, recipe.rewrites, partial(collect_channel_maxima, batches=[images]))
+    apply_rewrites(network, recipe.rewrites, lambda observed: Observed(observed, lambda: [images]))
     sites = select_sites(find_sites(network), include=["*"], exclude=[], attention_products=attention_products)
     thresholds = {}
     if format_.is_static:

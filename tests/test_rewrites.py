@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from illama_deploy import RecipeError
-from illama_deploy.calib import collect_channel_maxima
+from illama_deploy.calib import Observed, collect_channel_maxima
+from illama_deploy.formats import parse_format
 from illama_deploy.model import Illama, IllamaConfig
+from illama_deploy.quant import find_sites, trial_product
 from illama_deploy.recipe import Recipe
-from illama_deploy.rewrites import REWRITES, apply_rewrites, restructure
-from illama_deploy.rewrites.hadamard import hadamard, random_rotation
+from illama_deploy.rewrites import REWRITES, apply_rewrites, places, restructure
+from illama_deploy.rewrites.hadamard import fixed_rotation, hadamard, random_rotation
 
 CONFIG = IllamaConfig(dim=64, depth=2, heads=2, image_size=(16, 16), patch_size=4, channels=3, classes=5, hidden=96)
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -35,8 +37,13 @@ def _hard_network() -> Illama:
     return model.eval()
 
 
-def _apply(model: Illama, names: list[str]) -> None:
-    apply_rewrites(model, names, partial(collect_channel_maxima, batches=[IMAGES]))
+def _observed(model: Illama, images: torch.Tensor = IMAGES, format_: str = "W4A4") -> Observed:
+    formats = {site.name: parse_format(format_) for site in find_sites(model)}
+    return Observed(model, lambda: [images], trial_product(formats, lambda histogram, _: histogram.maximum, "minmax"))
+
+
+def _apply(model: Illama, names: list[str], images: torch.Tensor = IMAGES) -> None:
+    apply_rewrites(model, names, partial(_observed, images=images))
 
 
 @pytest.mark.parametrize(
@@ -67,16 +74,17 @@ def test_each_changes_something(name: str) -> None:
     before, after = model.state_dict(), rewritten.state_dict()
     values = any(not torch.equal(before[key], after[key]) for key in before)
     structure = any(
-        (a.attn.scale, a.attn.last_query_only) != (b.attn.scale, b.attn.last_query_only)
+        (a.attn.scale, a.attn.last_query_only, str(a)) != (b.attn.scale, b.attn.last_query_only, str(b))
         for a, b in zip(model.blocks, rewritten.blocks, strict=True)
     )
     assert values or structure
 
 
-def test_structure_can_be_restored_without_values() -> None:
+@pytest.mark.parametrize("names", [Recipe().rewrites, tuple(REWRITES)], ids=["default", "all"])
+def test_structure_can_be_restored_without_values(names: tuple[str, ...]) -> None:
     rewritten, loaded = _hard_network(), _hard_network()
-    _apply(rewritten, list(Recipe().rewrites))
-    restructure(loaded, Recipe().rewrites)
+    _apply(rewritten, list(names))
+    restructure(loaded, names)
     loaded.load_state_dict(rewritten.state_dict())
     assert torch.equal(loaded(IMAGES), rewritten(IMAGES))
 
@@ -90,22 +98,28 @@ def test_norms_fold_to_ones() -> None:
 def test_smoothing_evens_out_the_channels_it_says_it_does() -> None:
     model = _hard_network()
     _apply(model, ["fold_norms"])
-    stages = [collect_channel_maxima(model, [IMAGES])]
+    names = ["blocks.0.mlp.fc2", "blocks.1.mlp.fc2"]
+    stages = [collect_channel_maxima(model, names, [IMAGES])]
     _apply(model, ["smooth_swiglu", "smooth_norms"])
-    stages.append(collect_channel_maxima(model, [IMAGES]))
+    stages.append(collect_channel_maxima(model, names, [IMAGES]))
     for before, after in pairwise(stages):
-        for name in ("blocks.0.mlp.fc2", "blocks.1.mlp.fc2"):
+        for name in names:
             assert after[name].max() / after[name].median() < 0.5 * before[name].max() / before[name].median()
 
 
-def test_maxima_handed_on_are_those_of_the_rewritten_network() -> None:
+def test_observations_handed_on_are_those_of_the_rewritten_network() -> None:
     model = _hard_network()
     _apply(model, ["fold_norms"])
-    maxima = collect_channel_maxima(model, [IMAGES])
-    apply_rewrites(model, ["smooth_norms", "smooth_swiglu"], lambda m: maxima)
-    measured = collect_channel_maxima(model, [IMAGES])
-    for name, values in maxima.items():
-        torch.testing.assert_close(measured[name], values, rtol=1e-3, atol=1e-4)
+    known = _observed(model)
+    before = {place: (known.maxima(place).clone(), known.rows(place)) for place in places(model) if "_" not in place}
+    apply_rewrites(model, ["search_smooth_norms", "smooth_norms", "smooth_swiglu", "scale_rotary_pairs"], lambda m: known)
+    fresh = _observed(model)
+    for place in places(model):
+        torch.testing.assert_close(known.maxima(place), fresh.maxima(place), rtol=1e-3, atol=1e-4)
+    for place, (maxima, rows) in before.items():
+        assert not torch.allclose(known.maxima(place), maxima)
+        assert not torch.allclose(known.rows(place), rows)
+        torch.testing.assert_close(known.rows(place), fresh.rows(place), rtol=1e-3, atol=1e-4)
 
 
 def test_last_block_computes_one_token() -> None:
@@ -152,7 +166,7 @@ def _loudest(model: Illama, site: str) -> float:
     """Largest channel's maximum over the median channel's."""
     folded = copy.deepcopy(model)
     apply_rewrites(folded, ["fold_norms"])
-    maxima = collect_channel_maxima(folded, [IMAGES])[site]
+    maxima = collect_channel_maxima(folded, [site], [IMAGES])[site]
     return float(maxima.max() / maxima.median())
 
 

@@ -5,6 +5,7 @@ from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .network import quantize_network, quantized_modules
 from .sequential import quantize_sequentially
 from .sites import Site, find_sites, select_sites
+from .trial import trial_product
 
 __all__ = [
     "QuantConv2d",
@@ -20,4 +21,5 @@ __all__ = [
     "quantized_modules",
     "save_quantized",
     "select_sites",
+    "trial_product",
 ]
