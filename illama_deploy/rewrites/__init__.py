@@ -16,7 +16,7 @@ from ..model.illama import Illama
 from .class_token_last_block import CLASS_TOKEN_LAST_BLOCK
 from .fold_attention_scale import FOLD_ATTENTION_SCALE
 from .fold_norms import FOLD_NORMS
-from .online_rotation import OnlineRotation
+from .online_rotation import OnlineRotation, online_rotations
 from .rewrite import Observations, Rewrite, places
 from .rotate_qk_online import ROTATE_QK_ONLINE
 from .rotate_residual import ROTATE_RESIDUAL
@@ -33,6 +33,7 @@ __all__ = [
     "Rewrite",
     "apply_rewrites",
     "find_rewrites",
+    "online_rotations",
     "places",
     "restructure",
 ]

@@ -4,11 +4,11 @@ A Hadamard matrix of order n has entries ±1 and orthogonal rows. Sylvester's co
 orders q + 1 (q ≡ 3 mod 4 prime) and 2(q + 1) (q ≡ 1 mod 4 prime), so that every width of the published geometries has
 one: 192 = 12·16, 384 = 12·32, 768 = 12·64, 1024.
 
-Where there is none and nothing may be drawn, Hartley's matrix cos + sin (2π·ij/n) serves: orthogonal and symmetric for any
-order, no entry above √2 times a Hadamard matrix's.
+Where there is none and nothing may be drawn, Hartley's matrix cos + sin (2π·ij/n) serves: orthogonal and symmetric for
+any order, no entry above √2 times a Hadamard matrix's.
 
-Sources: R. Paley, *On Orthogonal Matrices* (1933); R. Hartley, *A More Symmetrical Fourier Analysis* (1942); Ashkboos et
-al., *QuaRot* (arXiv 2404.00456) for their use here.
+Sources: R. Paley, *On Orthogonal Matrices* (1933); R. Hartley, *A More Symmetrical Fourier Analysis Applied to
+Transmission Problems* (1942); Ashkboos et al., *QuaRot* (arXiv 2404.00456) for their use here.
 """
 
 from __future__ import annotations

@@ -6,12 +6,11 @@ know that it is there; random signs are moved into the weights before it.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from .hadamard import fixed_rotation
 
-__all__ = ["OnlineRotation", "unrotated"]
+__all__ = ["OnlineRotation", "online_rotations", "unrotated"]
 
 
 class OnlineRotation(nn.Module):
@@ -42,6 +41,11 @@ class OnlineRotation(nn.Module):
 
     def _blocks(self, x: Tensor, matrix: Tensor) -> Tensor:
         return (x.unflatten(-1, (-1, self.block)) @ matrix.to(x.dtype)).flatten(-2)
+
+
+def online_rotations(model: nn.Module) -> dict[str, int]:
+    """Block size of each online rotation of a network, by module name."""
+    return {name: module.block for name, module in model.named_modules() if isinstance(module, OnlineRotation)}
 
 
 def unrotated(place: nn.Module, weight: Tensor) -> Tensor:

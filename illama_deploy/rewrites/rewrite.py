@@ -50,8 +50,8 @@ class Rewrite:
         fold: changes values so that, with `restructure`, the function stays the same.
         restructure: changes what the modules compute; touches no value and may run on empty weights.
         balance: like `fold`, for a rewrite that needs to know the activations.
-        draw: like `fold`, for a rewrite with a random choice, which it takes from the generator alone. Observations made
-            before it are not used after it.
+        draw: like `fold`, for a rewrite with a random choice, which it takes from the generator alone. Observations
+            made before it are not used after it.
     """
 
     name: str

@@ -18,7 +18,7 @@ from .smooth import divide_hidden
 
 __all__ = ["ROTATE_SWIGLU_ONLINE"]
 
-#: Channels that are mixed with each other.
+#: Channels that are mixed with each other. Quantized directories rely on it: another size would need another name.
 BLOCK = 64
 
 

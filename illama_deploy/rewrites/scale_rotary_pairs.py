@@ -2,9 +2,9 @@
 
     c = sqrt(max|k| / max|q|) of the pair,   q · c,   k / c
 
-What is loud in q and quiet in k sets the step size of all of q without need; afterwards both have the same range. A factor
-common to the two channels of a pair commutes with the rotary embedding, so qkv's rows and biases carry it. (So does a
-rotation within the pair; but the embedding itself turns each pair through all angles, so there is nothing left to gain.)
+What is loud in q and quiet in k sets the step size of all of q without need; afterwards both have the same range. A
+factor common to the two channels of a pair commutes with the rotary embedding, so qkv's rows and biases carry it. (So
+does a rotation within the pair; but the embedding itself turns each pair by every angle: there is nothing left to gain.)
 
 Source: van Breugel et al., *FPTQuant* (arXiv 2506.04985), its merged pre-RoPE transform.
 """

@@ -2,8 +2,8 @@
 
     least Σ ‖Q(x / s) Q(w · s)ᵀ - x wᵀ‖² / ‖x wᵀ‖²   over the Linear layers that read x
 
-with the formats that the recipe gives these layers and their weights rounded to the nearest. At 8 bits activations gain
-and weights lose little, at 4 bits both lose, with weights alone quantized there is only to lose; and it differs by layer.
+with the formats that the recipe gives these layers and their weights rounded to the nearest. What activations gain by
+it, weights lose; which counts for more depends on the bits of both, and on the layer.
 
 Source: Lin et al., *AWQ* (arXiv 2306.00978), Eq. 5: its grid search, here with SmoothQuant's scale.
 """
@@ -23,6 +23,8 @@ from .smooth import divide_hidden, divide_norm, normed_linears, smoothing_scale
 __all__ = ["SEARCH_SMOOTH_NORMS", "SEARCH_SMOOTH_SWIGLU"]
 
 ALPHAS = tuple(i / 10 for i in range(11))
+#: Output channels of each layer that are tried. They are rounded one by one, so some of them stand for all.
+CHANNELS = 256
 
 
 def _search(
@@ -37,13 +39,18 @@ def _search(
         weights: of the sites that read the place, float64 [out, in], before `rotate`.
         rotate: what stands between the place and the sites.
     """
-    rows = observations.rows(place).double()
-    exact = {site: rows @ weight.T for site, weight in weights.items()}
+    rows = observations.rows(place)
+    some = {site: weight[:: -(-len(weight) // CHANNELS)] for site, weight in weights.items()}
+    # In float32, as a site that is not quantized computes it: its error is 0 where nothing is moved.
+    exact = {site: rows @ weight.float().T for site, weight in some.items()}
 
     def error(scale: Tensor) -> float:
-        x = rotate(rows / scale).float()
-        found = {site: observations.product(site, x, rotate(w * scale).float()) for site, w in weights.items()}
-        return sum(float((found[site] - y).square().sum() / y.square().sum().clamp(min=1e-30)) for site, y in exact.items())
+        x = rotate(rows.double() / scale).float()
+        total = 0.0
+        for site, weight in some.items():
+            difference = observations.product(site, x, rotate(weight * scale).float()) - exact[site]
+            total += float(difference.square().sum() / exact[site].square().sum().clamp(min=1e-30))
+        return total
 
     best, least = None, error(torch.ones(rows.shape[1], dtype=torch.float64))
     for alpha in ALPHAS:
