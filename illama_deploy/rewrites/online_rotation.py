@@ -40,7 +40,7 @@ class OnlineRotation(nn.Module):
         return self._blocks(x, self.matrix.T)
 
     def _blocks(self, x: Tensor, matrix: Tensor) -> Tensor:
-        return (x.unflatten(-1, (-1, self.block)) @ matrix.to(x.dtype)).flatten(-2)
+        return (x.reshape(*x.shape[:-1], -1, self.block) @ matrix.to(x.dtype)).flatten(-2)
 
 
 def online_rotations(model: nn.Module) -> dict[str, int]:

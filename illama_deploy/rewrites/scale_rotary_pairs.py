@@ -3,8 +3,8 @@
     c = sqrt(max|k| / max|q|) of the pair,   q · c,   k / c
 
 What is loud in q and quiet in k sets the step size of all of q without need; afterwards both have the same range. A
-factor common to the two channels of a pair commutes with the rotary embedding, so qkv's rows and biases carry it. (So
-does a rotation within the pair; but the embedding itself turns each pair by every angle: there is nothing left to gain.)
+factor common to the two channels of a pair commutes with the rotary embedding, so qkv's rows and biases carry it. A
+rotation within the pair would commute too, but the embedding itself turns each pair by every angle already.
 
 Source: van Breugel et al., *FPTQuant* (arXiv 2506.04985), its merged pre-RoPE transform.
 """
@@ -35,7 +35,8 @@ def scale_pairs(attention: Attention, scale: Tensor) -> None:
 def _balance(model: Illama, observations: Observations) -> None:
     for i, block in enumerate(model.blocks):
         q, k = (f"blocks.{i}.attn.rotate_{letter}" for letter in "qk")
-        q_HP, k_HP = (observations.maxima(x).unflatten(-1, (-1, 2)).amax(-1).double().clamp(SMALLEST) for x in (q, k))
+        shape = (block.attn.heads, -1, 2)
+        q_HP, k_HP = (observations.maxima(x).view(shape).amax(-1).double().clamp(SMALLEST) for x in (q, k))
         scale = (k_HP / q_HP).sqrt()
         scale_pairs(block.attn, scale)
         observations.divided(q, 1 / scale.repeat_interleave(2, -1))
