@@ -234,6 +234,9 @@ def export(
     )
     if result.simulated:
         _say(f"simulated: {TARGETS[name].runtime} has no kernel for this format; the file measures accuracy only")
+    if result.rotations:
+        sizes = ", ".join(str(size) for size in sorted(set(result.rotations.values())))
+        _say(f"{len(result.rotations)} online rotations, float GEMMs with blocks of {sizes}")
     if result.parity is not None:
         _say(str(result.parity))
     if result.proof is not None:

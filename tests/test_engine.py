@@ -38,6 +38,7 @@ from illama_deploy.export.trt_package import error_log
 from illama_deploy.hashing import sha256_file
 from illama_deploy.progress import phases
 from illama_deploy.quant import QuantizedArtifact
+from illama_deploy.recipe import Recipe
 from illama_deploy.rewrites import apply_rewrites
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import FLOAT_REWRITES, ExportResult, export
@@ -107,6 +108,17 @@ def test_published_geometry_compiles(tmp_path: Path) -> None:
     options = {"flavor": "rtx", "capabilities": ("8.9",), "about": {}, "rebuild": ""}
     sidecar = build_engine(tmp_path / "t.onnx", tmp_path / "t.engine", profile=Profile(), **options)  # type: ignore[arg-type]
     assert json.loads(sidecar.read_text())["engine"]["bytes"] > 11_000_000
+
+
+def test_online_rotations_compile(tmp_path: Path) -> None:
+    rewrites = (*Recipe().rewrites, "rotate_qk_online", "rotate_swiglu_online")
+    quantize(recipe=Recipe(rewrites=rewrites, calib_images=32), out=tmp_path / "q")
+    (made,) = export(tmp_path / "q", target="tensorrt", flavor="rtx", float=False, compute_capabilities=["8.9"],
+                     out=tmp_path / "trt").engines  # fmt: skip
+    layers = json.loads(sidecar_path(made).read_text())["layers"]["list"]
+    precisions = {row["name"]: row["precision"] for row in layers if row["type"] == "MATRIX_MULTIPLY"}
+    assert sum(precision == "float16" for precision in precisions.values()) == 4 + 6  # products of attention, rotations
+    assert sum(precision == "int8" for precision in precisions.values()) == 16
 
 
 def test_weights_beyond_half_precision_are_an_error(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from .network import quantize_network, quantized_modules
 from .reconstruct import Reconstructed
 from .sequential import quantize_sequentially
 from .sites import Site, find_sites, select_sites
+from .trial import trial_product
 
 __all__ = [
     "Journal",
@@ -24,4 +25,5 @@ __all__ = [
     "quantized_modules",
     "save_quantized",
     "select_sites",
+    "trial_product",
 ]

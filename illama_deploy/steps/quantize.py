@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..affine import scale_of
 from ..atomic import new_directory
-from ..calib import MagnitudeHistogram, RangeMethod, collect_channel_maxima, collect_ranges, range_method
+from ..calib import MagnitudeHistogram, Observed, RangeMethod, collect_ranges, range_method
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..data import Loader, open_data, sample_indices
 from ..errors import RecipeError, UsageError
@@ -31,6 +32,7 @@ from ..quant import (
     quantize_sequentially,
     save_quantized,
     select_sites,
+    trial_product,
 )
 from ..quant.quality import LOGITS, measure_sqnr
 from ..recipe import Recipe
@@ -136,10 +138,11 @@ def quantize(
             raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
         formats = site_formats(sites, resolved, find_sites(model))
 
+        product = trial_product(formats, partial(_threshold, method), clip)
         apply_rewrites(
             model,
             resolved.rewrites,
-            lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
+            lambda rewritten: Observed(rewritten, lambda: _images(loader, "Measuring channels"), product),
             seed=resolved.seed,
         )
         static = {site.name: site.inputs for site in sites if formats[site.name].is_static}
