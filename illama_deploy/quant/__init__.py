@@ -1,6 +1,6 @@
 """The quantized network in torch: the exact arithmetic that every export carries."""
 
-from .artifact import QuantizedArtifact, load_quantized, save_quantized
+from .artifact import QuantizedArtifact, load_quantized, save_quantized, stored_size
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .network import quantize_network, quantized_modules
 from .sequential import quantize_sequentially
@@ -20,4 +20,5 @@ __all__ = [
     "quantized_modules",
     "save_quantized",
     "select_sites",
+    "stored_size",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ from ..quant.quality import LOGITS, measure_sqnr
 from ..recipe import Recipe
 from ..rewrites import apply_rewrites, find_rewrites
 from ..rounding import RoundedWeight, rounding_method, weight_clip
+from ..search import Limits
 from ..versions import versions
 from ..workspace import Workspace
+from .search import search
 
 __all__ = ["quantize"]
 
@@ -63,10 +66,18 @@ def quantize(
     ema: bool = False,
     preprocessing: dict[str, Any] | None = None,
     skip_broken: bool = False,
+    max_drop: float | None = None,
+    max_size: str | None = None,
+    candidates: Sequence[str] | None = None,
+    held_out_images: int | None = None,
+    held_out_split: str | None = None,
     out: str | Path | None = None,
     force: bool = False,
 ) -> QuantizedArtifact:
     """Quantize a trained checkpoint after training.
+
+    With `max_drop` or `max_size` the format of every site is searched: the smallest artefact that keeps the first, the
+    most exact one that keeps the second. The artefact holds the search as `search.json` and `search.svg`.
 
     Args:
         checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded default.
@@ -81,6 +92,12 @@ def quantize(
         heads, image_size, ema: as in `read_checkpoint`.
         preprocessing: fields of `Preprocessing` that replace the checkpoint's.
         skip_broken: leave out images that cannot be decoded, and list them in the manifest.
+        max_drop: limit on the drop in top-1, in points, on held-out images; it holds for the upper bound.
+        max_size: limit on the stored bytes: `3MB` (10^6 bytes), or `30%` of the float network's.
+        candidates: formats that a search chooses from; W8A8, W4A8 and the recipe's where not given. Sites that the
+            recipe overrides keep their format.
+        held_out_images: how many images the drop is measured on, drawn from those that did not calibrate; 10,000.
+        held_out_split: of the data; the calibration images' where not given.
         out: directory to make; `illama-out/quantized` where not given.
         force: replace a directory that exists.
 
@@ -92,7 +109,17 @@ def quantize(
     """
     if bits is not None and format is not None:
         raise UsageError("Both --bits and --format are given.", hint="Give one of them.")
-    resolved = _resolve_recipe(recipe, bits, format).override(
+    limits = Limits.read(max_drop, max_size, candidates, held_out_images, held_out_split)
+    if limits is not None and (bits is not None or format is not None):
+        raise UsageError(
+            "A search chooses the format of every site; --bits and --format name one for all.",
+            hint="Name the formats to choose from with --candidate, or leave --max-drop and --max-size out.",
+        )
+    if limits is None:
+        resolved = _resolve_recipe(recipe, bits, format)
+    else:
+        limits, resolved = limits.with_recipe(None if recipe is None else _resolve_recipe(recipe, None, None))
+    resolved = resolved.override(
         range=range,
         include=None if include is None else tuple(include),
         exclude=None if exclude is None else tuple(exclude),
@@ -103,56 +130,26 @@ def quantize(
     if calib_batch < 1:
         raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
     # What the recipe names is looked up before any image is read.
-    method = range_method(resolved.range)
-    rounding, clip = rounding_method(resolved.rounding), weight_clip(resolved.weight_clip)
-
-    def rounded(weight: Tensor, dtype: NumberType, group: int | None) -> RoundedWeight:
-        return rounding.round(weight, dtype, clip=clip, group=group)
-
+    range_method(resolved.range), rounding_method(resolved.rounding), weight_clip(resolved.weight_clip)
     find_rewrites(resolved.rewrites)
     out = Path(out) if out is not None else Workspace().quantized
     with new_directory(out, force=force, inputs=_inputs(checkpoint, recipe, data)) as directory:
         source = read_checkpoint(checkpoint, heads=heads, image_size=image_size, ema=ema)
         expected = source.preprocessing.override(**(preprocessing or {}))
         loader = _open_images(source, expected, data, split, resolved, calib_batch, skip_broken)
-        model = source.build()
-        sites = select_sites(
-            find_sites(model),
-            include=resolved.include,
-            exclude=resolved.exclude,
-            attention_products=resolved.attention_products,
-        )
-        if not sites:
-            raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
-        formats = site_formats(sites, resolved, find_sites(model))
-
-        apply_rewrites(
-            model,
-            resolved.rewrites,
-            lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
-            seed=resolved.seed,
-        )
-        static = {site.name: site.inputs for site in sites if formats[site.name].is_static}
-        histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
-        thresholds = {name: _threshold(method, h, formats[name.partition("/")[0]]) for name, h in histograms.items()}
-
-        quantized = copy.deepcopy(model)
-        if rounding.needs_moments:
-            quantize_sequentially(
-                quantized, model, sites, thresholds, formats, rounding, lambda: _images(loader, "Rounding"), clip=clip
-            )
+        origin = {"path": str(checkpoint), "sha256": source.sha256, "heads": source.config.heads, "ema": ema}
+        calibrated = calibrate(source.build(), origin, expected, resolved, loader, limits.candidates if limits else ())
+        if limits is None:
+            found, formats = None, {name: choices[0] for name, choices in calibrated.choices.items()}
+            quantized = calibrated.quantize(formats)
         else:
-            quantize_network(quantized, sites, thresholds, formats, rounded)
+            found = search(calibrated, limits, beside=out)
+            resolved, formats, quantized = found.recipe, found.formats, found.model
 
         manifest = {
-            "format": resolved.format,
+            "format": found.label if found else resolved.format,
             "recipe": resolved.to_dict(),
-            "source": {
-                "path": str(checkpoint),
-                "sha256": source.sha256,
-                "heads": source.config.heads,
-                "ema": ema,
-            },
+            "source": origin,
             "classes": list(source.classes),
             "preprocessing": expected.to_dict(),
             "data": {
@@ -162,10 +159,116 @@ def quantize(
                 "skipped": loader.skipped,
             },
             "versions": versions("torch", "timm", "torchvision", "numpy", "pillow"),
-            **_figures(model, quantized, sites, formats, thresholds, histograms, loader),
+            **_figures(calibrated, quantized, formats),
+            **({"search": found.summary} if found else {}),
         }
         save_quantized(directory, quantized, manifest)
+        if found is not None:
+            found.write(directory)
+    if found is not None:
+        found.journal.remove()
     return load_quantized(out)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A float network after its rewrites, and what calibration told of it: it may be quantized again and again.
+
+    Attributes:
+        origin: the checkpoint, as the manifest names it.
+        model: the rewritten network; stays as it is.
+        choices: each site that the recipe quantizes, and the formats that it may get.
+        histograms: of each `SITE/INPUT` that one of them gives fixed step sizes.
+        loader: the calibration images.
+    """
+
+    origin: Mapping[str, Any]
+    preprocessing: Preprocessing
+    recipe: Recipe
+    loader: Loader
+    model: Illama
+    sites: Sequence[Site]
+    choices: Mapping[str, Sequence[Format]]
+    histograms: Mapping[str, MagnitudeHistogram]
+
+    def thresholds(self, formats: Mapping[str, Format]) -> dict[str, float]:
+        """Clipping threshold of each `SITE/INPUT` with fixed step sizes."""
+        method = range_method(self.recipe.range)
+        return {
+            key: _threshold(method, histogram, formats[site])
+            for key, histogram in self.histograms.items()
+            if (site := key.partition("/")[0]) in formats and formats[site].is_static
+        }
+
+    def quantize(self, formats: Mapping[str, Format], description: str = "Rounding") -> Illama:
+        """Quantize a copy of the network by the recipe's rounding method, each site in its format."""
+        rounding, clip = rounding_method(self.recipe.rounding), self.recipe.weight_clip
+        quantized, thresholds = copy.deepcopy(self.model), self.thresholds(formats)
+
+        def rounded(weight: Tensor, dtype: NumberType, group: int | None) -> RoundedWeight:
+            return rounding.round(weight, dtype, clip=clip, group=group)
+
+        def images() -> Iterator[Tensor]:
+            return _images(self.loader, description)
+
+        if rounding.needs_moments:
+            quantize_sequentially(quantized, self.model, self.sites, thresholds, formats, rounding, images, clip=clip)
+        else:
+            quantize_network(quantized, self.sites, thresholds, formats, rounded)
+        return quantized
+
+
+def calibrate(
+    model: Illama,
+    origin: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    loader: Loader,
+    candidates: Sequence[Format] = (),
+) -> Calibrated:
+    """Rewrite a float network, in place, and take the ranges of its activations.
+
+    Args:
+        loader: calibration images.
+        candidates: formats that sites may get, of those that the recipe does not override; its format where none.
+
+    Raises:
+        RecipeError: a pattern that matches no site, a site left without a format.
+        UsageError: nothing is left to quantize.
+    """
+    known = find_sites(model)
+    sites = select_sites(
+        known, include=recipe.include, exclude=recipe.exclude, attention_products=recipe.attention_products
+    )
+    if not sites:
+        raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
+    choices = site_choices(sites, recipe, known, candidates)
+    apply_rewrites(
+        model,
+        recipe.rewrites,
+        lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
+        seed=recipe.seed,
+    )
+    static = {site.name: site.inputs for site in sites if any(f.is_static for f in choices[site.name])}
+    histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
+    return Calibrated(origin, preprocessing, recipe, loader, model, sites, choices, histograms)
+
+
+def site_choices(
+    sites: Sequence[Site], recipe: Recipe, known: Sequence[Site], candidates: Sequence[Format] = ()
+) -> dict[str, tuple[Format, ...]]:
+    """The formats that every site may get: what the recipe says, or the candidates where it overrides nothing.
+
+    Raises:
+        RecipeError: as in `site_formats`.
+    """
+    fixed = site_formats(sites, recipe, known)
+    free = {
+        site.name: tuple(f for f in candidates if f.is_static or not site.is_product)
+        for site in sites
+        if not any(fnmatchcase(site.name, pattern) for pattern, _ in recipe.overrides)
+    }
+    return {site.name: free.get(site.name) or (fixed[site.name],) for site in sites}
 
 
 def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -> dict[str, Format]:
@@ -260,21 +363,14 @@ def _threshold(method: RangeMethod, histogram: MagnitudeHistogram, format_: Form
     return histogram.maximum
 
 
-def _figures(
-    model: Illama,
-    quantized: Illama,
-    sites: Sequence[Site],
-    formats: Mapping[str, Format],
-    thresholds: dict[str, float],
-    histograms: dict[str, MagnitudeHistogram],
-    loader: Loader,
-) -> dict[str, Any]:
+def _figures(calibrated: Calibrated, quantized: Illama, formats: Mapping[str, Format]) -> dict[str, Any]:
     """Format, ranges and SQNR of every site, and the logits' SQNR, on the first calibration images."""
+    loader, histograms, thresholds = calibrated.loader, calibrated.histograms, calibrated.thresholds(formats)
     few = copy.copy(loader)
     few.indices = loader.indices[:SQNR_IMAGES]
     # One fixed batch size, so that figures do not depend on --calib-batch.
     few.batch_size = 32
-    sqnr = measure_sqnr(model, quantized, _images(few, "Comparing with float"))
+    sqnr = measure_sqnr(calibrated.model, quantized, _images(few, "Comparing with float"))
 
     def ranges(site: Site) -> dict[str, dict[str, float]]:
         kind = formats[site.name].activations
@@ -298,6 +394,6 @@ def _figures(
                 "sqnr_db": sqnr[site.name],
                 "inputs": ranges(site),
             }
-            for site in sites
+            for site in calibrated.sites
         },
     }
