@@ -113,19 +113,19 @@ def quantize(
     skip_broken: SkipOption = False,
     max_drop: Annotated[
         float | None,
-        typer.Option("--max-drop", help="Search formats site by site: the smallest that drop so many points.", show_default=False),
+        typer.Option("--max-drop", help="Search a format for each site: the smallest network that drops at most so many points.", show_default=False),
     ] = None,
     max_size: Annotated[
-        str | None, typer.Option("--max-size", help="The same: the most exact of 3MB, or of 30% of float.", show_default=False)
+        str | None, typer.Option("--max-size", help="Search: the most exact network of at most 3MB, or 30% of float.", show_default=False)
     ] = None,
     candidate: Annotated[
-        list[str] | None, typer.Option("--candidate", help="Of the search: a format (W8A8, W4A8); give several.", show_default=False)
+        list[str] | None, typer.Option("--candidate", help="A format to search among (W8A8, W4A8); give several.", show_default=False)
     ] = None,
     held_out_images: Annotated[
-        int | None, typer.Option("--held-out-images", help="Of the search: to measure the drop on (10000).", show_default=False)
+        int | None, typer.Option("--held-out-images", help="Images that a search measures drops on (10000).", show_default=False)
     ] = None,
     held_out_split: Annotated[
-        str | None, typer.Option("--held-out-split", help="Their split (that of calibration).", show_default=False)
+        str | None, typer.Option("--held-out-split", help="Their split (that of the calibration images).", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
     force: ForceOption = False,

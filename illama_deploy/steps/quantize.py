@@ -38,7 +38,7 @@ from ..rounding import RoundedWeight, rounding_method, weight_clip
 from ..search import Limits
 from ..versions import versions
 from ..workspace import Workspace
-from .search import search
+from .search import hold_out, search
 
 __all__ = ["quantize"]
 
@@ -137,14 +137,16 @@ def quantize(
         source = read_checkpoint(checkpoint, heads=heads, image_size=image_size, ema=ema)
         expected = source.preprocessing.override(**(preprocessing or {}))
         loader = _open_images(source, expected, data, split, resolved, calib_batch, skip_broken)
+        model = source.build()
+        sites, choices = choose_sites(model, resolved, limits.candidates if limits else ())
+        held_out = None if limits is None else hold_out(loader, expected, sites, choices, limits, resolved.seed)
         origin = {"path": str(checkpoint), "sha256": source.sha256, "heads": source.config.heads, "ema": ema}
-        calibrated = calibrate(source.build(), origin, expected, resolved, loader, limits.candidates if limits else ())
-        if limits is None:
-            found, formats = None, {name: choices[0] for name, choices in calibrated.choices.items()}
-            quantized = calibrated.quantize(formats)
-        else:
-            found = search(calibrated, limits, beside=out)
-            resolved, formats, quantized = found.recipe, found.formats, found.model
+        calibrated = calibrate(model, origin, expected, resolved, loader, sites, choices)
+        found, formats = None, {name: each[0] for name, each in choices.items()}
+        if limits is not None and held_out is not None:
+            found = search(calibrated, held_out, limits, beside=out)
+            resolved, formats = found.recipe, found.formats
+        quantized = found.model if found else calibrated.quantize(formats)
 
         manifest = {
             "format": found.label if found else resolved.format,
@@ -224,25 +226,10 @@ def calibrate(
     preprocessing: Preprocessing,
     recipe: Recipe,
     loader: Loader,
-    candidates: Sequence[Format] = (),
+    sites: Sequence[Site],
+    choices: Mapping[str, Sequence[Format]],
 ) -> Calibrated:
-    """Rewrite a float network, in place, and take the ranges of its activations.
-
-    Args:
-        loader: calibration images.
-        candidates: formats that sites may get, of those that the recipe does not override; its format where none.
-
-    Raises:
-        RecipeError: a pattern that matches no site, a site left without a format.
-        UsageError: nothing is left to quantize.
-    """
-    known = find_sites(model)
-    sites = select_sites(
-        known, include=recipe.include, exclude=recipe.exclude, attention_products=recipe.attention_products
-    )
-    if not sites:
-        raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
-    choices = site_choices(sites, recipe, known, candidates)
+    """Rewrite a float network, in place, and take the ranges of its activations; see `Calibrated`."""
     apply_rewrites(
         model,
         recipe.rewrites,
@@ -254,21 +241,33 @@ def calibrate(
     return Calibrated(origin, preprocessing, recipe, loader, model, sites, choices, histograms)
 
 
-def site_choices(
-    sites: Sequence[Site], recipe: Recipe, known: Sequence[Site], candidates: Sequence[Format] = ()
-) -> dict[str, tuple[Format, ...]]:
-    """The formats that every site may get: what the recipe says, or the candidates where it overrides nothing.
+def choose_sites(
+    model: Illama, recipe: Recipe, candidates: Sequence[Format] = ()
+) -> tuple[list[Site], dict[str, tuple[Format, ...]]]:
+    """The sites that the recipe quantizes, and the formats that each may get.
+
+    Args:
+        candidates: for sites that the recipe does not override; its format where none will do.
 
     Raises:
-        RecipeError: as in `site_formats`.
+        RecipeError: a pattern that matches no site; as in `site_formats`.
+        UsageError: nothing is left to quantize.
     """
-    fixed = site_formats(sites, recipe, known)
+    known = find_sites(model)
+    sites = select_sites(
+        known, include=recipe.include, exclude=recipe.exclude, attention_products=recipe.attention_products
+    )
+    if not sites:
+        raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
+    formats = site_formats(sites, recipe, known)
+    # Of a product the weights' format says nothing, and its step sizes must be fixed.
+    products = tuple({f.activations: f for f in reversed(candidates) if f.is_static}.values())[::-1]
     free = {
-        site.name: tuple(f for f in candidates if f.is_static or not site.is_product)
+        site.name: products if site.is_product else tuple(candidates)
         for site in sites
         if not any(fnmatchcase(site.name, pattern) for pattern, _ in recipe.overrides)
     }
-    return {site.name: free.get(site.name) or (fixed[site.name],) for site in sites}
+    return sites, {name: free.get(name) or (format_,) for name, format_ in formats.items()}
 
 
 def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -> dict[str, Format]:

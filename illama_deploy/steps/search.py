@@ -14,7 +14,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from ..formats import Format, NumberType
 from ..hashing import canonical_json
 from ..measure import Interval, drop_interval
 from ..model.illama import Illama
+from ..preprocessing import Preprocessing
 from ..progress import track
 from ..quant import Site, stored_size
 from ..recipe import Recipe
@@ -53,7 +54,7 @@ from ..versions import versions
 if TYPE_CHECKING:
     from .quantize import Calibrated
 
-__all__ = ["Found", "search", "search_rows"]
+__all__ = ["Found", "HeldOut", "hold_out", "search", "search_rows"]
 
 SCHEMA = "illama-deploy/search/1"
 RECORD, PLOT = "search.json", "search.svg"
@@ -98,11 +99,17 @@ class Found:
         plot_search(self.record, directory / PLOT)
 
 
-class _HeldOut:
-    """Images that took no part in calibration, and what the float network makes of them."""
+class HeldOut:
+    """Images that took no part in calibration.
 
-    def __init__(self, model: Illama, loader: Loader) -> None:
-        self.model, self.loader = model, loader
+    Attributes:
+        looks: at so many assignments at most.
+        confidence: of each bound of a drop that is measured on them.
+    """
+
+    def __init__(self, loader: Loader, looks: int, confidence: float) -> None:
+        self.loader, self.looks, self.confidence = loader, looks, confidence
+        self._reference: tuple[Tensor, Tensor] | None = None
 
     @torch.inference_mode()
     def run(self, model: Illama, description: str) -> tuple[Tensor, Tensor]:
@@ -110,14 +117,11 @@ class _HeldOut:
         pairs = [(model(batch.images), batch.labels) for batch in track(self.loader, description, len(self.loader))]
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
-    @cached_property
-    def reference(self) -> tuple[Tensor, Tensor]:
-        """The float network's logits, and labels."""
-        return self.run(self.model, "Held-out images in float")
-
-    def compare(self, quantized: Illama, description: str) -> dict[str, Any]:
-        """What a quantized network loses and wins against float."""
-        (expected, labels), (logits, _) = self.reference, self.run(quantized, description)
+    def compare(self, model: Illama, quantized: Illama, description: str) -> dict[str, Any]:
+        """What a quantized network loses and wins against the float one, always the same."""
+        if self._reference is None:
+            self._reference = self.run(model, "Held-out images in float")
+        (expected, labels), (logits, _) = self._reference, self.run(quantized, description)
         before, after = expected.argmax(1), logits.argmax(1)
         return {
             "images": len(labels),
@@ -129,29 +133,69 @@ class _HeldOut:
         }
 
 
-def search(calibrated: Calibrated, limits: Limits, *, beside: Path) -> Found:
+def hold_out(
+    calibration: Loader,
+    preprocessing: Preprocessing,
+    sites: Sequence[Site],
+    choices: Mapping[str, Sequence[Format]],
+    limits: Limits,
+    seed: int,
+) -> HeldOut:
+    """Draw images of the same split that do not calibrate, or of the split that is named.
+
+    Raises:
+        UsageError: there is nothing to choose, or not enough of them to show such a drop.
+    """
+    groups = _searched(sites, choices)
+    if not groups:
+        raise UsageError(
+            "No site is left whose format could be chosen: the recipe's overrides name them all.",
+            hint="Take some out of the recipe, or loosen --include and --exclude.",
+        )
+    # Each look may let an assignment pass by luck: so seldom that all together keep the confidence (Bonferroni).
+    looks = most_probes(1 + sum(len(choices[each[0].name]) - 1 for each in groups.values()))
+    confidence = CONFIDENCE if limits.max_drop is None else 1 - (1 - CONFIDENCE) / looks
+
+    source = calibration.source
+    if limits.held_out_split is not None:
+        source = open_data(source.spec, limits.held_out_split, role="calibrate")
+    used = set(calibration.indices) if source.split == calibration.source.split else set()
+    unused = [i for i in range(len(source)) if i not in used]
+    drawn = [unused[i] for i in sample_indices(len(unused), limits.held_out_images, seed)]
+
+    def shows_limit(images: int) -> bool:
+        """Whether an assignment that loses nothing at all could pass."""
+        return limits.max_drop is None or drop_interval(0, 0, images, confidence).high <= limits.max_drop
+
+    if not drawn or not shows_limit(len(drawn)):
+        needed = 1 + bisect_left(range(1, 10**9), True, key=shows_limit)
+        raise UsageError(
+            f"{len(drawn)} held-out images are too few: "
+            + (f"it takes {needed} to show so small a drop." if drawn else "none is left."),
+            hint="Held-out images are those that do not calibrate: lower --calib-images, raise --held-out-images, or "
+            "name another split with --held-out-split.",
+        )
+    loader = Loader(
+        source,
+        preprocessing,
+        classes=calibration.classes,
+        indices=drawn,
+        skip_broken=calibration.skip_broken,
+    )
+    return HeldOut(loader, looks, confidence)
+
+
+def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside: Path) -> Found:
     """Choose the format of every site.
 
     Args:
         beside: the artefact to be; what is measured is kept beside it.
 
     Raises:
-        UsageError: nothing to choose, too few held-out images, or limits that no assignment keeps.
+        UsageError: limits that no assignment keeps.
     """
     config, rewrites = calibrated.model.config, calibrated.recipe.rewrites
-    free = [site for site in calibrated.sites if len(calibrated.choices[site.name]) > 1]
-    if not free:
-        raise UsageError(
-            "No site is left whose format could be chosen: the recipe's overrides name them all.",
-            hint="Take some out of the recipe, or loosen --include and --exclude.",
-        )
-    groups = group_sites(free)
-    held_out = _HeldOut(calibrated.model, _held_out_loader(calibrated, limits))
-    # Each look may let an assignment pass by luck, so seldom that all looks together keep the confidence (Bonferroni).
-    looks = most_probes(1 + sum(len(calibrated.choices[sites[0].name]) - 1 for sites in groups.values()))
-    confidence = CONFIDENCE if limits.max_drop is None else 1 - (1 - CONFIDENCE) / looks
-    _need_images(len(held_out.loader), limits.max_drop, confidence)
-
+    groups = _searched(calibrated.sites, calibrated.choices)
     journal = Journal(beside, _decides(calibrated, limits, held_out.loader))
     choices = _measure_sites(calibrated, groups, journal)
     points = walk(choices)
@@ -169,15 +213,15 @@ def search(calibrated: Calibrated, limits: Limits, *, beside: Path) -> Found:
     kept: dict[int, Illama] = {}
 
     def drop_of(number: int) -> Interval:
-        description = f"Assignment {len(measured) + 1} of at most {looks}, {sizes[number] / 1e6:.2f} MB: "
+        description = f"Assignment {len(measured) + 1} of at most {held_out.looks}, {sizes[number] / 1e6:.2f} MB: "
 
         def measure() -> dict[str, Any]:
             kept[number] = calibrated.quantize(formats[number], description + "rounding")
-            return held_out.compare(kept[number], description + "held-out images")
+            return held_out.compare(calibrated.model, kept[number], description + "held-out images")
 
         names = canonical_json({site: each.name for site, each in formats[number].items()})
         figures = journal.measured(f"drop-{hashlib.sha256(names.encode()).hexdigest()[:16]}", measure)
-        drop = drop_interval(figures["lost"], figures["won"], figures["images"], confidence)
+        drop = drop_interval(figures["lost"], figures["won"], figures["images"], held_out.confidence)
         measured[number] = {**figures, "drop": drop._asdict()}
         return drop
 
@@ -205,7 +249,7 @@ def search(calibrated: Calibrated, limits: Limits, *, beside: Path) -> Found:
         "limits": {"max_drop": limits.max_drop, "max_bytes": None if limits.max_size is None else int(budget)},
         "formats": shares,
         "candidates": [each.name for each in limits.candidates],
-        "confidence": {"of_all": CONFIDENCE, "of_each": confidence},
+        "confidence": {"of_all": CONFIDENCE, "of_each": held_out.confidence},
         "chosen": chosen,
         "curve": [
             {
@@ -250,39 +294,9 @@ def search_rows(artifact: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
     return ("size", "bit operations %", "KL expected", "KL", "agreement %", "drop, points", "at most", ""), rows
 
 
-def _held_out_loader(calibrated: Calibrated, limits: Limits) -> Loader:
-    """Images of the same split that did not calibrate, or of the split that is named."""
-    loader = copy.copy(calibrated.loader)
-    if limits.held_out_split is not None:
-        loader = Loader(
-            open_data(loader.source.spec, limits.held_out_split, role="calibrate"),
-            calibrated.preprocessing,
-            classes=loader.classes,
-            skip_broken=loader.skip_broken,
-        )
-    used = set(calibrated.loader.indices) if loader.source.split == calibrated.loader.source.split else set()
-    unused = [i for i in range(len(loader.source)) if i not in used]
-    drawn = sample_indices(len(unused), limits.held_out_images, calibrated.recipe.seed)
-    loader.indices = [unused[i] for i in drawn]
-    loader.batch_size = 64  # whatever --calib-batch says, so that figures do not hang on it
-    return loader
-
-
-def _need_images(images: int, max_drop: float | None, confidence: float) -> None:
-    """Refuse a limit that could not be shown even if nothing got lost."""
-
-    def shows(count: int) -> bool:
-        return max_drop is None or drop_interval(0, 0, count, confidence).high <= max_drop
-
-    if images and shows(images):
-        return
-    needed = 1 + bisect_left(range(1, 10**9), True, key=shows)
-    raise UsageError(
-        f"{images} held-out images are too few: "
-        + ("none is left." if max_drop is None else f"to show a drop of at most {max_drop:g} points takes {needed:,}."),
-        hint="Held-out images are those that do not calibrate: lower --calib-images, raise --held-out-images, or name "
-        "another split with --held-out-split.",
-    )
+def _searched(sites: Sequence[Site], choices: Mapping[str, Sequence[Format]]) -> dict[str, tuple[Site, ...]]:
+    """The groups of sites that have a choice."""
+    return group_sites(site for site in sites if len(choices[site.name]) > 1)
 
 
 def _decides(calibrated: Calibrated, limits: Limits, held_out: Loader) -> dict[str, Any]:
