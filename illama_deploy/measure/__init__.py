@@ -2,13 +2,14 @@
 
 from .accuracy import Accuracy, Comparison, measure_accuracy
 from .latency import Latency, measure_latency
-from .statistics import Interval, median_ratio, paired_drop
+from .statistics import Interval, drop_interval, median_ratio, paired_drop
 
 __all__ = [
     "Accuracy",
     "Comparison",
     "Interval",
     "Latency",
+    "drop_interval",
     "measure_accuracy",
     "measure_latency",
     "median_ratio",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Interval", "median_ratio", "paired_drop"]
+__all__ = ["Interval", "drop_interval", "median_ratio", "paired_drop"]
 
 RESAMPLES = 2000
 #: Neighbouring rounds are not independent (the machine is slow or fast for a while), so whole stretches of
@@ -23,8 +23,8 @@ class Interval(NamedTuple):
     high: float
 
 
-def paired_drop(baseline_correct: np.ndarray, candidate_correct: np.ndarray, confidence: float = 0.95) -> Interval:
-    """Drop in top-1 from baseline to candidate on the same images, in points (percent).
+def drop_interval(lost: int, won: int, images: int, confidence: float = 0.95) -> Interval:
+    """Drop in top-1 on the same images, in points (percent), from the images that got lost and won.
 
     Bonett and Price's adjusted Wald interval for paired proportions: with b images that only the baseline
     gets right and c that only the candidate does, of n,
@@ -35,12 +35,16 @@ def paired_drop(baseline_correct: np.ndarray, candidate_correct: np.ndarray, con
     Source: D. G. Bonett, R. M. Price, *Adjusted Wald confidence interval for a difference of binomial
     proportions based on paired data*, J. Educ. Behav. Stat. 37 (2012).
     """
-    n = len(baseline_correct)
+    p, q = (lost + 1) / (images + 2), (won + 1) / (images + 2)
+    margin = NormalDist().inv_cdf(confidence) * float(np.sqrt((p + q - (p - q) ** 2) / (images + 2)))
+    return Interval(100 * (lost - won) / images, 100 * (p - q - margin), 100 * (p - q + margin))
+
+
+def paired_drop(baseline_correct: np.ndarray, candidate_correct: np.ndarray, confidence: float = 0.95) -> Interval:
+    """`drop_interval` from baseline to candidate, from whether each got each image right [images]."""
     lost = int(np.sum(baseline_correct & ~candidate_correct))
     won = int(np.sum(~baseline_correct & candidate_correct))
-    p, q = (lost + 1) / (n + 2), (won + 1) / (n + 2)
-    margin = NormalDist().inv_cdf(confidence) * float(np.sqrt((p + q - (p - q) ** 2) / (n + 2)))
-    return Interval(100 * (lost - won) / n, 100 * (p - q - margin), 100 * (p - q + margin))
+    return drop_interval(lost, won, len(baseline_correct), confidence)
 
 
 def median_ratio(

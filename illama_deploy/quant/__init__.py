@@ -1,6 +1,6 @@
 """The quantized network in torch: the exact arithmetic that every export carries."""
 
-from .artifact import QuantizedArtifact, load_quantized, save_quantized
+from .artifact import QuantizedArtifact, load_quantized, save_quantized, stored_size
 from .journal import Journal
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .network import quantize_network, quantized_modules
@@ -25,5 +25,6 @@ __all__ = [
     "quantized_modules",
     "save_quantized",
     "select_sites",
+    "stored_size",
     "trial_product",
 ]
