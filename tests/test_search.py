@@ -323,7 +323,7 @@ def test_it_goes_on_where_it_was_killed(
         (("--max-drop", 0.5, "--held-out-split", "validation"), ("validation",)),
         (
             ("--max-drop", 0.5, "--calib-images", 512),
-            ("387 held-out images are too few", "takes 606", "--calib-images"),
+            ("387 held-out images are too few", "takes 656", "--calib-images"),
         ),
         (("--max-size", "3MB", "--calib-images", 5000), ("0 held-out images are too few", "none is left")),
         (("--max-size", "0.1MB", "--calib-images", 32), ("Nothing fits 0.10 MB", "0.32 MB", "--candidate")),
