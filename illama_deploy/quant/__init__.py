@@ -3,6 +3,7 @@
 from .artifact import QuantizedArtifact, load_quantized, save_quantized
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .network import quantize_network, quantized_modules
+from .sensitivity import SiteSensitivity, measure_sensitivity
 from .sequential import quantize_sequentially
 from .sites import Site, find_sites, select_sites
 
@@ -13,8 +14,10 @@ __all__ = [
     "QuantModule",
     "QuantizedArtifact",
     "Site",
+    "SiteSensitivity",
     "find_sites",
     "load_quantized",
+    "measure_sensitivity",
     "quantize_network",
     "quantize_sequentially",
     "quantized_modules",

@@ -15,12 +15,14 @@ def print_report(report: dict[str, Any]) -> None:
     """Print both tables and the verdict to standard output."""
     from rich.console import Console
 
-    print_table(ARTIFACT_COLUMNS, artifact_rows(report), left=2)
+    print_table(ARTIFACT_COLUMNS, artifact_rows(report), left=3)
     print_table(
         GATE_COLUMNS,
         [(*row[:-1], f"[{COLOURS[row[-1]]}]{row[-1]}[/]") for row in gate_rows(report)],
         left=len(GATE_COLUMNS),
     )
+    for note in report["notes"]:
+        Console(width=_width(), highlight=False).print(f"- {note}", markup=False)
     verdict = report["verdict"]
     Console(width=_width(), highlight=False).print(f"Verdict: [bold {COLOURS[verdict]}]{verdict.upper()}[/]")
 
@@ -43,4 +45,4 @@ def _width() -> int | None:
     """The terminal's own width; where there is none (a log), enough for every column."""
     import sys
 
-    return None if sys.stdout.isatty() else 140
+    return None if sys.stdout.isatty() else 160

@@ -37,7 +37,7 @@ from ..rounding import RoundedWeight, rounding_method, weight_clip
 from ..versions import versions
 from ..workspace import Workspace
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "rewrite_float"]
 
 #: Images on which the manifest's SQNR figures are taken.
 SQNR_IMAGES = 64
@@ -126,12 +126,7 @@ def quantize(
             raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
         formats = site_formats(sites, resolved, find_sites(model))
 
-        apply_rewrites(
-            model,
-            resolved.rewrites,
-            lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
-            seed=resolved.seed,
-        )
+        rewrite_float(model, resolved, loader)
         static = {site.name: site.inputs for site in sites if formats[site.name].is_static}
         histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
         thresholds = {name: _threshold(method, h, formats[name.partition("/")[0]]) for name, h in histograms.items()}
@@ -166,6 +161,16 @@ def quantize(
         }
         save_quantized(directory, quantized, manifest)
     return load_quantized(out)
+
+
+def rewrite_float(model: Illama, recipe: Recipe, loader: Loader) -> None:
+    """Apply a recipe's rewrites, in place; those that balance channels look at the calibration images."""
+    apply_rewrites(
+        model,
+        recipe.rewrites,
+        lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
+        seed=recipe.seed,
+    )
 
 
 def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -> dict[str, Format]:
