@@ -482,16 +482,19 @@ def demo(
 
 @app.command()
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="Quantized directory, directory of an export, or .engine.")],
+    artifact: Annotated[Path, typer.Argument(help="Quantized directory, directory of an export, .onnx or .engine.")],
     parity: Annotated[bool, typer.Option("--parity", help="Compare every layer's runtime result with torch.")] = False,
     target: Annotated[str, typer.Option("--target", help="For --parity: onnx-cpu | onnx-cuda | openvino | tensorrt")] = "onnx-cpu",
+    images: Annotated[int, typer.Option("--images", help="Calibration images to measure sensitivity on; 0 for none.")] = 64,
+    json: JsonOption = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts here.", show_default=False)] = None,
 ) -> None:
-    """Show formats and errors site by site, or the precision that each layer really runs in."""
+    """Show formats, errors and sensitivity site by site, or each layer's precision and share of latency."""
     from .report.terminal import print_table
     from .steps.inspect import inspect as step
 
-    result = step(artifact, parity=parity, target=target)
-    print_table(result.columns, result.rows, left=len(result.columns))
+    result = step(artifact, parity=parity, target=target, images=images, json=json, html=html)
+    print_table(result.columns, result.rows, left=3)
     _say(result.summary)
 
 
@@ -590,7 +593,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     global _arguments
     _arguments = arguments
     # A cancelled CI job gets SIGTERM: unwind as for Ctrl-C, so that nothing half-written stays.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    own = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != own:  # a child that a library forked (OpenVINO's telemetry) and now ends
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
 
 

@@ -22,7 +22,7 @@ class Point:
 
     Attributes:
         x, y: latency in ms, top-1 in percent.
-        low, high: of y.
+        low, high: interval of y.
         baseline: drawn hollow.
     """
 

@@ -124,7 +124,12 @@ def check(
                 runtimes, data, split, limit, None, preprocessing=preprocessing, skip_broken=skip_broken
             )
         conditions = Conditions()
-        timing: dict[str, Any] = {"seconds": seconds, "rounds": rounds, "confidence": confidence, "on_round": conditions.look}
+        timing: dict[str, Any] = {
+            "seconds": seconds,
+            "rounds": rounds,
+            "confidence": confidence,
+            "on_round": conditions.look,
+        }
         results = _Results(confidence)
         for group in groups:
             rows = measure_batches([member.artifact for member in group], batch, **timing)

@@ -24,7 +24,10 @@ from ..rows import (
     timing_rows,
 )
 
-__all__ = ["page", "render_html"]
+__all__ = ["describe_bars", "page", "render_html"]
+
+#: Sites that are shown unfolded: those that cost most.
+MOST_SITES = 12
 
 
 def render_html(report: dict[str, Any]) -> str:
@@ -51,7 +54,7 @@ def render_html(report: dict[str, Any]) -> str:
         reliability=[
             (artifact["info"]["name"], artifact["accuracy"]["ece"], _reliability(i, artifact)) for i, artifact in shown
         ],
-        quantized=[_sites(quantized) for quantized in report["quantized"]],
+        quantized=[describe_bars(quantized) for quantized in report["quantized"]],
         proofs=[
             (a["info"]["name"], a["proof"], precision_counts(a["proof"]), (LAYER_COLUMNS, layer_rows(a["proof"])))
             for a in report["artifacts"]
@@ -98,11 +101,13 @@ def _scatter(shown: list[tuple[int, dict[str, Any]]], batch: int) -> Markup:
     points = []
     for colour, artifact in shown:
         if (latency := _at(artifact, batch)) is not None:
-            accuracy = artifact["accuracy"]
-            low, high = accuracy["intervals"]["top1"]
+            top1, comparison = artifact["accuracy"]["top1"], artifact["comparison"]
+            low = high = top1
+            if colour and comparison is not None:  # the first artefact is what the others are compared with
+                least, most = comparison["intervals"]["top1_drop"]
+                low, high = top1 + comparison["top1_drop"] - most, top1 + comparison["top1_drop"] - least
             baseline = artifact["role"] == "baseline"
-            at = latency["p50_ms"], accuracy["top1"]
-            points.append(charts.Point(_label(artifact), colour, *at, low, high, baseline))
+            points.append(charts.Point(_label(artifact), colour, latency["p50_ms"], top1, low, high, baseline))
     return Markup(charts.scatter(points, f"p50 in ms, batch {batch}", "top-1 %"))
 
 
@@ -119,7 +124,7 @@ def _reliability(colour: int, artifact: dict[str, Any]) -> Markup:
     return Markup(charts.reliability(artifact["accuracy"]["reliability"], colour, artifact["info"]["name"]))
 
 
-def _sites(quantized: dict[str, Any]) -> dict[str, Any]:
+def describe_bars(quantized: dict[str, Any]) -> dict[str, Any]:
     """Sites with the lengths of their bars: share of the noise, and signal-to-noise ratio of the output."""
     most = max((site["noise_share"] or 0.0 for site in quantized["sites"]), default=0.0) or 1.0
     best = max((site["sqnr_db"] for site in quantized["sites"]), default=1.0)
@@ -128,5 +133,7 @@ def _sites(quantized: dict[str, Any]) -> dict[str, Any]:
         for site in quantized["sites"]
     ]
     measured = quantized["not_measured"] is None
-    worst = min(quantized["sites"], key=lambda site: site["alone_db"])["name"] if measured else None
-    return {**quantized, "bars": bars, "worst": worst, "table": (SITE_COLUMNS, site_rows(quantized))}
+    ordered = sorted(bars, key=lambda bar: bar[0]["alone_db"] if measured else bar[0]["sqnr_db"])
+    worst = ordered[0][0]["name"] if measured else None
+    table = (SITE_COLUMNS, site_rows(quantized))
+    return {**quantized, "bars": bars, "most": ordered[:MOST_SITES], "worst": worst, "table": table}
