@@ -111,7 +111,7 @@ def _pair(lost: int, won: int, images: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("images", "limit", "won"),
-    [(500, 0.5, 0.0), (898, 0.5, 0.1), (1000, 0.5, 2.0), (2000, 0.2, 0.0), (200, 2.0, 0.0), (5000, 0.5, 1.0)],
+    [(500, 0.5, 0.0), (898, 0.5, 0.1), (1000, 0.5, 2.0), (2000, 0.2, 0.0), (200, 2.0, 0.0), (2000, 0.5, 1.0)],
 )
 def test_accuracy_gate_passes_too_often_in_no_case(images: int, limit: float, won: float) -> None:
     """A candidate whose true drop is the limit: the chances of all outcomes that pass add up to 5 % at most.
@@ -131,7 +131,8 @@ def test_accuracy_gate_passes_too_often_in_no_case(images: int, limit: float, wo
                 chance = log_factorial[images] - log_factorial[[lost, gained, same]].sum()
                 chance += lost * np.log(p_lost) + (gained * np.log(p_won) if gained else 0.0)
                 passing += np.exp(chance + same * np.log1p(-p_lost - p_won))
-    assert 0.005 < passing <= 0.05
+    assert passing <= 0.05
+    assert passing > 0.03 or won < 1  # where they disagree often, no chance is given away
 
 
 def test_accuracy_gate_on_simulated_pairs() -> None:

@@ -112,7 +112,8 @@ class Comparison:
         """Add a batch of both logits."""
         wrong = logits.astype(np.float64) - reference
         finite = np.isfinite(wrong).all(1)
-        signal = np.square(np.where(finite[:, None], reference, 0.0), dtype=np.float64).sum(1)
+        known = np.isfinite(reference).all(1)
+        signal = np.square(np.where(known[:, None], reference, 0.0), dtype=np.float64).sum(1)
         self._same.append((logits.argmax(1) == reference.argmax(1)) & finite)
         self._signal.append(signal)
         self._noise.append(np.where(finite, np.square(np.where(finite[:, None], wrong, 0.0)).sum(1), signal))

@@ -70,7 +70,7 @@ def share_interval(count: int, total: int, confidence: float = 0.95) -> Interval
     z, p = NormalDist().inv_cdf(confidence), count / total
     middle = (p + z * z / (2 * total)) / (1 + z * z / total)
     margin = z * math.sqrt(p * (1 - p) / total + (z / (2 * total)) ** 2) / (1 + z * z / total)
-    return Interval(100 * p, 100 * max(middle - margin, 0.0), 100 * min(middle + margin, 1.0))
+    return Interval(100 * p, 100 * max(min(middle - margin, p), 0.0), 100 * min(max(middle + margin, p), 1.0))
 
 
 def mean_interval(values: np.ndarray, confidence: float = 0.95) -> Interval:
