@@ -117,7 +117,8 @@ def check(
     with new_directory(out, force=force, inputs=inputs) as directory:
         options = {"threads": threads, "heads": heads, "cuda_graph": cuda_graph, "precision": precision}
         groups = line_up(candidates, baseline, targets, workspace, options)
-        runtimes = _runtimes(groups)
+        baselines, members = _members(groups)
+        runtimes = [member.artifact for member, _ in members if isinstance(member.artifact, Runtime)]
         loader = digest = None
         if runtimes:
             loader = open_evaluation_data(
@@ -142,10 +143,12 @@ def check(
             pairs = zip(*measure_accuracy(runtimes, images), strict=True)
             results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
 
-        if any(isinstance(member.artifact, Runtime) for group in groups for member in group.baselines):
+        if baselines and isinstance(members[0][0].artifact, Runtime):
             results.reference = results.accuracy[id(runtimes[0])][0]
-        entries = [results.entry(member, "baseline", group) for group in groups for member in group.baselines]
-        entries += [results.entry(member, "candidate", group) for group in groups for member in group.candidates]
+        entries = [
+            results.entry(member, "baseline" if number < baselines else "candidate", group)
+            for number, (member, group) in enumerate(members)
+        ]
         environment = describe_environment()
         about_data = {
             "spec": None if loader is None else loader.source.spec,
@@ -258,10 +261,13 @@ class _Results:
         }
 
 
-def _runtimes(groups: Sequence[Group]) -> list[Runtime]:
-    """All that can run, baselines first."""
-    members = [*(m for g in groups for m in g.baselines), *(m for g in groups for m in g.candidates)]
-    return [member.artifact for member in members if isinstance(member.artifact, Runtime)]
+def _members(groups: Sequence[Group]) -> tuple[int, list[tuple[Member, Group]]]:
+    """The number of baselines, and all members: the baselines first, of them those that run, of them float32."""
+    baselines = [(member, group) for group in groups for member in group.baselines]
+    baselines.sort(
+        key=lambda pair: (isinstance(pair[0].artifact, Unavailable), pair[0].artifact.info.format != "float32")
+    )
+    return len(baselines), baselines + [(member, group) for group in groups for member in group.candidates]
 
 
 def _bounds(intervals: dict[str, Interval]) -> dict[str, list[float]]:

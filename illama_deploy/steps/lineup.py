@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArtifactError, DeployError, ExportError, RuntimeUnavailableError, UsageError
+from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
 from ..export.targets import TARGETS
 from ..hashing import sha256_file
 from ..quant import load_quantized
@@ -89,7 +89,7 @@ def line_up(
     if baseline is None and len(directories) == len(candidates):
         groups = []
         for path in map(Path, directories):
-            target = str(read_export(path)["target"])
+            target = read_export(path)["target"]
             if exports and target not in {TARGET_NAMES[name] for name in exports}:
                 raise UsageError(
                     f"It was exported for {target}, which --target leaves out.", where=path, hint="Leave --target out."
@@ -121,7 +121,9 @@ def read_export(directory: Path) -> dict[str, Any]:
                     where=directory / name,
                     hint="Export it again.",
                 )
-        return {"target": str(record["target"]), "manifest_sha256": record["manifest_sha256"], **record}
+        if not isinstance(record["target"], str) or not isinstance(record["manifest_sha256"], str):
+            raise TypeError("a value has the wrong type")
+        return record
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"The record of the export cannot be used: {error}.", where=path, hint="Export it again."
@@ -165,9 +167,7 @@ def _target_group(
             export(quantized, target=target, out=directory)
         except RuntimeUnavailableError:
             pass  # its files are written all the same
-        except (ExportError, ArtifactError):
-            raise
-        except DeployError as error:
+        except UsageError as error:  # the target has no kernel for a format
             what = json.loads((quantized / MANIFEST).read_text(encoding="utf-8"))["format"]
             info = ArtifactInfo(f"{quantized} for {target}", what, target, "none", 0, "", manifest)
             return Group((), (Member(Unavailable(info, error.what.rstrip(".")), target),))
