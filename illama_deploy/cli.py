@@ -97,6 +97,9 @@ def quantize(
         str | None,
         typer.Option("--format", help="Such as W8A8, W8A8-dynamic, W4A8, W4A16, W4A16-g64, FP8.", show_default=False),
     ] = None,
+    effort: Annotated[
+        str | None, typer.Option("--effort", help="fast | balanced (what is shipped) | best", show_default=False)
+    ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="TOML file, or a shipped recipe's name.")] = None,
     data: DataOption = None,
     split: SplitOption = None,
@@ -132,6 +135,7 @@ def quantize(
         checkpoint,
         bits=bits,
         format=format_,
+        effort=effort,
         recipe=recipe,
         data=data,
         split=split,
@@ -156,6 +160,9 @@ def quantize(
         f"{manifest['format']}: {len(manifest['sites'])} sites from {used} images of {manifest['data']['spec']}"
         + _skipped(manifest["data"]["skipped"])
     )
+    made = manifest["recipe"]
+    reconstruction = f"; {made['reconstruct']} steps of reconstruction for each block" if made["reconstruct"] else ""
+    _say(f"rewrites {', '.join(made['rewrites'])}; ranges {made['range']}; rounding {made['rounding']}{reconstruction}")
     _say(f"logit SQNR {manifest['logit_sqnr_db']:.1f} dB on {manifest['sqnr_images']} of them")
     _say(f"wrote {target}")
 
@@ -612,7 +619,7 @@ def _guarded(run: Callable[[], Any]) -> int:
     except DeployError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("Interrupted; nothing half-written was kept.\n  next:  run the same command again.")
+        return _fail("Interrupted; nothing half-written was kept.\n  next:  run the same command again; long work goes on where it was.")
     except Exception as error:
         # torch reports a failed allocation as a RuntimeError.
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):

@@ -21,7 +21,9 @@ from ..model.illama import Illama
 from ..preprocessing import Preprocessing
 from ..progress import track
 from ..quant import (
+    Journal,
     QuantizedArtifact,
+    Reconstructed,
     Site,
     find_sites,
     load_quantized,
@@ -48,6 +50,7 @@ def quantize(
     *,
     bits: int | str | None = None,
     format: str | None = None,
+    effort: str | None = None,
     recipe: Recipe | str | Path | None = None,
     data: str | None = None,
     split: str | None = None,
@@ -73,6 +76,7 @@ def quantize(
         bits: shorthand for weights and activations of that width: 8 is `W8A8`.
         format: name of a number format, such as `W4A8` or `W4A16-g64`; it is made by its shipped recipe, where there
             is one and `recipe` names no other.
+        effort: how hard the shipped recipe of a format tries: `fast`, `balanced` (where not given) or `best`.
         recipe: a `Recipe`, a TOML file, or a shipped recipe's name; the options below it override its keys.
         data: data spec of the calibration images; what the checkpoint's metadata says where not given.
         split: of the data; `train` where not given.
@@ -85,14 +89,15 @@ def quantize(
         force: replace a directory that exists.
 
     Returns:
-        The artefact, loaded from where it was written.
+        The artefact, loaded from where it was written. Where rounding goes block by block, what is finished is kept
+        beside `out` until then: after an interruption the same call goes on from there, to the same result.
 
     Raises:
         DeployError: bad input; nothing is written.
     """
     if bits is not None and format is not None:
         raise UsageError("Both --bits and --format are given.", hint="Give one of them.")
-    resolved = _resolve_recipe(recipe, bits, format).override(
+    resolved = _resolve_recipe(recipe, bits, format, effort).override(
         range=range,
         include=None if include is None else tuple(include),
         exclude=None if exclude is None else tuple(exclude),
@@ -105,6 +110,11 @@ def quantize(
     # What the recipe names is looked up before any image is read.
     method = range_method(resolved.range)
     rounding, clip = rounding_method(resolved.rounding), weight_clip(resolved.weight_clip)
+    if resolved.reconstruct and not rounding.needs_moments:
+        raise RecipeError(
+            f"Blocks are reconstructed one after the other, and {resolved.rounding!r} rounds all at once.",
+            hint='Say rounding = "gptaq" (or "gptq") beside reconstruct.',
+        )
 
     def rounded(weight: Tensor, dtype: NumberType, group: int | None) -> RoundedWeight:
         return rounding.round(weight, dtype, clip=clip, group=group)
@@ -131,10 +141,34 @@ def quantize(
         histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
         thresholds = {name: _threshold(method, h, formats[name.partition("/")[0]]) for name, h in histograms.items()}
 
+        origin = {"path": str(checkpoint), "sha256": source.sha256, "heads": source.config.heads, "ema": ema}
+        tools = versions("torch", "timm", "torchvision", "numpy", "pillow")
         quantized = copy.deepcopy(model)
+        reconstructed: dict[str, Reconstructed] = {}
+        journal: Journal | None = None
         if rounding.needs_moments:
-            quantize_sequentially(
-                quantized, model, sites, thresholds, formats, rounding, lambda: _images(loader, "Rounding"), clip=clip
+            journal = Journal(
+                out.with_name(f".{out.name}.unfinished"),
+                {
+                    "recipe": resolved.to_dict(),
+                    "source": origin,
+                    "preprocessing": expected.to_dict(),
+                    "data": [loader.source.spec, loader.source.split, *loader.indices],
+                    "versions": tools,
+                },
+            )
+            reconstructed = quantize_sequentially(
+                quantized,
+                model,
+                sites,
+                thresholds,
+                formats,
+                rounding,
+                lambda: _images(loader, "Rounding"),
+                clip=clip,
+                reconstruct=resolved.reconstruct,
+                seed=resolved.seed,
+                journal=journal,
             )
         else:
             quantize_network(quantized, sites, thresholds, formats, rounded)
@@ -142,12 +176,7 @@ def quantize(
         manifest = {
             "format": resolved.format,
             "recipe": resolved.to_dict(),
-            "source": {
-                "path": str(checkpoint),
-                "sha256": source.sha256,
-                "heads": source.config.heads,
-                "ema": ema,
-            },
+            "source": origin,
             "classes": list(source.classes),
             "preprocessing": expected.to_dict(),
             "data": {
@@ -156,10 +185,13 @@ def quantize(
                 "indices": list(loader.indices),
                 "skipped": loader.skipped,
             },
-            "versions": versions("torch", "timm", "torchvision", "numpy", "pillow"),
+            "versions": tools,
+            "reconstructed": {name: done._asdict() for name, done in reconstructed.items()},
             **_figures(model, quantized, sites, formats, thresholds, histograms, loader),
         }
         save_quantized(directory, quantized, manifest)
+    if journal is not None:
+        journal.remove()
     return load_quantized(out)
 
 
@@ -197,14 +229,18 @@ def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -
     return formats
 
 
-def _resolve_recipe(recipe: Recipe | str | Path | None, bits: int | str | None, format_: str | None) -> Recipe:
+def _resolve_recipe(
+    recipe: Recipe | str | Path | None, bits: int | str | None, format_: str | None, effort: str | None
+) -> Recipe:
+    if recipe is not None and effort is not None:
+        raise UsageError("Both a recipe and --effort are given.", hint="Give one of them; a recipe says what to do.")
     if recipe is not None and bits is not None:
         raise UsageError("Both a recipe and --bits are given.", hint="Give one of them; a recipe says its format.")
     if recipe is not None:
         resolved = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
         return resolved.override(format=format_)
     name = format_ if format_ is not None else "8" if bits is None else str(bits)
-    return Recipe.for_format(name)
+    return Recipe.for_format(name, effort or "balanced")
 
 
 def _open_images(
