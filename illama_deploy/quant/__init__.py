@@ -5,6 +5,7 @@ from .journal import Journal
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .network import quantize_network, quantized_modules
 from .reconstruct import Reconstructed
+from .sensitivity import SiteSensitivity, measure_sensitivity
 from .sequential import quantize_sequentially
 from .sites import Site, find_sites, select_sites
 from .trial import trial_product
@@ -18,8 +19,10 @@ __all__ = [
     "QuantizedArtifact",
     "Reconstructed",
     "Site",
+    "SiteSensitivity",
     "find_sites",
     "load_quantized",
+    "measure_sensitivity",
     "quantize_network",
     "quantize_sequentially",
     "quantized_modules",

@@ -44,7 +44,7 @@ from ..versions import versions
 from ..workspace import Workspace
 from .search import hold_out, search
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "rewrite_float"]
 
 #: Images on which the manifest's SQNR figures are taken.
 SQNR_IMAGES = 64
@@ -278,7 +278,18 @@ def calibrate(
     choices: Mapping[str, Sequence[Format]],
 ) -> Calibrated:
     """Rewrite a float network, in place, and take the ranges of its activations; see `Calibrated`."""
-    formats = {name: each[0] for name, each in choices.items()}
+    rewrite_float(model, recipe, {name: each[0] for name, each in choices.items()}, loader)
+    static = {site.name: site.inputs for site in sites if any(f.is_static for f in choices[site.name])}
+    histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
+    return Calibrated(origin, preprocessing, recipe, loader, model, sites, choices, histograms)
+
+
+def rewrite_float(model: Illama, recipe: Recipe, formats: Mapping[str, Format], loader: Loader) -> None:
+    """Apply a recipe's rewrites, in place; those that balance channels look at the calibration images.
+
+    Args:
+        formats: of the sites, for rewrites that try them.
+    """
     product = trial_product(formats, partial(_threshold, range_method(recipe.range)), recipe.weight_clip)
     apply_rewrites(
         model,
@@ -286,9 +297,6 @@ def calibrate(
         lambda rewritten: Observed(rewritten, lambda: _images(loader, "Measuring channels"), product),
         seed=recipe.seed,
     )
-    static = {site.name: site.inputs for site in sites if any(f.is_static for f in choices[site.name])}
-    histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
-    return Calibrated(origin, preprocessing, recipe, loader, model, sites, choices, histograms)
 
 
 def choose_sites(
