@@ -287,15 +287,22 @@ def test_conditions_of_this_machine_and_of_a_gpu(monkeypatch: pytest.MonkeyPatch
     assert Conditions().to_dict()["gpus"] == []
 
 
-def test_ratio_interval_covers_the_truth_on_drifting_times() -> None:
+@pytest.mark.parametrize("rounds", [30, 300])
+def test_ratio_interval_covers_the_truth_on_drifting_times(rounds: int) -> None:
     rng = np.random.default_rng(0)
     misses = 0
     for _ in range(200):
-        drift = 1 + 0.3 * np.sin(np.arange(300) / 17 + rng.uniform(0, 6))
-        base, other = (drift * rng.gamma(50, 1 / 50, 300) for _ in range(2))
+        drift = 1 + 0.3 * np.sin(np.arange(rounds) / 17 + rng.uniform(0, 6))
+        base, other = (drift * rng.gamma(50, 1 / 50, rounds) for _ in range(2))
         interval = median_ratio(1.2 * other, base)
         misses += not interval.low <= 1.2 <= interval.high
     assert misses / 200 < 0.16  # 10 % are meant
+
+
+def test_few_rounds_are_not_certain() -> None:
+    rng = np.random.default_rng(0)
+    interval = median_ratio(rng.gamma(50, 1 / 50, 10), rng.gamma(50, 1 / 50, 10))
+    assert interval.high - interval.low > 0.05
 
 
 def test_slowness_is_found_where_it_is() -> None:

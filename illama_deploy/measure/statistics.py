@@ -22,8 +22,8 @@ __all__ = [
 
 RESAMPLES = 2000
 #: Neighbouring rounds are not independent (the machine is slow or fast for a while), so whole stretches of
-#: this many rounds are drawn.
-BLOCK = 10
+#: this many rounds are drawn; of few rounds shorter ones, so that there are several to draw.
+BLOCK, FEWEST_BLOCKS = 10, 5
 
 
 class Interval(NamedTuple):
@@ -118,11 +118,11 @@ def median_ratio(
         candidate_seconds, baseline_seconds: [rounds], measured next to each other round by round.
     """
     ratios = np.asarray(candidate_seconds) / np.asarray(baseline_seconds)
-    size = min(BLOCK, len(ratios))
-    starts = np.arange(len(ratios) - size + 1)
+    size = max(min(BLOCK, len(ratios) // FEWEST_BLOCKS), 1)
     rng = np.random.default_rng(seed)
-    drawn = rng.choice(starts, (RESAMPLES, -(-len(ratios) // size)))
-    samples = ratios[(drawn[..., None] + np.arange(size)).reshape(RESAMPLES, -1)]
+    starts = rng.integers(0, len(ratios), (RESAMPLES, -(-len(ratios) // size)))
+    # Stretches go on at the start where they reach the end, so that no round is drawn less often than others.
+    samples = ratios[(starts[..., None] + np.arange(size)).reshape(RESAMPLES, -1) % len(ratios)]
     low, high = np.quantile(np.median(samples, axis=1), [1 - confidence, confidence])
     return Interval(float(np.median(ratios)), float(low), float(high))
 

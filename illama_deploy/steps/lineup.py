@@ -79,7 +79,7 @@ def line_up(
     if not candidates:
         return _from_workspace(baseline, targets, workspace, options)
     quantized = [c for c in candidates if isinstance(c, str | Path) and (Path(c) / MANIFEST).is_file()]
-    if exports and len(quantized) == len(candidates):
+    if targets and len(quantized) == len(candidates):
         return [
             _target_group(Path(path), Path(path).absolute().parent, TARGET_NAMES[name], baseline, options)
             for path in quantized
