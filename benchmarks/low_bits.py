@@ -39,11 +39,11 @@ METHODS = {
     for name, rewrites in (("smoothing", SMOOTH), ("rotations", ROTATE))
     for rounding in ("nearest", "gptq", "gptaq")
 }
-#: The shipped recipe's rounding with other rewrites. Order matters for use, not for exactness: pairs before R3.
+#: The shipped recipe's rounding with other rewrites; W4A4's and W3A3's own are "with R4", the others' the first. Order matters for use, not for exactness: pairs before R3.
 ABLATION = {
     name: {"rewrites": rewrites}
     for name, rewrites in {
-        "recipe": ROTATE,
+        "R1, R2 and smoothing": ROTATE,
         "no rewrites but folding": EXACT,
         "without R1": without("rotate_residual"),
         "without R2": without("rotate_values"),
