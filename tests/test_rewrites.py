@@ -104,6 +104,15 @@ def test_structure_can_be_restored_without_values(names: tuple[str, ...]) -> Non
     assert torch.equal(loaded(IMAGES), rewritten(IMAGES))
 
 
+def test_structure_needs_no_memory() -> None:
+    """As when the size of a file is asked for; a width without a Hadamard matrix too."""
+    with torch.device("meta"):
+        model = Illama(IllamaConfig(dim=92 * 2, depth=1, heads=2, image_size=(8, 8), patch_size=4, hidden=96))
+        restructure(model, list(REWRITES))
+        assert model(torch.randn(2, 3, 8, 8)).shape == (2, 1000)
+    assert set(online_rotations(model).values()) == {92, 48}
+
+
 def test_norms_fold_to_ones() -> None:
     model = _hard_network()
     _apply(model, ["fold_norms"])
