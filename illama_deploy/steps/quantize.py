@@ -141,7 +141,8 @@ def quantize(
         raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
     # What the recipe names is looked up before any image is read.
     range_method(resolved.range), weight_clip(resolved.weight_clip)
-    if resolved.reconstruct and not rounding_method(resolved.rounding).needs_moments:
+    rounding = rounding_method(resolved.rounding)
+    if resolved.reconstruct and not rounding.needs_moments:
         raise RecipeError(
             f"Blocks are reconstructed one after the other, and {resolved.rounding!r} rounds all at once.",
             hint='Say rounding = "gptaq" (or "gptq") beside reconstruct.',
