@@ -114,6 +114,9 @@ def median_ratio(
 ) -> Interval:
     """Median over rounds of candidate / baseline, with a block bootstrap interval.
 
+    The bootstrap knows no more than so many stretches tell; where these are few, its bounds are moved out as Student's
+    distribution says for as many values.
+
     Args:
         candidate_seconds, baseline_seconds: [rounds], measured next to each other round by round.
     """
@@ -124,7 +127,18 @@ def median_ratio(
     # Stretches go on at the start where they reach the end, so that no round is drawn less often than others.
     samples = ratios[(starts[..., None] + np.arange(size)).reshape(RESAMPLES, -1) % len(ratios)]
     low, high = np.quantile(np.median(samples, axis=1), [1 - confidence, confidence])
-    return Interval(float(np.median(ratios)), float(low), float(high))
+    value, wider = float(np.median(ratios)), _student_factor(len(ratios) // size, confidence)
+    return Interval(value, value - wider * (value - float(low)), value + wider * (float(high) - value))
+
+
+def _student_factor(values: int, confidence: float) -> float:
+    """How much wider an interval of the mean of so many values is than their spread and the normal law say.
+
+    Source of the expansion: Abramowitz and Stegun, 26.7.5.
+    """
+    z, v = NormalDist().inv_cdf(confidence), max(values - 1, 1)
+    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
+    return math.sqrt(values / v) * (t / z if z else 1.0)
 
 
 def quotient(above: Interval, below: Interval) -> Interval:
