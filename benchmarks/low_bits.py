@@ -39,7 +39,8 @@ METHODS = {
     for name, rewrites in (("smoothing", SMOOTH), ("rotations", ROTATE))
     for rounding in ("nearest", "gptq", "gptaq")
 }
-#: The shipped recipe's rounding with other rewrites; W4A4's and W3A3's own are "with R4", the others' the first. Order matters for use, not for exactness: pairs before R3.
+#: The shipped recipe's rounding with other rewrites; those of W4A4 and W3A3 are "with R4", those of the other low-bit
+#: recipes the first. Order matters for use, not for exactness: pairs before R3.
 ABLATION = {
     name: {"rewrites": rewrites}
     for name, rewrites in {
