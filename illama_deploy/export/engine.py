@@ -202,7 +202,9 @@ def build_engine(
     with phases(f"Building {engine.name} ({flavor})") as shown:
         monitor = make_monitor(trt, shown)
         config.progress_monitor = monitor
-        serialized = _compile(lambda: builder.build_serialized_network(network, config), monitor, complaints)
+        # TensorRT for RTX 1.7.1 was seen to crash when cancelled on a busy machine; it takes seconds, so it may finish.
+        stop = flavor == "tensorrt"
+        serialized = _compile(lambda: builder.build_serialized_network(network, config), monitor, complaints, stop=stop)
     if serialized is None:
         raise _build_error(name, onnx, profile, complaints)
     if flavor == "tensorrt":
@@ -285,8 +287,8 @@ def make_monitor(trt: Any, shown: Phases) -> Any:
     return Monitor()
 
 
-def _compile(build: Callable[[], Any], monitor: Any, complaints: ErrorLog) -> Any:
-    """Run the build in a thread of its own, so that this one hears Ctrl-C; None where it fails."""
+def _compile(build: Callable[[], Any], monitor: Any, complaints: ErrorLog, *, stop: bool) -> Any:
+    """Run the build in a thread of its own, so that this one hears Ctrl-C, and stops it or waits; None where it fails."""
     import torch
 
     device = torch.cuda.current_device() if cuda_problem() is None else None
@@ -304,7 +306,7 @@ def _compile(build: Callable[[], Any], monitor: Any, complaints: ErrorLog) -> An
             complaints.append(f"{type(error).__name__}: {error}")
             return None
         except KeyboardInterrupt:
-            monitor.cancelled = True
+            monitor.cancelled = stop
             raise
 
 
