@@ -46,6 +46,8 @@ def session(path: Path, threads: int) -> Run:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Otherwise one session's threads spin on while the next is timed: with two threads on two cores, all look alike.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda x: session.run(None, {"images": x})[0]
 

@@ -105,6 +105,15 @@ RunOption = Annotated[Path | None, typer.Option("--out", help="The run's directo
 TrainRecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="TOML file, or a shipped recipe's name.", show_default=False)
 ]
+TargetsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        help="cpu | openvino | cuda | trt | torch: exports of a quantized directory that take part; may be given again. "
+        "Of files: torch or cpu, what runs them.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)]
 
 
@@ -256,6 +265,9 @@ def quantize(
         str | None,
         typer.Option("--format", help="Such as W8A8, W8A8-dynamic, W4A8, W4A16, W4A16-g64, FP8.", show_default=False),
     ] = None,
+    effort: Annotated[
+        str | None, typer.Option("--effort", help="fast | balanced (what is shipped) | best", show_default=False)
+    ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="TOML file, or a shipped recipe's name.")] = None,
     data: DataOption = None,
     split: SplitOption = None,
@@ -279,6 +291,22 @@ def quantize(
     crop_mode: CropModeOption = None,
     interpolation: InterpolationOption = None,
     skip_broken: SkipOption = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", help="Search a format for each site: the smallest network that drops at most so many points.", show_default=False),
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option("--max-size", help="Search: the most exact network of at most 3MB, or 30% of float.", show_default=False)
+    ] = None,
+    candidate: Annotated[
+        list[str] | None, typer.Option("--candidate", help="A format to search among (W8A8, W4A8); give several.", show_default=False)
+    ] = None,
+    held_out_images: Annotated[
+        int | None, typer.Option("--held-out-images", help="Images that a search measures drops on (10000).", show_default=False)
+    ] = None,
+    held_out_split: Annotated[
+        str | None, typer.Option("--held-out-split", help="Their split (that of the calibration images).", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
     force: ForceOption = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -291,6 +319,7 @@ def quantize(
         checkpoint,
         bits=bits,
         format=format_,
+        effort=effort,
         recipe=recipe,
         data=data,
         split=split,
@@ -306,15 +335,28 @@ def quantize(
         ema=ema,
         preprocessing=_preprocessing(mean, std, crop, crop_mode, interpolation),
         skip_broken=skip_broken,
+        max_drop=max_drop,
+        max_size=max_size,
+        candidates=candidate or None,
+        held_out_images=held_out_images,
+        held_out_split=held_out_split,
         out=target,
         force=force,
     )
     manifest = artifact.manifest
+    if "search" in manifest:
+        from .report.terminal import print_table
+        from .steps.search import search_rows
+
+        print_table(*search_rows(artifact.path))
     used = len(manifest["data"]["indices"]) - len(manifest["data"]["skipped"])
     _say(
         f"{manifest['format']}: {len(manifest['sites'])} sites from {used} images of {manifest['data']['spec']}"
         + _skipped(manifest["data"]["skipped"])
     )
+    made = manifest["recipe"]
+    reconstruction = f"; {made['reconstruct']} steps of reconstruction for each block" if made["reconstruct"] else ""
+    _say(f"rewrites {', '.join(made['rewrites'])}; ranges {made['range']}; rounding {made['rounding']}{reconstruction}")
     _say(f"logit SQNR {manifest['logit_sqnr_db']:.1f} dB on {manifest['sqnr_images']} of them")
     _say(f"wrote {target}")
 
@@ -395,6 +437,9 @@ def export(
     )
     if result.simulated:
         _say(f"simulated: {TARGETS[name].runtime} has no kernel for this format; the file measures accuracy only")
+    if result.rotations:
+        sizes = ", ".join(str(size) for size in sorted(set(result.rotations.values())))
+        _say(f"{len(result.rotations)} online rotations, float GEMMs with blocks of {sizes}")
     if result.parity is not None:
         _say(str(result.parity))
     if result.proof is not None:
@@ -508,15 +553,28 @@ def bench(
 @app.command()
 def check(
     candidates: Annotated[
-        list[str] | None, typer.Argument(help="Artefacts, .engine too; the exported model where none is named.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            help="Artefacts, .engine too, or quantized directories; the workspace's export where none is named.",
+            show_default=False,
+        ),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="Artefact; the exported float model where not given.")
+        str | None,
+        typer.Option("--baseline", help="Artefact; the exported float model where not given.", show_default=False),
+    ] = None,
+    target: TargetsOption = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="A stored report.json that nothing may be worse than.", show_default=False)
     ] = None,
     max_drop: Annotated[float, typer.Option("--max-drop", help="Limit on the drop in top-1, in points.")] = 0.5,
     max_latency_ratio: Annotated[
-        float, typer.Option("--max-latency-ratio", help="Limit on candidate / baseline latency.")
+        float, typer.Option("--max-latency-ratio", help="Limit on latency / the fastest baseline's of the same target.")
     ] = 1.0,
+    min_effect: Annotated[
+        float,
+        typer.Option("--min-effect", help="Smallest change of latency that matters, as a share: the limit of --against."),
+    ] = 0.02,
     strict: Annotated[bool, typer.Option("--strict", help="Count inconclusive as failed.")] = False,
     data: DataOption = None,
     split: SplitOption = None,
@@ -528,8 +586,10 @@ def check(
     confidence: ConfidenceOption = 0.95,
     heads: HeadsOption = None,
     cuda_graph: CudaGraphOption = False,
-    target: TargetOption = None,
     precision: PrecisionOption = "auto",
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity/--no-sensitivity", help="Measure what each site costs by itself, for the report.")
+    ] = True,
     mean: MeanOption = None,
     std: StdOption = None,
     crop: CropOption = None,
@@ -544,15 +604,17 @@ def check(
     from .steps.check import check as step
 
     place = Workspace(workspace)
-    directory = out or place.report
-    report = step(
-        candidates or [place.need(place.onnx / "model.onnx", "export --onnx")],
-        baseline=baseline or place.need(place.onnx / "model.float.onnx", "export --onnx"),
+    result = step(
+        candidates or (),
+        baseline=baseline,
+        targets=target or (),
+        against=against,
         data=data,
         split=split,
         limit=limit,
         max_drop=max_drop,
         max_latency_ratio=max_latency_ratio,
+        min_effect=min_effect,
         batch=batch or [1, 8],
         threads=threads,
         seconds=seconds,
@@ -561,17 +623,46 @@ def check(
         preprocessing=_preprocessing(mean, std, crop, crop_mode, interpolation),
         heads=heads,
         cuda_graph=cuda_graph,
-        backend=target,
         precision=precision,
+        sensitivity=sensitivity,
         skip_broken=skip_broken,
-        out=directory,
+        out=out or place.report,
         force=force,
+        workspace=place,
+        command=_typed(),
     )
-    from .report import print_report
+    from .report import FACES, print_report
 
-    print_report(report.to_dict())
-    _say(f"wrote {directory / 'report.json'} and {directory / 'report.md'}")
-    raise typer.Exit(report.exit_code(strict))
+    print_report(result.to_dict())
+    _say(f"wrote {out or place.report}: report.json, {', '.join(face.file for face in FACES.values())}")
+    raise typer.Exit(result.exit_code(strict))
+
+
+@app.command()
+def report(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="report.json files that 'check' wrote.", show_default=False)
+    ] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="md, html, junit, benchmark-json, csv: with commas, or given again.", show_default=False),
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option("--history", help="Draw the trend of all reports in this directory.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Directory to write to; beside each file where not given.", show_default=False)
+    ] = None,
+) -> None:
+    """Render stored reports in other forms, or their trend."""
+    from .steps.report import history as draw
+    from .steps.report import report as step
+
+    if bool(files) == (history is not None):
+        raise UsageError("Neither files nor --history are given, or both.", hint="Name report.json files, or --history DIR.")
+    formats = [name for names in format_ or ["md,html"] for name in names.split(",")]
+    for path in step(files or (), formats, out) if history is None else draw(history, out):
+        _say(f"wrote {path}")
 
 
 @app.command()
@@ -588,23 +679,26 @@ def demo(
     report, root = step(out, force=force)
     print_report(report.to_dict())
     place = Workspace(root)
-    _say(f"report:    {place.report / 'report.md'} and report.json")
+    _say(f"report:    {place.report / 'report.html'}, report.md and report.json")
     _say(f"exported:  {place.onnx / 'model.onnx'} and model.float.onnx")
     _say(f"quantized: {place.quantized}")
 
 
 @app.command()
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="Quantized directory, directory of an export, or .engine.")],
+    artifact: Annotated[Path, typer.Argument(help="Quantized directory, directory of an export, .onnx or .engine.")],
     parity: Annotated[bool, typer.Option("--parity", help="Compare every layer's runtime result with torch.")] = False,
     target: Annotated[str, typer.Option("--target", help="For --parity: onnx-cpu | onnx-cuda | openvino | tensorrt")] = "onnx-cpu",
+    images: Annotated[int, typer.Option("--images", help="Calibration images to measure sensitivity on; 0 for none.")] = 64,
+    json: JsonOption = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts here.", show_default=False)] = None,
 ) -> None:
-    """Show formats and errors site by site, or the precision that each layer really runs in."""
+    """Show formats, errors and sensitivity site by site, or each layer's precision and share of latency."""
     from .report.terminal import print_table
     from .steps.inspect import inspect as step
 
-    result = step(artifact, parity=parity, target=target)
-    print_table(result.columns, result.rows, left=len(result.columns))
+    result = step(artifact, parity=parity, target=target, images=images, json=json, html=html)
+    print_table(result.columns, result.rows, left=3)
     _say(result.summary)
 
 
@@ -648,8 +742,18 @@ def _top(
         raise typer.Exit(0)
 
 
+#: What `main` was given, for reports; None where it reads the process's own.
+_arguments: Sequence[str] | None = None
+
 #: What typer turns Ctrl-C into.
 SIGINT_CODE = 130
+
+
+def _typed() -> str:
+    """The command line, as it can be typed again."""
+    import shlex
+
+    return shlex.join(["illama-deploy", *(_arguments if _arguments is not None else sys.argv[1:])])
 
 
 def _say(text: str) -> None:
@@ -697,8 +801,17 @@ def _floats(option: str, text: str | None) -> tuple[float, ...] | None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit; what a user can mend ends in one message and exit code 2."""
+    global _arguments
+    _arguments = arguments
     # A cancelled CI job gets SIGTERM: unwind as for Ctrl-C, so that nothing half-written stays.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    own = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != own:  # a child that a library forked (OpenVINO's telemetry) and now ends
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
 
 
@@ -710,7 +823,7 @@ def _guarded(run: Callable[[], Any]) -> int:
     except DeployError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("Interrupted; nothing half-written was kept.\n  next:  run the same command again.")
+        return _fail("Interrupted; nothing half-written was kept.\n  next:  run the same command again; long work goes on where it was.")
     except Exception as error:
         # torch reports a failed allocation as a RuntimeError.
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):

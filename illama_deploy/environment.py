@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import warnings
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .hashing import canonical_json
 from .versions import package_version, versions
 
 __all__ = ["TargetState", "cpu_features", "cuda_problem", "describe_environment", "target_states"]
@@ -55,12 +57,17 @@ def cpu_features() -> list[str]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Machine and versions, for a report."""
-    return {
+    """Machine and versions, for a report. `fingerprint` is the same on machines of the same hardware."""
+    hardware: dict[str, Any] = {
         "cpu": _cpuinfo().get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "instruction sets": " ".join(cpu_features()) or "unknown",
+        "gpus": ", ".join(_gpus()) or "none",
         "system": f"{platform.system()} {platform.machine()}",
+    }
+    return {
+        "fingerprint": hashlib.sha256(canonical_json(hardware).encode()).hexdigest()[:12],
+        **hardware,
         "python": platform.python_version(),
         "versions": versions(*PACKAGES),
     }
@@ -115,6 +122,15 @@ def _tensorrt_rtx() -> TargetState:
 
 def _missing(package: str, extra: str) -> str | None:
     return None if package_version(package) else f"{package} is not installed: pip install '{extra}'"
+
+
+def _gpus() -> list[str]:
+    """Names of the CUDA devices that can be used."""
+    if cuda_problem() is not None:
+        return []
+    import torch
+
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def cuda_problem() -> str | None:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from .errors import RecipeError
-from .formats import Format, parse_format
+from .errors import RecipeError, UsageError
+from .formats import Format, IntType, parse_format
 from .tables import check_types, from_table, plain_values, read_toml
 
 __all__ = ["Recipe"]
 
 SHIPPED = Path(__file__).parent / "recipes"
+
+
+def _best(recipe: Recipe) -> dict[str, Any]:
+    """FP8 has nothing to reconstruct: its steps are as fine as the numbers are small."""
+    if not isinstance(recipe.number_format.weights, IntType):
+        return {}
+    rounding = recipe.rounding if recipe.rounding != "nearest" else "gptaq"
+    return {"reconstruct": 600, "rounding": rounding, "calib_images": max(recipe.calib_images, 1024)}
+
+
+#: What an effort changes of a shipped recipe.
+EFFORTS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
+    "fast": lambda recipe: {"calib_images": min(recipe.calib_images, 256)},
+    "balanced": lambda recipe: {},
+    "best": _best,
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,7 @@ class Recipe:
         range: range method of activations: `minmax`, `percentile[:P]`, `mse`, `entropy`, `auto`.
         rounding: rounding method of weights: `nearest`, `gptq`, `gptaq`.
         weight_clip: how a weight channel's step size is chosen: `minmax` or `mse`.
+        reconstruct: steps of block reconstruction, block by block, after rounding; 0 for none.
         include, exclude: glob patterns on site names; an exclusion wins.
         attention_products: quantize q·kᵀ and attention·v too.
         overrides: (glob pattern on site names, format) pairs; the last that matches a site decides. A table in TOML.
@@ -44,6 +62,7 @@ class Recipe:
     range: str = "percentile:99.999"
     rounding: str = "nearest"
     weight_clip: str = "mse"
+    reconstruct: int = 0
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     attention_products: bool = False
@@ -56,6 +75,8 @@ class Recipe:
         check_types(self, skip=["overrides"])
         if self.calib_images < 1:
             raise RecipeError("Calibration needs at least one image.", hint="Raise --calib-images.")
+        if self.reconstruct < 0:
+            raise RecipeError("Block reconstruction takes no negative number of steps.", hint="Use 0 or more.")
         if self.seed < 0:
             raise RecipeError("The seed must not be negative.", hint="Use --seed 0 or more.")
         object.__setattr__(self, "format", parse_format(self.format).name)
@@ -88,15 +109,21 @@ class Recipe:
         return from_table(cls, values, where=where)
 
     @classmethod
-    def for_format(cls, name: str) -> Recipe:
+    def for_format(cls, name: str, effort: str = "balanced") -> Recipe:
         """The shipped recipe of a format, whatever its group size; the default one where none is shipped for it.
 
+        Args:
+            effort: `fast` (fewer images), `balanced` (the shipped recipe), or `best` (block reconstruction on top).
+
         Raises:
-            UsageError: no such format.
+            UsageError: no such format or effort.
         """
         format_ = parse_format(name)
+        if effort not in EFFORTS:
+            raise UsageError(f"There is no effort {effort!r}.", hint=f"Use one of: {', '.join(EFFORTS)}.")
         shipped = SHIPPED / f"{format_.base.lower()}.toml"
-        return replace(cls.read(shipped) if shipped.is_file() else cls(), format=format_.name)
+        recipe = replace(cls.read(shipped) if shipped.is_file() else cls(), format=format_.name)
+        return replace(recipe, **EFFORTS[effort](recipe))
 
     @classmethod
     def read(cls, name: str | Path) -> Recipe:

@@ -26,6 +26,7 @@ RANKS = [
     {"recipe"},
     {"quant"},
     {"training"},
+    {"search"},
     {"export"},
     {"runtime"},
     {"measure"},

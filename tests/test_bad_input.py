@@ -28,6 +28,7 @@ from torch import Tensor
 from illama_deploy.checkpoint import find_checkpoint, read_checkpoint
 from illama_deploy.onnx_metadata import PREFIX
 from illama_deploy.quant import QuantizedArtifact
+from illama_deploy.report import FACES
 from illama_deploy.steps.export import ExportResult
 
 from .conftest import Cli
@@ -686,7 +687,7 @@ def test_output_that_exists_is_kept(cli: Cli, place: Path, steps: dict[str, tupl
     [
         ("quantize", {"manifest.json", "model.safetensors"}),
         ("export", {"export.json", "model.onnx"}),
-        ("check", {"report.json", "report.md"}),
+        ("check", {"report.json", *(face.file for face in FACES.values())}),
     ],
 )
 def test_force_replaces_the_output(

@@ -170,9 +170,12 @@ def test_inspect_shows_sites_layers_and_parity(
     assert sites.code == 0
     assert "blocks.1.mlp.fc2" in sites.out
     assert "12 sites" in sites.out
-    layers = cli("inspect", digits_export.directory)
-    assert "QGemm" in layers.out
-    assert "int8" in layers.out
+    assert "most sensitive: " in sites.out
+    for exported in (digits_export.directory, digits_export.model):
+        layers = cli("inspect", exported)
+        assert "QGemm" in layers.out
+        assert "in int8" in layers.out
+        assert "time %" in layers.out
     parity = cli("inspect", digits_quantized.path, "--parity")
     assert "20 GEMMs compared" in parity.out
     nothing = cli("inspect", tmp_path)

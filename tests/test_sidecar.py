@@ -171,8 +171,8 @@ def test_check_without_a_gpu(
     result = cli(*command("check", engine), digits_quantized.path, *limits, *options)
     assert result.code == code
     report = json.loads((engine.parent / "report" / "report.json").read_text())
-    assert (report["schema"], report["verdict"]) == ("illama-deploy/report/1", "inconclusive")
-    missing, measured = report["candidates"]
+    assert (report["schema"], report["verdict"]) == ("illama-deploy/report/2", "inconclusive")
+    _, missing, measured = report["artifacts"]
     assert (missing["accuracy"], missing["comparison"], missing["latency"]) == (None, None, [])
     assert "no CUDA device" in missing["not_measured"]
     assert measured["accuracy"]["images"] == 64

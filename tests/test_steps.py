@@ -150,7 +150,7 @@ def test_check_passes_what_is_the_same(digits_export: ExportResult, tmp_path: Pa
     written = json.loads((tmp_path / "report" / "report.json").read_text())
     assert written == report.to_dict()
     assert written["verdict"] == "pass"
-    assert written["schema"] == "illama-deploy/report/1"
+    assert written["schema"] == "illama-deploy/report/2"
     assert (tmp_path / "report" / "report.md").read_text().startswith("# ✅ PASS")
 
 

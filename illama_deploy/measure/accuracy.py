@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,93 +13,139 @@ import numpy as np
 from ..data.loader import Batch
 from ..quant.quality import sqnr_db
 from ..runtime.runtime import Runtime
+from .statistics import Interval, bootstrap, mean_interval, share_interval
 
-__all__ = ["ECE_BINS", "Accuracy", "Comparison", "measure_accuracy"]
+__all__ = ["ECE_BINS", "Accuracy", "Comparison", "measure_accuracy", "pack_correct", "unpack_correct"]
 
 ECE_BINS = 15  # as in the paper
 
 
 @dataclass
 class Accuracy:
-    """Running figures of one artefact.
+    """Figures of one artefact, image by image in data order.
 
     Attributes:
-        correct: for each image in data order, whether the first guess is right.
+        not_finite: images with a logit that is NaN or infinite. They count as wrong, and as fully uncertain.
     """
 
     top_k: int
+    not_finite: int = 0
     _correct: list[np.ndarray] = field(default_factory=list)
-    _top_k: int = 0
-    _nll: float = 0.0
-    _bins: np.ndarray = field(default_factory=lambda: np.zeros((3, ECE_BINS)))
+    _in_top_k: list[np.ndarray] = field(default_factory=list)
+    _nll: list[np.ndarray] = field(default_factory=list)
+    _confidence: list[np.ndarray] = field(default_factory=list)
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Add a batch: logits [B, classes], labels [B]."""
         logits = logits.astype(np.float64)
+        finite = np.isfinite(logits).all(1)
+        self.not_finite += int((~finite).sum())
+        logits = np.where(finite[:, None], logits, 0.0)
         shifted = logits - logits.max(1, keepdims=True)
         log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-        correct = logits.argmax(1) == labels
-        self._correct.append(correct)
+        self._correct.append((logits.argmax(1) == labels) & finite)
         # Rank of the right class: how many are ahead of it; among equals the lower number is, as for argmax.
         own = logits[np.arange(len(labels)), labels][:, None]
         before = np.arange(logits.shape[1]) < labels[:, None]
         ahead = ((logits > own) | ((logits == own) & before)).sum(1)
-        self._top_k += int((ahead < self.top_k).sum())
-        self._nll -= float(log_p[np.arange(len(labels)), labels].sum())
-        confidence = np.exp(log_p.max(1))
-        bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-        for row, weight in enumerate((np.ones(len(labels)), correct, confidence)):
-            self._bins[row] += np.bincount(bins, weight, ECE_BINS)
+        self._in_top_k.append((ahead < self.top_k) & finite)
+        self._nll.append(-log_p[np.arange(len(labels)), labels])
+        self._confidence.append(np.exp(log_p.max(1)))
 
     @property
     def correct(self) -> np.ndarray:
+        """For each image, whether the first guess is right."""
         return np.concatenate(self._correct) if self._correct else np.zeros(0, dtype=bool)
 
     @property
     def images(self) -> int:
         """Images counted."""
-        return int(self._bins[0].sum())
+        return sum(map(len, self._correct))
 
     @property
-    def ece(self) -> float:
-        """Expected calibration error: mean over equal-width bins of |accuracy - confidence|, weighted by count."""
-        count, correct, confidence = self._bins
-        return float(np.abs(correct - confidence).sum() / max(count.sum(), 1))
+    def reliability(self) -> np.ndarray:
+        """Equal-width bins of confidence: count, right answers, summed confidence [3, bins]."""
+        return _binned(self.correct, np.concatenate(self._confidence)) if self.images else np.zeros((3, ECE_BINS))
 
     def to_dict(self) -> dict[str, Any]:
-        """`top1` and `top5` in percent, `ece`, `nll`, `images`."""
+        """`top1` and `top5` in percent, `ece`, `nll`, `images`; `not_finite` where there are such images."""
         images = max(self.images, 1)
         return {
             "top1": 100 * float(self.correct.sum()) / images,
-            "top5": 100 * self._top_k / images,
-            "ece": self.ece,
-            "nll": self._nll / images,
+            "top5": 100 * float(sum(map(np.sum, self._in_top_k))) / images,
+            "ece": _ece(self.reliability),
+            "nll": float(sum(map(np.sum, self._nll))) / images,
             "images": self.images,
+        } | ({"not_finite": self.not_finite} if self.not_finite else {})
+
+    def intervals(self, confidence: float) -> dict[str, Interval]:
+        """The four figures of `to_dict` with their intervals over other images like these."""
+        correct, certainty, n = self.correct, np.concatenate(self._confidence), self.images
+        return {
+            "top1": share_interval(int(correct.sum()), n, confidence),
+            "top5": share_interval(int(np.concatenate(self._in_top_k).sum()), n, confidence),
+            "ece": bootstrap(lambda at: _ece(_binned(correct[at], certainty[at])), n, confidence),
+            "nll": mean_interval(np.concatenate(self._nll), confidence),
         }
+
+
+def _binned(correct: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    return np.stack([np.bincount(bins, weight, ECE_BINS) for weight in (np.ones(len(bins)), correct, confidence)])
+
+
+def _ece(reliability: np.ndarray) -> float:
+    """Expected calibration error: mean over bins of |accuracy - confidence|, weighted by count."""
+    count, correct, confidence = reliability
+    return float(np.abs(correct - confidence).sum() / max(count.sum(), 1))
 
 
 @dataclass
 class Comparison:
-    """Running comparison of an artefact's logits with the reference's."""
+    """Comparison of an artefact's logits with the reference's, image by image; what is not finite disagrees."""
 
-    _same: int = 0
-    _images: int = 0
-    _signal: float = 0.0
-    _noise: float = 0.0
+    _same: list[np.ndarray] = field(default_factory=list)
+    _signal: list[np.ndarray] = field(default_factory=list)
+    _noise: list[np.ndarray] = field(default_factory=list)
 
     def update(self, logits: np.ndarray, reference: np.ndarray) -> None:
         """Add a batch of both logits."""
-        self._same += int((logits.argmax(1) == reference.argmax(1)).sum())
-        self._images += len(logits)
-        self._signal += float(np.square(reference, dtype=np.float64).sum())
-        self._noise += float(np.square(logits.astype(np.float64) - reference).sum())
+        wrong = logits.astype(np.float64) - reference
+        finite = np.isfinite(wrong).all(1)
+        known = np.isfinite(reference).all(1)
+        signal = np.square(np.where(known[:, None], reference, 0.0), dtype=np.float64).sum(1)
+        self._same.append((logits.argmax(1) == reference.argmax(1)) & finite)
+        self._signal.append(signal)
+        self._noise.append(np.where(finite, np.square(np.where(finite[:, None], wrong, 0.0)).sum(1), signal))
 
     def to_dict(self) -> dict[str, Any]:
         """`agreement` of the first guesses in percent, `logit_sqnr_db`."""
+        return {name: interval.value for name, interval in self._figures(0.95, resamples=1).items()}
+
+    def intervals(self, confidence: float) -> dict[str, Interval]:
+        """Both figures with their intervals over other images like these."""
+        return self._figures(confidence)
+
+    def _figures(self, confidence: float, resamples: int = 500) -> dict[str, Interval]:
+        same, signal, noise = map(np.concatenate, (self._same, self._signal, self._noise))
         return {
-            "agreement": 100 * self._same / max(self._images, 1),
-            "logit_sqnr_db": sqnr_db(self._signal, self._noise),
+            "agreement": share_interval(int(same.sum()), len(same), confidence),
+            "logit_sqnr_db": bootstrap(partial(_sqnr_at, signal, noise), len(same), confidence, resamples=resamples),
         }
+
+
+def _sqnr_at(signal: np.ndarray, noise: np.ndarray, at: np.ndarray) -> float:
+    return sqnr_db(float(signal[at].sum()), float(noise[at].sum()))
+
+
+def pack_correct(correct: np.ndarray) -> str:
+    """Right or wrong for each image as text, 8 images to a byte: what a later report needs for a paired interval."""
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+def unpack_correct(text: str, images: int) -> np.ndarray:
+    """The inverse of `pack_correct`."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=images).astype(bool)
 
 
 def measure_accuracy(

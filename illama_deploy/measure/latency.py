@@ -19,6 +19,10 @@ MIN_ROUNDS = 30
 MAX_ROUNDS = 2000
 #: A percentile is reported only where at least this many samples lie beyond it on average.
 BEYOND = 10
+#: A round this many times the median's distance from it (the median one, that is) is an outlier.
+OUTLYING = 10.0
+#: Steps of the distribution that a report draws, in percent.
+QUANTILES = tuple(2.5 * i for i in range(41))
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,23 @@ class Latency:
             return None
         return float(np.percentile(self.seconds, percent)) * 1e3
 
+    @property
+    def cv(self) -> float:
+        """Coefficient of variation: standard deviation / mean."""
+        return float(self.seconds.std() / self.seconds.mean())
+
+    @property
+    def outliers(self) -> int:
+        """Rounds far above the median: more than ten median absolute deviations."""
+        median = np.median(self.seconds)
+        return int((self.seconds > median + OUTLYING * np.median(np.abs(self.seconds - median))).sum())
+
+    @property
+    def drift(self) -> float:
+        """Median of the last quarter of the rounds / that of the first: above 1 where the machine grew slower."""
+        quarter = max(len(self.seconds) // 4, 1)
+        return float(np.median(self.seconds[-quarter:]) / np.median(self.seconds[:quarter]))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, times in milliseconds."""
         p50 = float(np.median(self.seconds)) * 1e3
@@ -54,6 +75,10 @@ class Latency:
             "p90_ms": self.percentile(90),
             "p99_ms": self.percentile(99),
             "images_per_s": 1e3 * self.batch / p50,
+            "cv": self.cv,
+            "outliers": self.outliers,
+            "drift": self.drift,
+            "quantiles_ms": [round(float(q) * 1e3, 4) for q in np.percentile(self.seconds, QUANTILES)],
             "ratio": self.ratio.value,
             "ratio_low": self.ratio.low,
             "ratio_high": self.ratio.high,

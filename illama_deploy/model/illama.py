@@ -170,6 +170,7 @@ class Attention(nn.Module):
 
     `scale` is 1/sqrt(D), or 1 once a rewrite has folded it into the query rows of `qkv`.
     With `last_query_only`, only the last token asks; keys and values are still made for all.
+    `rotate_q` and `rotate_k` see each head of the rotary-embedded queries and keys; a rewrite may put a rotation there.
     """
 
     cos_SD: Tensor
@@ -184,6 +185,8 @@ class Attention(nn.Module):
         self.scale = config.head_dim**-0.5
         self.last_query_only = False
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.rotate_q: nn.Module = nn.Identity()
+        self.rotate_k: nn.Module = nn.Identity()
         self.qk = MatMul()
         self.pv = MatMul()
         self.proj = nn.Linear(config.dim, config.dim)
@@ -212,6 +215,7 @@ class Attention(nn.Module):
         if self.rope:
             q = apply_rope(q, self.cos_SD[first:], self.sin_SD[first:])
             k = apply_rope(k, self.cos_SD, self.sin_SD)
+        q, k = self.rotate_q(q), self.rotate_k(k)
         scores_BHSS = self.qk(q, k.transpose(-2, -1))
         if self.scale != 1.0:
             scores_BHSS = scores_BHSS * self.scale
@@ -223,16 +227,17 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """fc2(silu(fc1 x) * fc3 x), without biases."""
+    """fc2(silu(fc1 x) * fc3 x), without biases. A rewrite may put a rotation of the product at `rotate`."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden, bias=False)
+        self.rotate: nn.Module = nn.Identity()
         self.fc2 = nn.Linear(hidden, dim, bias=False)
         self.fc3 = nn.Linear(dim, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
+        return self.fc2(self.rotate(F.silu(self.fc1(x)) * self.fc3(x)))
 
 
 class GeluMlp(nn.Module):

@@ -1,23 +1,33 @@
 """The quantized network in torch: the exact arithmetic that every export carries."""
 
-from .artifact import QuantizedArtifact, load_quantized, save_quantized
+from .artifact import QuantizedArtifact, load_quantized, save_quantized, stored_size
+from .journal import Journal
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .network import quantize_network, quantized_modules
+from .reconstruct import Reconstructed
+from .sensitivity import SiteSensitivity, measure_sensitivity
 from .sequential import quantize_sequentially
 from .sites import Site, find_sites, select_sites
+from .trial import trial_product
 
 __all__ = [
+    "Journal",
     "QuantConv2d",
     "QuantLinear",
     "QuantMatMul",
     "QuantModule",
     "QuantizedArtifact",
+    "Reconstructed",
     "Site",
+    "SiteSensitivity",
     "find_sites",
     "load_quantized",
+    "measure_sensitivity",
     "quantize_network",
     "quantize_sequentially",
     "quantized_modules",
     "save_quantized",
     "select_sites",
+    "stored_size",
+    "trial_product",
 ]

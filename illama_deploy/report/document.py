@@ -1,16 +1,26 @@
-"""The report as a value; `to_dict` is `report.json`."""
+"""The report as a value; `to_dict` is `report.json`, source of every face, in the form of `report.schema.json`."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from ..errors import ArtifactError
+from ..hashing import canonical_json
 from .gates import Gate, Verdict, overall
 
-__all__ = ["SCHEMA", "Report"]
+__all__ = ["SCHEMA", "Report", "load_schema", "read_report", "seal"]
 
-SCHEMA = "illama-deploy/report/1"
+SCHEMA = "illama-deploy/report/2"
+#: Key of the document's own hash, over everything else in it: an edit by hand shows.
+SEAL = "content_sha256"
+AGAIN = "Measure again with 'illama-deploy check'."
 
 
 @dataclass(frozen=True)
@@ -18,18 +28,31 @@ class Report:
     """What `check` found.
 
     Attributes:
-        artifacts: baseline first; each with `info`, `accuracy`, `comparison` and `latency` (one per batch). One that
-            could not run has `not_measured`, the reason, and neither accuracy nor comparison (None).
-        data: spec, split, number of images, names of those left out.
+        artifacts: each with `role`, `target`, `info`, `accuracy`, `comparison`, `latency` (one per batch) and `proof`;
+            the first is the one that accuracy is compared with. One that could not run has `not_measured`, the reason,
+            and neither accuracy nor comparison (None).
+        notes: in words: whether quantization pays, what disturbed the measurement.
+        data: spec, split, number of images, names of those left out, hash of the pixels and labels.
         settings: limits and how was measured.
         environment: machine and versions.
+        conditions: clocks and load while latency was measured.
+        quantized: the quantized checkpoints that candidates came from, site by site, where they were found.
+        stored: the report that this one was held against, or None.
+        command: that made it.
+        created: when, ISO 8601 in UTC.
     """
 
     gates: Sequence[Gate]
     artifacts: Sequence[dict[str, Any]]
+    notes: Sequence[str]
     data: dict[str, Any]
     settings: dict[str, Any]
     environment: dict[str, Any]
+    conditions: dict[str, Any]
+    quantized: Sequence[dict[str, Any]] = ()
+    stored: dict[str, Any] | None = None
+    command: str | None = None
+    created: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
     @property
     def verdict(self) -> Verdict:
@@ -42,14 +65,76 @@ class Report:
         return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: inconclusive}[self.verdict]
 
     def to_dict(self) -> dict[str, Any]:
-        """`report.json`."""
-        return {
-            "schema": SCHEMA,
-            "verdict": str(self.verdict),
-            "gates": [gate.to_dict() for gate in self.gates],
-            "baseline": self.artifacts[0],
-            "candidates": list(self.artifacts[1:]),
-            "data": self.data,
-            "settings": self.settings,
-            "environment": self.environment,
-        }
+        """`report.json`, sealed."""
+        return seal(
+            {
+                "schema": SCHEMA,
+                "created": self.created,
+                "command": self.command,
+                "verdict": str(self.verdict),
+                "gates": [gate.to_dict() for gate in self.gates],
+                "notes": list(self.notes),
+                "artifacts": list(self.artifacts),
+                "data": self.data,
+                "settings": self.settings,
+                "environment": self.environment,
+                "conditions": self.conditions,
+                "quantized": list(self.quantized),
+                "stored": self.stored,
+            }
+        )
+
+
+def seal(content: dict[str, Any]) -> dict[str, Any]:
+    """Put the hash of everything else into a document."""
+    bare = {key: value for key, value in content.items() if key != SEAL}
+    return {**bare, SEAL: hashlib.sha256(canonical_json(bare).encode()).hexdigest()}
+
+
+@cache
+def load_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of `report.json`."""
+    return json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a `report.json` and hold it to its schema and its hash.
+
+    Raises:
+        ArtifactError: not there, cut short, of another schema version, edited, or not a report at all.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(
+            f"The report cannot be read: {error.strerror}.", where=path, hint="Check the path."
+        ) from error
+    except ValueError as error:
+        raise ArtifactError(
+            f"The report is no JSON ({error}); it may be cut short.", where=path, hint=f"Copy it again. {AGAIN}"
+        ) from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        family, _, version = str(found).rpartition("/")
+        if family == SCHEMA.rpartition("/")[0]:
+            age = "an older" if version.isdecimal() and int(version) < int(SCHEMA.rpartition("/")[2]) else "another"
+            raise ArtifactError(
+                f"The report is of {age} schema, {found}; this version of illama-deploy reads {SCHEMA}.",
+                where=path,
+                hint=f"{AGAIN} Or read it with the version that wrote it.",
+            )
+        raise ArtifactError("It is no report of 'illama-deploy check'.", where=path, hint="Give a report.json.")
+    if seal(content)[SEAL] != content.get(SEAL):
+        raise ArtifactError(
+            "The report was edited after it was written (its content does not match its own hash).",
+            where=path,
+            hint=f"Take the file as it was written. {AGAIN}",
+        )
+    if (fault := best_match(Draft202012Validator(load_schema()).iter_errors(content))) is not None:
+        raise ArtifactError(
+            f"The report does not keep to its schema: {fault.message} (at {fault.json_path}).", where=path, hint=AGAIN
+        )
+    return content

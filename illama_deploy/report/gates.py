@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from ..measure.statistics import Interval
 
-__all__ = ["Gate", "Verdict", "overall"]
+__all__ = ["GATES", "Gate", "GateKind", "Verdict", "overall"]
 
 
 class Verdict(StrEnum):
@@ -21,15 +21,40 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
+class GateKind:
+    """How a gate of one name is shown.
+
+    Attributes:
+        title: its name for people.
+        unit: behind each figure.
+        digits: of each figure, behind the point.
+    """
+
+    title: str
+    unit: str
+    digits: int
+
+
+#: Every kind of gate by name.
+GATES = {
+    "accuracy_drop": GateKind("top-1 drop", " points", 2),
+    "latency_ratio": GateKind("latency ratio", "×", 3),
+    "accuracy_change": GateKind("top-1 drop since the stored report", " points", 2),
+    "latency_change": GateKind("latency ratio / stored ratio", "×", 3),
+}
+
+
+@dataclass(frozen=True)
 class Gate:
     """A figure against its limit.
 
     Attributes:
-        name: `accuracy_drop` (points of top-1) or `latency_ratio`.
+        name: a key of `GATES`.
         artifact: the candidate.
         detail: what sets it apart from gates of the same name, such as `batch 8`.
         value, low, high: the figure and its interval, or None where it was not measured.
         verdict: pass if the whole interval is at or below the limit, fail if the whole of it is above.
+        against: what the candidate is compared with, or None.
         not_measured: why it was not, or None.
     """
 
@@ -41,6 +66,7 @@ class Gate:
     low: float | None
     high: float | None
     verdict: Verdict
+    against: str | None = None
     not_measured: str | None = None
 
     @classmethod
@@ -57,7 +83,11 @@ class Gate:
     @classmethod
     def unmeasured(cls, name: str, artifact: str, detail: str, limit: float, reason: str) -> Gate:
         """A figure that could not be had on this machine: inconclusive."""
-        return cls(name, artifact, detail, limit, None, None, None, Verdict.INCONCLUSIVE, reason)
+        return cls(name, artifact, detail, limit, None, None, None, Verdict.INCONCLUSIVE, not_measured=reason)
+
+    def versus(self, against: str | None) -> Gate:
+        """The same, saying what the candidate is compared with."""
+        return replace(self, against=against)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `not_measured` only where it is said."""

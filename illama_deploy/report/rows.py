@@ -1,34 +1,58 @@
-"""The report's table as text, shared by every face that shows one."""
+"""The report's tables as text, shared by every face that shows one: what they show is the same to the last digit."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .gates import GATES
+
 __all__ = [
+    "ACCURACY_COLUMNS",
     "ARTIFACT_COLUMNS",
     "GATE_COLUMNS",
     "LATENCY_COLUMNS",
+    "LAYER_COLUMNS",
+    "SITE_COLUMNS",
+    "TIMING_COLUMNS",
+    "accuracy_rows",
     "artifact_rows",
     "gate_rows",
     "latency_rows",
+    "layer_rows",
+    "precision_counts",
+    "site_rows",
+    "timing_rows",
 ]
 
+#: Stands where a figure would: the artefact cannot run on this machine.
+NOT_MEASURED = "not measured"
+GATE_COLUMNS = ("gate", "artefact", "measured", "interval", "limit", "verdict")
 ARTIFACT_COLUMNS = (
     "artefact",
+    "target",
     "format",
     "size",
     "top-1 %",
+    "drop",
     "agreement %",
     "batch",
     "p50 ms",
     "images/s",
     "ratio",
 )
-#: Stands where a figure would: the artefact cannot run on this machine.
-NOT_MEASURED = "not measured"
-GATE_COLUMNS = ("gate", "artefact", "measured", "interval", "limit", "verdict")
-
-
+ACCURACY_COLUMNS = ("artefact", "images", "top-1 %", "top-5 %", "ECE", "NLL", "agreement %", "logit SQNR dB")
+TIMING_COLUMNS = ("artefact", "batch", "rounds", "p50 ms", "p90 ms", "p99 ms", "CV %", "outliers", "drift")
+SITE_COLUMNS = (
+    "site",
+    "format",
+    "clipped at, of the largest seen",
+    "clipped %",
+    "SQNR dB",
+    "alone, dB",
+    "share of noise %",
+    "KB",
+)
+LAYER_COLUMNS = ("layer", "kernel", "precision")
 LATENCY_COLUMNS = (
     "artefact",
     "batch",
@@ -41,31 +65,123 @@ LATENCY_COLUMNS = (
 )
 
 
-def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per artefact and batch size, baseline first."""
+def gate_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per gate."""
     rows: list[tuple[str, ...]] = []
-    for position, artifact in enumerate([report["baseline"], *report["candidates"]]):
-        info, accuracy = artifact["info"], artifact["accuracy"]
-        if "not_measured" in artifact:
-            rows.append((info["name"], info["format"], _size(info["size_bytes"]), NOT_MEASURED, *(["–"] * 5)))
-        for number, latency in enumerate(artifact["latency"]):
-            head = (
-                info["name"],
-                info["format"],
-                _size(info["size_bytes"]),
-                f"{accuracy['top1']:.2f}",
-                f"{artifact['comparison']['agreement']:.2f}" if position else "baseline",
+    for gate in report["gates"]:
+        kind = GATES[gate["name"]]
+        measured = "not_measured" not in gate
+        rows.append(
+            (
+                kind.title + (f", {gate['detail']}" if gate["detail"] else ""),
+                gate["artifact"],
+                f"{gate['value']:.{kind.digits}f}{kind.unit}"
+                if measured
+                else f"{NOT_MEASURED}: {gate['not_measured']}",
+                f"{gate['low']:.{kind.digits}f} to {gate['high']:.{kind.digits}f}" if measured else "–",
+                f"≤ {gate['limit']:g}{kind.unit}",
+                gate["verdict"],
             )
+        )
+    return rows
+
+
+def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per artefact and batch size, baselines first."""
+    rows: list[tuple[str, ...]] = []
+    for position, artifact in enumerate(report["artifacts"]):
+        info, accuracy, comparison = artifact["info"], artifact["accuracy"], artifact["comparison"]
+        size = f"{info['size_bytes'] / 1e6:.2f} MB" if info["size_bytes"] else "–"
+        head: tuple[str, ...] = (info["name"], artifact["target"], info["format"], size)
+        if accuracy is None:
+            rows.append((*head, NOT_MEASURED, *(["–"] * 6)))
+            continue
+        head += (f"{accuracy['top1']:.2f}",)
+        head += ("baseline", "–") if not position else _compared(comparison)
+        for number, latency in enumerate(artifact["latency"]):
             rows.append(
                 (
-                    *(head if number == 0 else ("", "", "", "", "")),
+                    *(head if number == 0 else [""] * len(head)),
                     str(latency["batch"]),
                     f"{latency['p50_ms']:.3f}",
                     f"{latency['images_per_s']:.0f}",
-                    _ratio(latency) if position else "1",
+                    "1" if (artifact["role"], latency["ratio_to"]) == ("baseline", info["name"]) else _ratio(latency),
                 )
             )
     return rows
+
+
+def accuracy_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per artefact that ran, each figure with its interval."""
+    rows: list[tuple[str, ...]] = []
+    for position, artifact in enumerate(report["artifacts"]):
+        accuracy, comparison = artifact["accuracy"], artifact["comparison"]
+        if accuracy is None:
+            continue
+        compared = comparison is not None and position > 0
+        rows.append(
+            (
+                artifact["info"]["name"],
+                str(accuracy["images"]),
+                *(
+                    _figure(accuracy, name, digits)
+                    for name, digits in (("top1", 2), ("top5", 2), ("ece", 4), ("nll", 4))
+                ),
+                _figure(comparison, "agreement", 2) if compared else "–",
+                _figure(comparison, "logit_sqnr_db", 1) if compared else "–",
+            )
+        )
+    return rows
+
+
+def timing_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per artefact and batch size: how steady its times were."""
+    return [
+        (
+            artifact["info"]["name"],
+            str(latency["batch"]),
+            str(latency["rounds"]),
+            *(
+                "–" if latency[f"{name}_ms"] is None else f"{latency[f'{name}_ms']:.3f}"
+                for name in ("p50", "p90", "p99")
+            ),
+            f"{100 * latency['cv']:.1f}",
+            str(latency["outliers"]),
+            f"{latency['drift']:.3f}",
+        )
+        for artifact in report["artifacts"]
+        for latency in artifact["latency"]
+    ]
+
+
+def site_rows(quantized: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per site of a quantized checkpoint."""
+    return [
+        (
+            site["name"],
+            site["format"],
+            ", ".join(f"{t:.4g} of {m:.4g}" for t, m in zip(site["threshold"], site["largest"], strict=True)) or "–",
+            "–" if site["clipped"] is None else f"{100 * site['clipped']:.3f}",
+            f"{site['sqnr_db']:.1f}",
+            "–" if site["alone_db"] is None else f"{site['alone_db']:.1f}",
+            "–" if site["noise_share"] is None else f"{100 * site['noise_share']:.1f}",
+            f"{site['bytes'] / 1e3:.1f}",
+        )
+        for site in quantized["sites"]
+    ]
+
+
+def layer_rows(proof: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per layer that a runtime executes."""
+    return [(layer["name"], layer["kernel"], layer["precision"]) for layer in proof["layers"]]
+
+
+def precision_counts(proof: dict[str, Any]) -> dict[str, int]:
+    """Layers by the precision that they really run in, most frequent first."""
+    counts: dict[str, int] = {}
+    for layer in proof["layers"]:
+        counts[layer["precision"]] = counts.get(layer["precision"], 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def latency_rows(benchmark: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -94,32 +210,18 @@ def latency_rows(benchmark: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def gate_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per gate."""
-    rows: list[tuple[str, ...]] = []
-    for gate in report["gates"]:
-        drop = gate["name"] == "accuracy_drop"
-        measured = "not_measured" not in gate
-        unit, digits = (" points", 2) if drop else ("×", 3)
-        name = ("top-1 drop" if drop else "latency ratio") + (f", {gate['detail']}" if gate["detail"] else "")
-        rows.append(
-            (
-                name,
-                gate["artifact"],
-                f"{gate['value']:.{digits}f}{unit}" if measured else f"{NOT_MEASURED}: {gate['not_measured']}",
-                f"{gate['low']:.{digits}f} to {gate['high']:.{digits}f}" if measured else "–",
-                f"≤ {gate['limit']:g}{unit}",
-                gate["verdict"],
-            )
-        )
-    return rows
+def _compared(comparison: dict[str, Any] | None) -> tuple[str, str]:
+    if comparison is None:
+        return "–", "–"
+    return _figure(comparison, "top1_drop", 2, " to "), f"{comparison['agreement']:.2f}"
+
+
+def _figure(figures: dict[str, Any], name: str, digits: int, between: str = "–") -> str:
+    low, high = figures["intervals"][name]
+    return f"{figures[name]:.{digits}f} ({low:.{digits}f}{between}{high:.{digits}f})"
 
 
 def _ratio(latency: dict[str, Any]) -> str:
     if latency["ratio"] is None:
         return "–"
     return f"{latency['ratio']:.3f} ({latency['ratio_low']:.3f}–{latency['ratio_high']:.3f})"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.2f} MB"

@@ -31,8 +31,9 @@ class OnnxRuntime(Runtime):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Threads that spin between runs would steal time from the other artefact of an interleaved pair.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads spin within a run, as they do once deployed, but not after it: they would steal time from the other
+        # artefact of an interleaved pair.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if file.format.startswith("FP8"):
             # Its integer fusions take FP8 operands for integers and then refuse them; the plain operators run.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +114,12 @@ def measure_batches(
     seconds: float,
     rounds: int | None,
     confidence: float,
+    on_round: Callable[[], None] | None = None,
 ) -> tuple[tuple[Latency, ...], ...]:
     """Measure every batch size; one row per artefact, an empty one for what cannot run on this machine.
+
+    Args:
+        on_round: called after each timed round.
 
     Raises:
         UsageError: a batch size or duration that makes no sense or that an artefact does not take, or artefacts for
@@ -141,7 +145,7 @@ def measure_batches(
     if not runtimes:
         return tuple(() for _ in artifacts)
     columns = [
-        measure_latency(runtimes, size, seconds=seconds, rounds=rounds, confidence=confidence)
+        measure_latency(runtimes, size, seconds=seconds, rounds=rounds, confidence=confidence, on_round=on_round)
         for size in track(batches, "Timing", len(batches))
     ]
     rows = iter(zip(*columns, strict=True))

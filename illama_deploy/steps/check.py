@@ -1,23 +1,46 @@
-"""Accuracy drop and latency ratio of candidates against a baseline, as gates."""
+"""Accuracy drop and latency ratio of candidates against baselines, as gates."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from ..atomic import new_directory
+from ..data import Batch
 from ..environment import describe_environment
 from ..errors import UsageError
-from ..hashing import canonical_json
-from ..measure import measure_accuracy, paired_drop
+from ..hashing import canonical_json, sha256_file
+from ..measure import (
+    Accuracy,
+    Comparison,
+    Conditions,
+    Interval,
+    Latency,
+    condition_notes,
+    measure_accuracy,
+    median_ratio,
+    pack_correct,
+    paired_drop,
+)
+from ..preprocessing import Preprocessing
 from ..progress import track
-from ..report import Gate, Report, render_markdown
-from ..runtime import Runtime, Unavailable, open_artifact, open_if_available
+from ..quant.artifact import MANIFEST
+from ..report import FACES, Gate, Report, append_summary, pay_notes, read_report, steadiness_notes
+from ..runtime import Runtime, Unavailable
 from ..workspace import Workspace
+from .against import compare_with_stored
 from .bench import measure_batches
 from .evaluate import open_evaluation_data
+from .lineup import Group, Member, line_up
+from .sensitivity import SENSITIVITY_IMAGES, describe_sites
 
 __all__ = ["check"]
 
@@ -26,11 +49,14 @@ def check(
     candidates: Sequence[str | Path | Runtime] = (),
     *,
     baseline: str | Path | Runtime | None = None,
+    targets: Sequence[str] = (),
+    against: str | Path | None = None,
     data: str | None = None,
     split: str | None = None,
     limit: int | None = None,
     max_drop: float = 0.5,
     max_latency_ratio: float = 1.0,
+    min_effect: float = 0.02,
     batch: Sequence[int] = (1, 8),
     threads: int = 1,
     seconds: float = 5.0,
@@ -39,116 +65,265 @@ def check(
     preprocessing: dict[str, Any] | None = None,
     heads: int | None = None,
     cuda_graph: bool = False,
-    backend: str | None = None,
     precision: str = "auto",
+    sensitivity: bool = True,
     skip_broken: bool = False,
     out: str | Path | None = None,
     force: bool = False,
+    workspace: Workspace | None = None,
+    command: str | None = None,
 ) -> Report:
-    """Measure candidates and baseline on the same images and in the same rounds, and judge.
+    """Measure candidates and baselines on the same images and in the same rounds, and judge.
 
-    A candidate that cannot run on this machine, such as an engine without its GPU, is not measured and so
-    inconclusive; the others are measured all the same.
+    Accuracy is compared with the first baseline (float32 where there is one), latency with the fastest baseline of the
+    same target, half precision included. A candidate that cannot run on this machine, such as an engine without its
+    GPU, is not measured and so inconclusive; the others are measured all the same. Where `GITHUB_STEP_SUMMARY` names a
+    file, the report is appended to it.
 
     Args:
-        candidates: artefacts; the workspace's exported model where none is given.
-        baseline: artefact; the exported float model where not given.
+        candidates: artefacts, quantized directories or directories of exports; the workspace's where none is given.
+        baseline: artefact; the float file beside each export where not given.
+        targets: `cpu`, `cuda`, `trt`, `openvino`, `torch`: which exports of a quantized directory take part (they are
+            made where they are not there yet); of other candidates, `torch` or `cpu` chooses what runs them.
+        against: a stored `report.json` that nothing may be worse than.
         data, split, limit: images for accuracy, as in `evaluate`.
         max_drop: limit on the drop in top-1, in points.
         max_latency_ratio: limit on candidate / baseline latency, at each batch size.
+        min_effect: smallest change of latency that matters, as a share: the limit for `against`, and what a gain must
+            exceed to be called one.
         batch, threads, seconds, rounds: as in `bench`.
         confidence: of each bound of each interval.
-        cuda_graph, backend, precision: as in `open_artifact`.
-        out: directory for `report.json` and `report.md`; the workspace's where not given.
+        cuda_graph, precision: as in `open_artifact`.
+        sensitivity: measure how much each site costs by itself, where the quantized directory, the float checkpoint and
+            its data are at hand.
+        out: directory for `report.json` and its faces; the workspace's where not given.
         force: replace a directory that exists.
+        command: what was typed, for the report.
 
     Raises:
-        DeployError: bad input, or a baseline that cannot run on this machine; nothing is written.
+        DeployError: bad input, or a named baseline that cannot run on this machine; nothing is written.
     """
     if not (math.isfinite(max_drop) and math.isfinite(max_latency_ratio) and max_latency_ratio > 0):
         raise UsageError(
             f"The limits {max_drop} and {max_latency_ratio} cannot be held to.",
             hint="Use figures such as --max-drop 0.5 --max-latency-ratio 1.0.",
         )
-    workspace = Workspace()
-    named = list(candidates) or [workspace.need(workspace.onnx / "model.onnx", "export --onnx")]
-    if baseline is None:
-        baseline = workspace.need(workspace.onnx / "model.float.onnx", "export --onnx --float")
+    if not 0 <= min_effect < 1:
+        raise UsageError(f"The smallest effect {min_effect} is no share.", hint="Use --min-effect 0.02 for 2 percent.")
+    workspace = workspace or Workspace()
+    stored = None if against is None else read_report(Path(against))
     out = Path(out) if out is not None else workspace.report
-    with new_directory(
-        out, force=force, inputs=[a for a in (baseline, *named) if isinstance(a, str | Path)]
-    ) as directory:
-        options: dict[str, Any] = {
-            "threads": threads,
-            "heads": heads,
-            "cuda_graph": cuda_graph,
-            "backend": backend,
-            "precision": precision,
+    inputs = [a for a in (baseline, against, *candidates) if isinstance(a, str | Path)]
+    with new_directory(out, force=force, inputs=inputs) as directory:
+        options = {"threads": threads, "heads": heads, "cuda_graph": cuda_graph, "precision": precision}
+        groups = line_up(candidates, baseline, targets, workspace, options)
+        baselines, members = _members(groups)
+        runtimes = [member.artifact for member, _ in members if isinstance(member.artifact, Runtime)]
+        loader = digest = None
+        if runtimes:
+            loader = open_evaluation_data(
+                runtimes, data, split, limit, None, preprocessing=preprocessing, skip_broken=skip_broken
+            )
+        conditions = Conditions()
+        timing: dict[str, Any] = {
+            "seconds": seconds,
+            "rounds": rounds,
+            "confidence": confidence,
+            "on_round": conditions.look,
         }
-        first = baseline if isinstance(baseline, Runtime) else open_artifact(baseline, **options)
-        artifacts: list[Runtime | Unavailable] = [
-            first,
-            *(a if isinstance(a, Runtime) else open_if_available(a, **options) for a in named),
-        ]
-        runtimes = [artifact for artifact in artifacts if isinstance(artifact, Runtime)]
-        loader = open_evaluation_data(
-            runtimes, data, split, limit, None, preprocessing=preprocessing, skip_broken=skip_broken
-        )
-        latencies = measure_batches(artifacts, batch, seconds=seconds, rounds=rounds, confidence=confidence)
-        accuracies, comparisons = measure_accuracy(runtimes, track(loader, "Evaluating", len(loader)))
+        results = _Results(confidence)
+        for group in groups:
+            rows = measure_batches([member.artifact for member in group], batch, **timing)
+            results.latency |= {id(member): row for member, row in zip(group, rows, strict=True)}
+        timed_under = conditions.to_dict()
+        if loader is not None:
+            digest = hashlib.sha256()
+            used = runtimes[0].preprocessing.override(**(preprocessing or {}))
+            images = _hashed(track(loader, "Evaluating", len(loader)), used, digest)
+            pairs = zip(*measure_accuracy(runtimes, images), strict=True)
+            results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
 
-        gates: list[Gate] = []
-        entries: list[dict[str, Any]] = []
-        measured = iter(zip(accuracies, comparisons, strict=True))
-        for artifact, row in zip(artifacts, latencies, strict=True):
-            name = artifact.info.name
-            if isinstance(artifact, Unavailable):
-                reason = artifact.reason
-                gates.append(Gate.unmeasured("accuracy_drop", name, "", max_drop, reason))
-                gates += [
-                    Gate.unmeasured("latency_ratio", name, f"batch {size}", max_latency_ratio, reason) for size in batch
-                ]
-                entries.append(
-                    {"info": artifact.info.to_dict(), "accuracy": None, "comparison": None, "latency": []}
-                    | {"not_measured": reason}
-                )
-                continue
-            accuracy, comparison = next(measured)
-            if entries:  # the first is the baseline
-                drop = paired_drop(accuracies[0].correct, accuracy.correct, confidence)
-                gates.append(Gate.judge("accuracy_drop", name, "", max_drop, drop))
-                gates += [
-                    Gate.judge("latency_ratio", name, f"batch {x.batch}", max_latency_ratio, x.ratio) for x in row
-                ]
-            entries.append(
-                {
-                    "info": artifact.info.to_dict(),
-                    "accuracy": accuracy.to_dict(),
-                    "comparison": comparison.to_dict(),
-                    "latency": [latency.to_dict() for latency in row],
-                }
+        if baselines and isinstance(members[0][0].artifact, Runtime):
+            results.reference = results.accuracy[id(runtimes[0])][0]
+        entries = [
+            results.entry(member, "baseline" if number < baselines else "candidate", group)
+            for number, (member, group) in enumerate(members)
+        ]
+        environment = describe_environment()
+        about_data = {
+            "spec": None if loader is None else loader.source.spec,
+            "split": None if loader is None else loader.source.split,
+            "images": 0 if loader is None else results.accuracy[id(runtimes[0])][0].images,
+            "skipped": [] if loader is None else loader.skipped,
+            "sha256": None if digest is None else digest.hexdigest(),
+        }
+        gates = [
+            gate
+            for entry in entries
+            if entry["role"] == "candidate"
+            for gate in _judge(entry, entries[0]["info"]["name"], batch, max_drop, max_latency_ratio)
+        ]
+        if stored is not None:
+            gates += compare_with_stored(
+                entries,
+                about_data,
+                environment,
+                stored,
+                batch=batch,
+                max_drop=max_drop,
+                min_effect=min_effect,
+                confidence=confidence,
             )
         report = Report(
             gates=gates,
             artifacts=entries,
-            data={
-                "spec": loader.source.spec,
-                "split": loader.source.split,
-                "images": accuracies[0].images,
-                "skipped": loader.skipped,
-            },
+            notes=[*pay_notes(entries, min_effect), *steadiness_notes(entries), *condition_notes(timed_under)],
+            data=about_data,
             settings={
                 "max_drop": max_drop,
                 "max_latency_ratio": max_latency_ratio,
+                "min_effect": min_effect,
                 "confidence": confidence,
                 "threads": threads,
                 "batch": list(batch),
                 "seconds": seconds,
                 "rounds": rounds,
             },
-            environment=describe_environment(),
+            environment=environment,
+            conditions=timed_under,
+            quantized=_sites(entries, candidates, workspace, SENSITIVITY_IMAGES if sensitivity else 0),
+            stored=None if stored is None else _origin(stored, Path(str(against))),
+            command=command,
         )
         content = report.to_dict()
         (directory / "report.json").write_text(canonical_json(content), encoding="utf-8")
-        (directory / "report.md").write_text(render_markdown(content), encoding="utf-8")
+        for face in FACES.values():
+            (directory / face.file).write_text(face.render(content), encoding="utf-8")
+    append_summary(content)
     return report
+
+
+@dataclass
+class _Results:
+    """What was measured of each member of the groups, by identity.
+
+    Attributes:
+        reference: accuracy of the first baseline, or None where no baseline ran.
+    """
+
+    confidence: float
+    latency: dict[int, tuple[Latency, ...]] = field(default_factory=dict)
+    accuracy: dict[int, tuple[Accuracy, Comparison]] = field(default_factory=dict)
+    reference: Accuracy | None = None
+
+    def entry(self, member: Member, role: str, group: Group) -> dict[str, Any]:
+        """One artefact, as in `report.json`."""
+        artifact = member.artifact
+        entry: dict[str, Any] = {"role": role, "target": member.target, "info": artifact.info.to_dict()}
+        entry |= {"accuracy": None, "comparison": None, "latency": [], "proof": member.proof}
+        if isinstance(artifact, Unavailable):
+            return entry | {"not_measured": artifact.reason}
+        accuracy, comparison = self.accuracy[id(artifact)]
+        entry["accuracy"] = accuracy.to_dict() | {
+            "intervals": _bounds(accuracy.intervals(self.confidence)),
+            "reliability": [
+                [int(count), int(right), float(sure / count) if count else None]
+                for count, right, sure in accuracy.reliability.T
+            ],
+            "correct": pack_correct(accuracy.correct),
+        }
+        if self.reference is not None:
+            drop = paired_drop(self.reference.correct, accuracy.correct, self.confidence)
+            intervals = {"top1_drop": drop, **comparison.intervals(self.confidence)}
+            entry["comparison"] = {
+                **{name: interval.value for name, interval in intervals.items()},
+                "intervals": _bounds(intervals),
+            }
+        entry["latency"] = [
+            self._timed(
+                latency, [(base, self.latency[id(base)][i]) for base in group.baselines if self.latency[id(base)]]
+            )
+            for i, latency in enumerate(self.latency[id(member)])
+        ]
+        return entry
+
+    def _timed(self, latency: Latency, baselines: list[tuple[Member, Latency]]) -> dict[str, Any]:
+        """A latency with its ratio to the fastest baseline."""
+        if not baselines:
+            return latency.to_dict() | dict.fromkeys(("ratio", "ratio_low", "ratio_high", "ratio_to"))
+        fastest, base = min(baselines, key=lambda pair: float(np.median(pair[1].seconds)))
+        ratio = median_ratio(latency.seconds, base.seconds, self.confidence)
+        return latency.to_dict() | {
+            "ratio": ratio.value,
+            "ratio_low": ratio.low,
+            "ratio_high": ratio.high,
+            "ratio_to": fastest.artifact.info.name,
+        }
+
+
+def _members(groups: Sequence[Group]) -> tuple[int, list[tuple[Member, Group]]]:
+    """The number of baselines, and all members: the baselines first, of them those that run, of them float32."""
+    baselines = [(member, group) for group in groups for member in group.baselines]
+    baselines.sort(
+        key=lambda pair: (isinstance(pair[0].artifact, Unavailable), pair[0].artifact.info.format != "float32")
+    )
+    return len(baselines), baselines + [(member, group) for group in groups for member in group.candidates]
+
+
+def _bounds(intervals: dict[str, Interval]) -> dict[str, list[float]]:
+    return {name: [interval.low, interval.high] for name, interval in intervals.items()}
+
+
+def _judge(
+    entry: dict[str, Any], reference: str, batch: Sequence[int], max_drop: float, max_ratio: float
+) -> Iterator[Gate]:
+    """The gates of one candidate."""
+    name, comparison = entry["info"]["name"], entry["comparison"]
+    reason = entry.get("not_measured")
+    if comparison is None:
+        why = reason or "no baseline can run here"
+        yield Gate.unmeasured("accuracy_drop", name, "", max_drop, why)
+    else:
+        drop = Interval(comparison["top1_drop"], *comparison["intervals"]["top1_drop"])
+        yield Gate.judge("accuracy_drop", name, "", max_drop, drop).versus(reference)
+    for size, latency in zip_longest(batch, entry["latency"]):
+        if latency is None or latency["ratio"] is None:
+            why = reason or "no baseline of the same target can run here"
+            yield Gate.unmeasured("latency_ratio", name, f"batch {size}", max_ratio, why)
+        else:
+            ratio = Interval(latency["ratio"], latency["ratio_low"], latency["ratio_high"])
+            yield Gate.judge("latency_ratio", name, f"batch {size}", max_ratio, ratio).versus(latency["ratio_to"])
+
+
+def _hashed(batches: Iterable[Batch], preprocessing: Preprocessing, digest: Any) -> Iterator[Batch]:
+    """Hash pixels and labels on their way: as bytes of 0 to 255, which no machine rounds differently."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    for batch in batches:
+        pixels = ((batch.images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        digest.update(pixels.numpy().tobytes())
+        digest.update(batch.labels.numpy().tobytes())
+        yield batch
+
+
+def _sites(
+    entries: Sequence[dict[str, Any]], candidates: Sequence[str | Path | Runtime], workspace: Workspace, images: int
+) -> list[dict[str, Any]]:
+    """The quantized checkpoints that candidates came from, where they lie: named, in the workspace, or beside."""
+    wanted = {entry["info"]["manifest_sha256"] for entry in entries if entry["role"] == "candidate"} - {None}
+    named = [Path(candidate) for candidate in candidates if isinstance(candidate, str | Path)]
+    beside = [path.parent / workspace.quantized.name for path in named]
+    places = [*named, workspace.quantized, *beside, *(path.parent for path in beside)]
+    found: dict[str, dict[str, Any]] = {}
+    for place in places:
+        if (place / MANIFEST).is_file() and (own := sha256_file(place / MANIFEST)) in wanted - found.keys():
+            found[own] = describe_sites(place, images)
+    return list(found.values())
+
+
+def _origin(stored: dict[str, Any], path: Path) -> dict[str, str]:
+    return {
+        "path": str(path),
+        "content_sha256": stored["content_sha256"],
+        "created": stored["created"],
+        "fingerprint": stored["environment"]["fingerprint"],
+    }

@@ -30,5 +30,12 @@ def demo(out: str | Path | None = None, *, force: bool = False, seconds: float =
     quantize(out=workspace.quantized, force=force)
     exported = export(workspace.quantized, out=workspace.onnx, force=force)
     assert exported.model is not None and exported.float_model is not None
-    report = check([exported.model], baseline=exported.float_model, out=workspace.report, force=force, seconds=seconds)
+    report = check(
+        [exported.model],
+        baseline=exported.float_model,
+        out=workspace.report,
+        force=force,
+        seconds=seconds,
+        workspace=workspace,
+    )
     return report, root

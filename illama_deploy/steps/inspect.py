@@ -1,21 +1,38 @@
-"""What an artefact is made of: formats and errors site by site, or the precision that each layer really runs in."""
+"""What an artefact is made of: formats, errors and sensitivity site by site, or each layer's precision and time."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ..errors import ArtifactError, UsageError
+import onnx_ir as ir
+
+from ..atomic import new_file
+from ..errors import ArtifactError, DeployError, UsageError
+from ..export.float_graph import SITE
 from ..export.parity import measure_parity
+from ..export.proofs import prove_onnxruntime, prove_openvino
+from ..export.proofs.openvino_cpu import BOOKKEEPING
 from ..export.sidecar import read_sidecar
 from ..export.targets import TARGETS
+from ..hashing import canonical_json, sha256_file
+from ..measure.layer_times import onnxruntime_times, openvino_times
 from ..quant import load_quantized
 from ..quant.artifact import MANIFEST
+from ..report.faces import render_inspection
+from ..report.rows import SITE_COLUMNS, site_rows
+from ..runtime.onnx_file import read_onnx
+from .sensitivity import describe_sites
 
 __all__ = ["Inspection", "inspect"]
 
 EXPORT = "export.json"
+#: Calibration images that sensitivity is measured on.
+IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -23,73 +40,192 @@ class Inspection:
     """A table.
 
     Attributes:
-        summary: one line about all of it.
+        summary: lines about all of it.
+        figures: the same as plain values, for JSON.
     """
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
     summary: str
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
-def inspect(artifact: str | Path, *, parity: bool = False, target: str = "onnx-cpu") -> Inspection:
-    """Look into a quantized directory, an export's directory, or an engine.
+def inspect(
+    artifact: str | Path,
+    *,
+    parity: bool = False,
+    target: str = "onnx-cpu",
+    images: int = IMAGES,
+    json: str | Path | None = None,
+    html: str | Path | None = None,
+) -> Inspection:
+    """Look into a quantized directory, an export, or an engine.
 
     Args:
-        artifact: a quantized directory (sites with format, clipping threshold and SQNR against float), the directory
-            of an export (layers with kernel and precision, as proven when it was written), or an `.engine`.
+        artifact: a quantized directory (sites with format, clipping, SQNR, what each costs by itself, size; share of
+            latency too where an export of it lies beside), the directory of an export or an `.onnx` file (layers with
+            kernel, precision and share of latency), or an `.engine`.
         parity: of a quantized directory: compare every GEMM in the target's runtime with torch instead, up to the
             first that departs.
         target: for `parity`.
+        images: of a quantized directory: calibration images to measure sensitivity on; 0 measures none.
+        json, html: files to write the figures and a page with charts to.
 
     Raises:
         DeployError: nothing there, damaged, or nothing to be said of it.
     """
-    path = Path(artifact)
+    if images < 0:
+        raise UsageError("The number of images must not be negative.", hint="Use --images 0 for no sensitivity.")
+    result = _look(Path(artifact), parity, target, images)
+    for path, text in ((json, canonical_json(result.figures)), (html, render_inspection(str(artifact), result))):
+        if path is not None:
+            with new_file(Path(path), force=True, inputs=[artifact]) as file:
+                file.write_text(text, encoding="utf-8")
+    return result
+
+
+def _look(path: Path, parity: bool, target: str, images: int) -> Inspection:
     if path.suffix == ".engine":
         layers = read_sidecar(path).record["layers"]
         rows: list[tuple[str, ...]] = [(layer["name"], layer["type"], layer["precision"]) for layer in layers["list"]]
-        return Inspection(("layer", "type", "precision"), rows, f"{len(rows)} layers, from the {layers['from']}")
-    if (path / EXPORT).is_file():
-        return _exported(path / EXPORT)
+        summary = f"{len(rows)} layers, from the {layers['from']}"
+        return Inspection(("layer", "type", "precision"), rows, summary, {"layers": layers["list"]})
+    if path.suffix == ".onnx" or (path / EXPORT).is_file():
+        return _exported(path if path.suffix == ".onnx" else path / "model.onnx")
     if not (path / MANIFEST).is_file():
         raise ArtifactError(
             "It is no quantized checkpoint, no export and no engine.",
             where=path,
-            hint="Give a directory that 'quantize' or 'export' wrote, or an .engine file.",
+            hint="Give a directory that 'quantize' or 'export' wrote, an .onnx file or an .engine.",
         )
+    if not parity:
+        return _quantized(path, images)
     quantized = load_quantized(path)
-    if parity:
-        if target not in TARGETS:
-            raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
-        TARGETS[target].simulates(quantized.formats.values(), allowed=True)
-        result = measure_parity(quantized.model, TARGETS[target])
-        rows = [(layer.name, f"{layer.sqnr_db:.1f}") for layer in result.layers]
-        return Inspection(("GEMM", "dB against torch"), rows, str(result))
-    rows = []
-    for name, site in quantized.manifest["sites"].items():
-        thresholds = ", ".join(
-            f"{values['threshold']:.4g} of {values['max']:.4g}" for values in site["inputs"].values()
+    if target not in TARGETS:
+        raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
+    TARGETS[target].simulates(quantized.formats.values(), allowed=True)
+    result = measure_parity(quantized.model, TARGETS[target])
+    rows = [(layer.name, f"{layer.sqnr_db:.1f}") for layer in result.layers]
+    return Inspection(("GEMM", "dB against torch"), rows, str(result), result.to_dict())
+
+
+def _quantized(path: Path, images: int) -> Inspection:
+    """Sites, with the share of latency of the first export that lies beside."""
+    found = describe_sites(path, images)
+    columns: tuple[str, ...] = SITE_COLUMNS
+    rows: list[tuple[str, ...]] = [*site_rows(found)]
+    lines = [f"{len(rows)} sites; logit SQNR {found['logit_sqnr_db']:.1f} dB against float"]
+    if found["not_measured"] is None:
+        worst = min(found["sites"], key=lambda site: site["alone_db"])
+        lines.append(
+            f"most sensitive: {worst['name']}, {worst['alone_db']:.1f} dB alone, {100 * worst['noise_share']:.0f} % of "
+            f"the noise ({found['images']} images); to leave it in float: quantize --exclude {worst['name']}"
         )
-        rows.append((name, site["format"], thresholds or "–", f"{site['sqnr_db']:.1f}"))
-    summary = f"{len(rows)} sites; logit SQNR {quantized.manifest['logit_sqnr_db']:.1f} dB against float"
-    return Inspection(("site", "format", "clipped at, of the largest seen", "SQNR dB"), rows, summary)
+    else:
+        lines.append(f"sensitivity was not measured: {found['not_measured']}")
+    for target in (TARGETS["onnx-cpu"], TARGETS["openvino"]):
+        directory = path.absolute().parent / target.folder
+        if (shares := _shares_by_site(directory, found["manifest_sha256"])) is not None:
+            columns = (*columns, "kernel", "time %")
+            for i, site in enumerate(found["sites"]):
+                kernel, share = shares.get(site["name"], ("–", None))
+                site |= {"kernel": kernel, "time_share": share}
+                rows[i] = (*rows[i], kernel, "–" if share is None else f"{100 * share:.1f}")
+            rest = 1 - sum(share for _, share in shares.values())
+            lines.append(f"kernels and shares of latency: {target.runtime}, {directory.name}; else {100 * rest:.0f} %")
+            break
+    return Inspection(columns, rows, "\n".join(lines), found)
+
+
+def _shares_by_site(directory: Path, manifest_sha256: str) -> dict[str, tuple[str, float]] | None:
+    """Kernel and share of latency of each site in an export of this checkpoint; None where there is none."""
+    try:
+        record = json.loads((directory / EXPORT).read_text(encoding="utf-8"))
+        if record["manifest_sha256"] != manifest_sha256:
+            return None
+        layers, _ = _layers(directory / "model.onnx")
+    except (OSError, ValueError, LookupError, TypeError, DeployError):
+        return None
+    sites: dict[str, tuple[str, float]] = {}
+    for layer in layers:
+        if layer["site"] is not None and layer["time_share"] is not None:
+            _, share = sites.get(layer["site"], ("", 0.0))
+            sites[layer["site"]] = (layer["kernel"], share + layer["time_share"])
+    return sites or None
 
 
 def _exported(path: Path) -> Inspection:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        proof = record["proof"]
-        if proof is None:
-            raise ArtifactError(
-                f"Nothing was proven when it was written for {record['target']}.",
-                where=path,
-                hint="Of TensorRT give the .engine; simulated formats have no kernels to prove.",
-            )
-        rows: list[tuple[str, ...]] = [
-            (layer["name"], layer["kernel"], layer["precision"]) for layer in proof["layers"]
-        ]
-        return Inspection(("layer", "kernel", "precision"), rows, str(proof["summary"]))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    layers, summary = _layers(path)
+    rows: list[tuple[str, ...]] = [
+        (
+            layer["name"],
+            layer["kernel"],
+            layer["precision"],
+            "–" if layer["time_share"] is None else f"{100 * layer['time_share']:.1f}",
+        )
+        for layer in layers
+    ]
+    counts = Counter(layer["precision"] for layer in layers)
+    told = ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
+    return Inspection(
+        ("layer", "kernel", "precision", "time %"), rows, f"{summary}\n{len(rows)} layers: {told}", {"layers": layers}
+    )
+
+
+def _layers(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """Layers of an exported file with kernel, precision, site and share of latency, and a line about them.
+
+    As proven when it was exported, where that record lies beside it; else as the runtime says now.
+    """
+    file = read_onnx(path)
+    proof = _recorded(path)
+    openvino = file.target == "openvino"
+    if proof is None and file.target in ("onnx-cuda", "tensorrt"):
         raise ArtifactError(
-            f"The record of the export cannot be used: {error}.", where=path, hint="Export it again."
+            f"Nothing was proven when it was written for {file.target}.",
+            where=path,
+            hint="Of TensorRT give the .engine; what CUDA does with a file is known on a GPU only.",
+        )
+    if proof is None:
+        prove = prove_openvino if openvino else prove_onnxruntime
+        proof = prove(path, {}).to_dict()
+    nodes = ir.traversal.RecursiveGraphIterator(ir.load(path).graph)  # those inside loops too
+    sites = {node.name: node.metadata_props.get(SITE) for node in nodes}
+    layers = [{**layer, "site": sites.get(layer["site"] or layer["name"])} for layer in proof["layers"]]
+    times = _openvino_seconds(path, layers) if openvino else _onnxruntime_seconds(path, layers)
+    total = sum(second for second in times if second is not None)
+    for layer, second in zip(layers, times, strict=True):
+        layer["time_share"] = second / total if second is not None and total else None
+    return layers, str(proof["summary"])
+
+
+def _recorded(path: Path) -> dict[str, Any] | None:
+    record_path = path.parent / EXPORT
+    if not record_path.is_file():
+        return None
+    try:
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        same = record["files"].get(path.name, {}).get("sha256") == sha256_file(path)
+        proof: dict[str, Any] | None = record["proof"]
+        if proof is not None:
+            for layer in proof["layers"]:
+                if not {"name", "kernel", "precision", "site"} <= layer.keys():
+                    raise ValueError("a layer lacks a key")
+        return proof if same and path.name == "model.onnx" else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"The record of the export cannot be used: {error}.", where=record_path, hint="Export it again."
         ) from error
+
+
+def _onnxruntime_seconds(path: Path, layers: list[dict[str, Any]]) -> list[float | None]:
+    times: Mapping[str, float] = onnxruntime_times(path)
+    return [times.get(layer["name"]) for layer in layers]
+
+
+def _openvino_seconds(path: Path, layers: list[dict[str, Any]]) -> list[float | None]:
+    """The proof lists the computing layers in the order in which they run, and so does the profile."""
+    times = [(kind, seconds) for kind, seconds in openvino_times(path) if kind not in BOOKKEEPING]
+    if [kind for kind, _ in times] != [layer["kernel"].split(" ")[0] for layer in layers]:
+        return [None] * len(layers)  # written on another machine, or by another version
+    return [seconds for _, seconds in times]

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..atomic import new_directory
-from ..calib import collect_channel_maxima
 from ..checkpoint import EMBEDDED, read_checkpoint
 from ..data import Loader, open_data
 from ..errors import DataError, UsageError
+from ..formats import parse_format
 from ..model.illama import Illama
-from ..progress import track
 from ..quant import QuantizedArtifact, QuantMatMul, load_quantized, quantized_modules, save_quantized
 from ..quant.artifact import MANIFEST
 from ..quant.modules import QuantWeighted
 from ..quant.quality import LOGITS, measure_sqnr
-from ..rewrites import apply_rewrites
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, freeze, join_processes, make_trainable
 from ..workspace import Workspace
 from .load_checkpoint import read_source
-from .quantize import SQNR_IMAGES, quantize
+from .quantize import SQNR_IMAGES, quantize, rewrite_float
 from .train import TrainResult
 
 __all__ = ["format_name", "qat", "rewritten_network"]
@@ -121,19 +116,15 @@ def rewritten_network(artifact: QuantizedArtifact, source: str | Path | None = N
     """
     hint = "Say where it is now with --source."
     model = read_source(artifact, source, hint).build()
-    apply_rewrites(
-        model,
-        artifact.recipe.rewrites,
-        lambda rewritten: collect_channel_maxima(rewritten, _calibration(artifact)),
-        seed=artifact.recipe.seed,
-    )
+    formats = {name: parse_format(about["format"]) for name, about in artifact.manifest["sites"].items()}
+    rewrite_float(model, artifact.recipe, formats, _calibration(artifact))
     return model
 
 
-def _calibration(artifact: QuantizedArtifact, limit: int | None = None) -> Iterator[Tensor]:
-    """The images that ranges were taken on."""
+def _calibration(artifact: QuantizedArtifact, limit: int | None = None) -> Loader:
+    """The images that ranges were taken on, or the first of them."""
     about = artifact.manifest["data"]
-    loader = Loader(
+    return Loader(
         open_data(about["spec"], about["split"] or None, role="calibrate"),
         artifact.preprocessing,
         classes=artifact.model.config.classes,
@@ -141,13 +132,12 @@ def _calibration(artifact: QuantizedArtifact, limit: int | None = None) -> Itera
         indices=about["indices"][:limit],
         skip_broken=bool(about["skipped"]),
     )
-    for batch in track(loader, "Reading calibration images", len(loader)):
-        yield batch.images
 
 
 def _figures(artifact: QuantizedArtifact, target: Illama, network: Illama) -> dict[str, Any]:
     """What `quantize` records of sites, for the trained network."""
-    sqnr = measure_sqnr(target, network, _calibration(artifact, SQNR_IMAGES))
+    few = _calibration(artifact, SQNR_IMAGES)
+    sqnr = measure_sqnr(target, network, (batch.images for batch in few))
     sites = copy.deepcopy(artifact.manifest["sites"])
     for name, module in quantized_modules(network):
         sites[name]["sqnr_db"] = sqnr[name]

@@ -6,9 +6,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 
+from ..values import constant_value
+
 __all__ = ["HalfPrecision"]
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+IN_FLOAT32 = {"RMSNormalization", "QuantizeLinear"}
 
 
 class HalfPrecision(InPlacePass):
@@ -17,12 +20,17 @@ class HalfPrecision(InPlacePass):
     1. Initializers become float16, the scales of Q/DQ among them; a value beyond float16's range is an error.
     2. RMSNormalization computes in float32, between two casts (its mean of squares overflows half precision).
     3. Images are cast when they come in, logits when they go out.
+    4. Where images or a norm's output are quantized, that is done in float32, with the exact step size: rounding to
+       float16 in between would turn some of the integers.
     """
 
     def call(self, model: ir.Model) -> PassResult:
         graph = model.graph
         norms = [node for node in graph if node.op_type == "RMSNormalization"]
-        kept = {node.inputs[1] for node in norms}
+        exact = [node for node in graph if node.op_type == "QuantizeLinear" and _is_float32(node.inputs[0], graph)]
+        for node in exact:
+            node.replace_input_with(1, _float32_copy(node.inputs[1], graph))
+        kept = {node.inputs[1] for node in (*norms, *exact)}
         for value in graph.initializers.values():
             if value.dtype == FLOAT and value not in kept and value.const_value is not None:
                 array = value.const_value.numpy()
@@ -37,22 +45,22 @@ class HalfPrecision(InPlacePass):
                 value.dtype = HALF
         first = graph[0]
         for images in graph.inputs:
-            readers = list(images.uses())
-            cast = _cast(images, HALF)
-            graph.insert_before(first, cast)
-            for node, position in readers:
-                node.replace_input_with(position, cast.outputs[0])
+            if readers := [(node, position) for node, position in images.uses() if node not in exact]:
+                cast = _cast(images, HALF)
+                graph.insert_before(first, cast)
+                for node, position in readers:
+                    node.replace_input_with(position, cast.outputs[0])
         for node in norms:
             x, y = node.inputs[0], node.outputs[0]
             assert x is not None
             before = _cast(x, FLOAT, node.name or "norm")
             graph.insert_before(node, before)
-            readers = list(y.uses())
-            after = _cast(y, HALF)
-            graph.insert_after(node, after)
             node.replace_input_with(0, before.outputs[0])
-            for reader, position in readers:
-                reader.replace_input_with(position, after.outputs[0])
+            if readers := [(reader, position) for reader, position in y.uses() if reader not in exact]:
+                after = _cast(y, HALF)
+                graph.insert_after(node, after)
+                for reader, position in readers:
+                    reader.replace_input_with(position, after.outputs[0])
         for position, logits in enumerate(graph.outputs):
             name, shape = logits.name, logits.shape
             logits.name, logits.type = f"{name}.half", ir.TensorType(HALF)
@@ -64,13 +72,28 @@ class HalfPrecision(InPlacePass):
         return PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:
-        """Only norms hold float32 constants, and no cast stands between DequantizeLinear and a GEMM."""
+        """Only norms and their quantization hold float32 constants; no cast stands between DequantizeLinear and a GEMM."""
         for value in model.graph.initializers.values():
-            if value.dtype == FLOAT and any(n.op_type != "RMSNormalization" for n in value.consumers()):
+            if value.dtype == FLOAT and any(n.op_type not in IN_FLOAT32 for n in value.consumers()):
                 raise PostconditionError(f"{value.name} is still float32")
         for node in model.graph:
             if node.op_type == "DequantizeLinear" and any(n.op_type == "Cast" for n in node.outputs[0].consumers()):
                 raise PostconditionError(f"a cast follows {node.name}")
+
+
+def _is_float32(value: ir.Value | None, graph: ir.Graph) -> bool:
+    """Whether a value of the float graph stays float32: what comes in, and what a norm gives."""
+    producer = value.producer() if value is not None else None
+    return value in graph.inputs or (producer is not None and producer.op_type == "RMSNormalization")
+
+
+def _float32_copy(scale: ir.Value | None, graph: ir.Graph) -> ir.Value:
+    """An initializer of the same value that stays float32, since DequantizeLinear needs the other as float16."""
+    assert scale is not None and scale.const_value is not None
+    name = f"{scale.name}.float32"
+    if name not in graph.initializers:
+        graph.register_initializer(constant_value(name, scale.const_value.numpy()))
+    return graph.initializers[name]
 
 
 def _cast(value: ir.Value, dtype: ir.DataType, suffix: str = "") -> ir.Node:

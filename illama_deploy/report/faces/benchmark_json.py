@@ -1,0 +1,35 @@
+"""`benchmark.json` for github-action-benchmark, tool `customSmallerIsBetter`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+__all__ = ["render_benchmark_json"]
+
+
+def render_benchmark_json(report: dict[str, Any]) -> str:
+    """Render `report.json`'s content: drop, size, latency and ratio of each candidate; latency of baselines."""
+    entries: list[dict[str, Any]] = []
+
+    def add(name: str, unit: str, value: float, spread: list[float] | None = None, extra: str = "") -> None:
+        entry: dict[str, Any] = {"name": name, "unit": unit, "value": value}
+        if spread is not None:
+            entry["range"] = f"{spread[0]:.6g} to {spread[1]:.6g}"
+        entries.append(entry | ({"extra": extra} if extra else {}))
+
+    for artifact in report["artifacts"]:
+        info, comparison = artifact["info"], artifact["comparison"]
+        name, extra = info["name"], f"{info['format']} on {info['backend']} ({info['provider']})"
+        candidate = artifact["role"] == "candidate"
+        if candidate and comparison is not None:
+            add(f"{name}: top-1 drop", "points", comparison["top1_drop"], comparison["intervals"]["top1_drop"], extra)
+        if candidate and info["size_bytes"]:
+            add(f"{name}: size", "bytes", info["size_bytes"], extra=extra)
+        for latency in artifact["latency"]:
+            case = f"{name}: batch {latency['batch']}"
+            add(f"{case}, p50", "ms", latency["p50_ms"], extra=extra)
+            if candidate and latency["ratio"] is not None:
+                spread = [latency["ratio_low"], latency["ratio_high"]]
+                add(f"{case}, ratio to {latency['ratio_to']}", "×", latency["ratio"], spread, extra)
+    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,50 @@
+"""`report.csv`: a line per artefact and batch size, figures in full."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+__all__ = ["COLUMNS", "render_csv"]
+
+COLUMNS = (
+    *("created", "fingerprint", "role", "target", "artifact", "format", "backend", "provider", "size_bytes", "sha256"),
+    *("images", "top1", "top1_low", "top1_high", "top5", "ece", "ece_low", "ece_high", "nll"),
+    *("top1_drop", "top1_drop_low", "top1_drop_high", "agreement", "agreement_low", "agreement_high", "logit_sqnr_db"),
+    *("batch", "threads", "rounds", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "cv", "outliers", "drift"),
+    *("ratio", "ratio_low", "ratio_high", "ratio_to", "not_measured"),
+)
+
+
+def render_csv(report: dict[str, Any]) -> str:
+    """Render `report.json`'s content; what is not known is left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for artifact in report["artifacts"]:
+        info, accuracy, comparison = artifact["info"], artifact["accuracy"] or {}, artifact["comparison"] or {}
+        row: dict[str, Any] = {
+            "created": report["created"],
+            "fingerprint": report["environment"]["fingerprint"],
+            "role": artifact["role"],
+            "target": artifact["target"],
+            "not_measured": artifact.get("not_measured"),
+            **info,
+            "artifact": info["name"],
+            **accuracy,
+            **comparison,
+            **_bounds(accuracy),
+            **_bounds(comparison),
+        }
+        for latency in artifact["latency"] or [{}]:
+            writer.writerow({**row, **latency})
+    return text.getvalue()
+
+
+def _bounds(figures: dict[str, Any]) -> dict[str, float]:
+    return {
+        f"{name}_{side}": bound
+        for name, interval in figures.get("intervals", {}).items()
+        for side, bound in zip(("low", "high"), interval, strict=True)
+    }

@@ -1,0 +1,139 @@
+"""`report.html`: one file, no external resource, for a phone as well as a wide screen, dark or light."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from .. import charts, words
+from ..gates import GATES
+from ..rows import (
+    ACCURACY_COLUMNS,
+    ARTIFACT_COLUMNS,
+    GATE_COLUMNS,
+    LAYER_COLUMNS,
+    SITE_COLUMNS,
+    TIMING_COLUMNS,
+    accuracy_rows,
+    artifact_rows,
+    gate_rows,
+    layer_rows,
+    precision_counts,
+    site_rows,
+    timing_rows,
+)
+
+__all__ = ["describe_bars", "page", "render_html"]
+
+#: Sites that are shown unfolded: those that cost most.
+MOST_SITES = 12
+
+
+def render_html(report: dict[str, Any]) -> str:
+    """Render `report.json`'s content."""
+    shown = [(i, artifact) for i, artifact in enumerate(report["artifacts"]) if artifact["accuracy"] is not None]
+    batches = sorted({latency["batch"] for _, artifact in shown for latency in artifact["latency"]})
+    return page(
+        "report.html.j2",
+        report=report,
+        headline=words.headline(report),
+        legend=_legend(report),
+        gate_columns=GATE_COLUMNS,
+        gates=[
+            (row, None if gate["value"] is None else _bar(gate))
+            for gate, row in zip(report["gates"], gate_rows(report), strict=True)
+        ],
+        tables={
+            "artifacts": (ARTIFACT_COLUMNS, artifact_rows(report)),
+            "accuracy": (ACCURACY_COLUMNS, accuracy_rows(report)),
+            "timing": (TIMING_COLUMNS, timing_rows(report)),
+        },
+        scatters=[(batch, _scatter(shown, batch)) for batch in batches],
+        distributions=[(batch, _distributions(shown, batch)) for batch in batches],
+        reliability=[
+            (artifact["info"]["name"], artifact["accuracy"]["ece"], _reliability(i, artifact)) for i, artifact in shown
+        ],
+        quantized=[describe_bars(quantized) for quantized in report["quantized"]],
+        proofs=[
+            (a["info"]["name"], a["proof"], precision_counts(a["proof"]), (LAYER_COLUMNS, layer_rows(a["proof"])))
+            for a in report["artifacts"]
+            if a["proof"] is not None
+        ],
+    )
+
+
+def page(template: str, **values: Any) -> str:
+    """Fill a template of this folder's `templates`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("illama_deploy.report.faces"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def _legend(report: dict[str, Any]) -> list[tuple[int, str, str, bool]]:
+    return [
+        (i % charts.COLOURS, artifact["info"]["name"], _label(artifact), artifact["role"] == "baseline")
+        for i, artifact in enumerate(report["artifacts"])
+    ]
+
+
+def _bar(gate: dict[str, Any]) -> Markup:
+    assert gate["name"] in GATES
+    return Markup(charts.interval_bar(gate["low"], gate["value"], gate["high"], gate["limit"], gate["verdict"]))
+
+
+def _at(artifact: dict[str, Any], batch: int) -> dict[str, Any] | None:
+    return next((latency for latency in artifact["latency"] if latency["batch"] == batch), None)
+
+
+def _label(artifact: dict[str, Any]) -> str:
+    return f"{artifact['info']['format']} on {artifact['target']}"
+
+
+def _scatter(shown: list[tuple[int, dict[str, Any]]], batch: int) -> Markup:
+    points = []
+    for colour, artifact in shown:
+        if (latency := _at(artifact, batch)) is not None:
+            top1, comparison = artifact["accuracy"]["top1"], artifact["comparison"]
+            low = high = top1
+            if colour and comparison is not None:  # the first artefact is what the others are compared with
+                least, most = comparison["intervals"]["top1_drop"]
+                low, high = top1 + comparison["top1_drop"] - most, top1 + comparison["top1_drop"] - least
+            baseline = artifact["role"] == "baseline"
+            points.append(charts.Point(_label(artifact), colour, latency["p50_ms"], top1, low, high, baseline))
+    return Markup(charts.scatter(points, f"p50 in ms, batch {batch}", "top-1 %"))
+
+
+def _distributions(shown: list[tuple[int, dict[str, Any]]], batch: int) -> Markup:
+    rows = [
+        (_label(artifact), colour, latency["quantiles_ms"])
+        for colour, artifact in shown
+        if (latency := _at(artifact, batch)) is not None
+    ]
+    return Markup(charts.dot_plot(rows, f"ms, batch {batch}"))
+
+
+def _reliability(colour: int, artifact: dict[str, Any]) -> Markup:
+    return Markup(charts.reliability(artifact["accuracy"]["reliability"], colour, artifact["info"]["name"]))
+
+
+def describe_bars(quantized: dict[str, Any]) -> dict[str, Any]:
+    """Sites with the lengths of their bars: share of the noise, and signal-to-noise ratio of the output."""
+    most = max((site["noise_share"] or 0.0 for site in quantized["sites"]), default=0.0) or 1.0
+    best = max((site["sqnr_db"] for site in quantized["sites"]), default=1.0)
+    bars = [
+        (site, 100 * (site["noise_share"] or 0.0) / most, 100 * max(site["sqnr_db"], 0.0) / max(best, 1.0))
+        for site in quantized["sites"]
+    ]
+    measured = quantized["not_measured"] is None
+    ordered = sorted(bars, key=lambda bar: bar[0]["alone_db"] if measured else bar[0]["sqnr_db"])
+    worst = ordered[0][0]["name"] if measured else None
+    table = (SITE_COLUMNS, site_rows(quantized))
+    return {**quantized, "bars": bars, "most": ordered[:MOST_SITES], "worst": worst, "table": table}

@@ -1,0 +1,104 @@
+"""`report.md`, verdict first; also for a CI job's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..rows import (
+    ACCURACY_COLUMNS,
+    ARTIFACT_COLUMNS,
+    GATE_COLUMNS,
+    SITE_COLUMNS,
+    TIMING_COLUMNS,
+    accuracy_rows,
+    artifact_rows,
+    gate_rows,
+    precision_counts,
+    site_rows,
+    timing_rows,
+)
+
+__all__ = ["MARKS", "render_markdown", "render_short"]
+
+MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}
+#: Sites that are listed: those that cost most.
+WORST_SITES = 10
+
+
+def render_markdown(report: dict[str, Any]) -> str:
+    """Render `report.json`'s content; details are folded."""
+    data, settings = report["data"], report["settings"]
+    skipped = f", {len(data['skipped'])} broken images left out" if data["skipped"] else ""
+    sections = [
+        render_short(report),
+        _table(ARTIFACT_COLUMNS, artifact_rows(report)),
+        f"Accuracy on {data['images']} images of `{data['spec']}`"
+        + (f" (split `{data['split']}`)" if data["split"] else "")
+        + f"{skipped}; the drop's interval is paired (same images).\n"
+        + f"Latency on {settings['threads']} thread(s), artefacts taking turns in one process; ratios are medians of "
+        + "paired rounds, to the fastest baseline of the same target. Each bound holds with "
+        + f"{100 * settings['confidence']:g} % confidence; what straddles a limit is inconclusive.",
+        _folded("Accuracy and calibration", _table(ACCURACY_COLUMNS, accuracy_rows(report))),
+        _folded(
+            "How steady the timings were", _table(TIMING_COLUMNS, timing_rows(report)) + "\n\n" + _conditions(report)
+        ),
+    ]
+    for quantized in report["quantized"]:
+        rows = sorted(zip(quantized["sites"], site_rows(quantized), strict=True), key=lambda pair: _cost(pair[0]))
+        title = f"The {min(WORST_SITES, len(rows))} most sensitive of {len(rows)} sites, {quantized['format']}"
+        sections.append(_folded(title, _table(SITE_COLUMNS, [row for _, row in rows[:WORST_SITES]])))
+    for artifact in report["artifacts"]:
+        if (proof := artifact["proof"]) is not None:
+            counts = ", ".join(f"{count} in {precision}" for precision, count in precision_counts(proof).items())
+            title = f"Precision that the layers of {artifact['info']['name']} really run in"
+            sections.append(_folded(title, f"{proof['summary']}.\n\nLayers: {counts}."))
+    sections.append(_folded("Environment, hashes and how to reproduce", _origin(report)))
+    return "\n\n".join(sections) + "\n"
+
+
+def render_short(report: dict[str, Any]) -> str:
+    """The verdict, the gates and what they mean."""
+    gates = [(*row[:-1], f"{MARKS[row[-1]]} {row[-1]}") for row in gate_rows(report)]
+    notes = "\n".join(f"- {_text(note)}" for note in report["notes"])
+    head = f"# {MARKS[report['verdict']]} {report['verdict'].upper()}\n\n{_table(GATE_COLUMNS, gates)}"
+    return f"{head}\n\n{notes}" if notes else head
+
+
+def _cost(site: dict[str, Any]) -> float:
+    """Where sensitivity was not measured, the error that has come together at a site's output stands for it."""
+    return site["sqnr_db"] if site["alone_db"] is None else site["alone_db"]
+
+
+def _conditions(report: dict[str, Any]) -> str:
+    mhz, load = report["conditions"]["cpu_mhz"], report["conditions"]["load_before"]
+    clock = "the CPU's clock is not to be seen here" if mhz is None else f"CPU clock {mhz[0]:.0f} to {mhz[1]:.0f} MHz"
+    return f"{clock}; load before {'unknown' if load is None else f'{load:.2f} per core'}."
+
+
+def _origin(report: dict[str, Any]) -> str:
+    environment, stored = report["environment"], report["stored"]
+    lines = [f"- command: `{report['command']}`"] if report["command"] else []
+    lines.append(f"- made: {report['created']}, content sha256 `{report['content_sha256']}`")
+    if stored is not None:
+        lines.append(f"- held against: `{stored['path']}` of {stored['created']}, sha256 `{stored['content_sha256']}`")
+    lines += [f"- {key}: {_text(str(value))}" for key, value in environment.items() if not isinstance(value, dict)]
+    lines += [f"- {name} {number}" for name, number in environment["versions"].items()]
+    for artifact in report["artifacts"]:
+        info = artifact["info"]
+        lines.append(f"- `{info['name']}`: sha256 `{info['sha256']}` on {info['backend']} ({info['provider']})")
+    return "\n".join(lines)
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{_text(title)}</summary>\n\n{body}\n\n</details>"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(map(_text, row)) + " |" for row in rows)])
+
+
+def _text(text: str) -> str:
+    """Text that is neither markup nor the border of a cell."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

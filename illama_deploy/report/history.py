@@ -1,0 +1,102 @@
+"""Reports over time: drop and latency ratio of each candidate, by target and machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from . import charts
+from .faces.html import page
+from .faces.markdown import MARKS
+
+__all__ = ["HISTORY_COLUMNS", "history_rows", "render_history"]
+
+HISTORY_COLUMNS = ("made", "machine", "artefact", "format", "target", "top-1 %", "drop", "batch", "ratio", "verdict")
+
+
+def render_history(reports: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Render reports, in any order, as file name to text: `history.html` and `history.md`."""
+    ordered = sorted(reports, key=lambda report: (report["created"], report["content_sha256"]))
+    rows = history_rows(ordered)
+    shown = [(*row[:-1], f"{MARKS[row[-1]]} {row[-1]}") for row in rows]
+    table = "\n".join(
+        ["| " + " | ".join(HISTORY_COLUMNS) + " |", "|" + " --- |" * len(HISTORY_COLUMNS)]
+        + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in shown]
+    )
+    html = page(
+        "history.html.j2",
+        reports=ordered,
+        columns=HISTORY_COLUMNS,
+        rows=rows,
+        machines={r["environment"]["fingerprint"]: r["environment"]["cpu"] for r in ordered},
+        legend=[(i % charts.COLOURS, name, label, False) for i, (name, label) in enumerate(_candidates(ordered))],
+        trends=_trends(ordered),
+    )
+    return {"history.html": html, "history.md": f"# {len(ordered)} reports\n\n{table}\n"}
+
+
+def history_rows(reports: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A row per report, candidate and batch size, in the order of the reports."""
+    rows: list[tuple[str, ...]] = []
+    for report in reports:
+        for artifact in _of(report):
+            info, accuracy, comparison = artifact["info"], artifact["accuracy"], artifact["comparison"]
+            head = (
+                report["created"],
+                report["environment"]["fingerprint"],
+                info["name"],
+                info["format"],
+                artifact["target"],
+                "–" if accuracy is None else f"{accuracy['top1']:.2f}",
+                "–" if comparison is None else f"{comparison['top1_drop']:.2f}",
+            )
+            for latency in artifact["latency"] or [{"batch": "–", "ratio": None}]:
+                ratio = "–" if latency["ratio"] is None else f"{latency['ratio']:.3f}"
+                rows.append((*head, str(latency["batch"]), ratio, report["verdict"]))
+    return rows
+
+
+def _of(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [artifact for artifact in report["artifacts"] if artifact["role"] == "candidate"]
+
+
+def _candidates(reports: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(name, format on target) of all candidates, in order of appearance."""
+    found = (
+        (artifact["info"]["name"], f"{artifact['info']['format']} on {artifact['target']}")
+        for report in reports
+        for artifact in _of(report)
+    )
+    return list(dict.fromkeys(found))
+
+
+def _trends(reports: Sequence[dict[str, Any]]) -> list[tuple[str, Markup]]:
+    """Title and chart: the drop, comparable everywhere, and the ratio at each batch size, machine by machine."""
+    candidates = _candidates(reports)
+    charted: list[tuple[str, Markup]] = []
+
+    def add(title: str, y_title: str, series: dict[int, list[tuple[str, float, float, float]]], limit: float) -> None:
+        lines = [charts.Series(candidates[i][1], i, points) for i, points in series.items()]
+        if lines:
+            charted.append((title, Markup(charts.trend(lines, y_title, limit))))
+
+    settings = reports[-1]["settings"]
+    drops: dict[int, list[tuple[str, float, float, float]]] = {}
+    ratios: dict[tuple[str, int], dict[int, list[tuple[str, float, float, float]]]] = {}
+    for report in reports:
+        machine = report["environment"]["fingerprint"]
+        for artifact in _of(report):
+            key = candidates.index((artifact["info"]["name"], f"{artifact['info']['format']} on {artifact['target']}"))
+            if (comparison := artifact["comparison"]) is not None:
+                low, high = comparison["intervals"]["top1_drop"]
+                drops.setdefault(key, []).append((report["created"], comparison["top1_drop"], low, high))
+            for latency in artifact["latency"]:
+                if latency["ratio"] is not None:
+                    figures = (report["created"], latency["ratio"], latency["ratio_low"], latency["ratio_high"])
+                    ratios.setdefault((machine, latency["batch"]), {}).setdefault(key, []).append(figures)
+    add("Drop in top-1", "points", drops, settings["max_drop"])
+    for (machine, batch), series in sorted(ratios.items()):
+        add(f"Latency ratio, batch {batch}, machine {machine}", "ratio", series, settings["max_latency_ratio"])
+    return charted

@@ -1,0 +1,269 @@
+"""Who takes part in a check: candidates with the baselines that each is timed against, target by target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
+from ..export.targets import TARGETS
+from ..hashing import sha256_file
+from ..quant import load_quantized
+from ..quant.artifact import MANIFEST
+from ..runtime import ArtifactInfo, Runtime, Unavailable, open_artifact, open_if_available
+from ..workspace import Workspace
+from .export import export
+
+__all__ = ["TARGET_NAMES", "Group", "Member", "line_up", "read_export"]
+
+#: What `--target` says: the target of an export, and what lies in its folder.
+TARGET_NAMES = {"cpu": "onnx-cpu", "cuda": "onnx-cuda", "trt": "tensorrt", "openvino": "openvino"}
+RECORD = "export.json"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One artefact that takes part.
+
+    Attributes:
+        target: what it was made for, such as `openvino`; `torch` for checkpoints.
+        proof: which kernels it runs on, from the record of its export.
+    """
+
+    artifact: Runtime | Unavailable
+    target: str
+    proof: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Artefacts that are timed in the same rounds; the most precise baseline first."""
+
+    baselines: tuple[Member, ...]
+    candidates: tuple[Member, ...]
+
+    def __iter__(self) -> Iterator[Member]:
+        yield from (*self.baselines, *self.candidates)
+
+
+def line_up(
+    candidates: Sequence[str | Path | Runtime],
+    baseline: str | Path | Runtime | None,
+    targets: Sequence[str],
+    workspace: Workspace,
+    options: dict[str, Any],
+) -> list[Group]:
+    """Open everything that takes part.
+
+    Candidates with a baseline of their own name form one group. A quantized checkpoint (or, where no candidate is
+    named, the workspace's) takes part as its export for each of `targets`, with the float file beside that as baseline;
+    an export that does not exist yet is made where `export` would put it. So does the directory of an export.
+
+    Args:
+        targets: names in `TARGET_NAMES`; `torch` and `cpu` choose what runs the files that are named.
+        options: of `open_artifact`.
+
+    Raises:
+        DeployError: bad input; one that cannot run on this machine is `Unavailable` instead, unless it is the baseline
+            that the user named.
+    """
+    if unknown := [name for name in targets if name not in (*TARGET_NAMES, "torch")]:
+        raise UsageError(
+            f"There is no target {unknown[0]!r} to choose here.",
+            hint=f"Use some of: {', '.join((*TARGET_NAMES, 'torch'))}.",
+        )
+    exports = [name for name in targets if name != "torch"]
+    if not candidates:
+        return _from_workspace(baseline, targets, workspace, options)
+    quantized = [c for c in candidates if isinstance(c, str | Path) and (Path(c) / MANIFEST).is_file()]
+    if targets and len(quantized) == len(candidates):
+        return [
+            _target_group(Path(path), Path(path).absolute().parent, TARGET_NAMES[name], baseline, options)
+            for path in quantized
+            for name in exports
+        ] + ([_torch_group(Path(path), baseline, options) for path in quantized] if "torch" in targets else [])
+    directories = [c for c in candidates if isinstance(c, str | Path) and (Path(c) / RECORD).is_file()]
+    if baseline is None and len(directories) == len(candidates):
+        groups = []
+        for path in map(Path, directories):
+            target = read_export(path)["target"]
+            if exports and target not in {TARGET_NAMES[name] for name in exports}:
+                raise UsageError(
+                    f"It was exported for {target}, which --target leaves out.", where=path, hint="Leave --target out."
+                )
+            groups.append(_export_group(path, target, None, options))
+        return groups
+    if len(targets) > 1 or not set(targets) <= {"torch", "cpu"}:
+        raise UsageError(
+            f"--target {' --target '.join(targets)} chooses among the exports of a quantized checkpoint; "
+            "a file runs on what it was written for.",
+            hint="Name the quantized directory, or leave --target out.",
+        )
+    return [_named(candidates, baseline, workspace, {**options, "backend": next(iter(targets), None)})]
+
+
+def read_export(directory: Path) -> dict[str, Any]:
+    """The record of an export, held to its files.
+
+    Raises:
+        ArtifactError: it cannot be used, or a file is not the one that was exported.
+    """
+    path = directory / RECORD
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name, about in record["files"].items():
+            if (directory / name).is_file() and sha256_file(directory / name) != about["sha256"]:
+                raise ArtifactError(
+                    "The file is not the one that was exported (its hash differs).",
+                    where=directory / name,
+                    hint="Export it again.",
+                )
+        if not isinstance(record["target"], str) or not isinstance(record["manifest_sha256"], str):
+            raise TypeError("a value has the wrong type")
+        return record
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"The record of the export cannot be used: {error}.", where=path, hint="Export it again."
+        ) from error
+
+
+def _from_workspace(
+    baseline: str | Path | Runtime | None, targets: Sequence[str], workspace: Workspace, options: dict[str, Any]
+) -> list[Group]:
+    """The workspace's exports; where targets are named, missing ones are made of its quantized checkpoint."""
+    groups = []
+    for name in targets or ["cpu"]:
+        if name == "torch":
+            groups.append(_torch_group(workspace.need(workspace.quantized, "quantize"), baseline, options))
+            continue
+        target = TARGET_NAMES[name]
+        if targets and (workspace.quantized / MANIFEST).is_file():
+            groups.append(_target_group(workspace.quantized, workspace.root, target, baseline, options))
+        else:
+            step = {"cpu": "export --onnx", "cuda": "export --onnx --target cuda"}.get(name, f"export --{name}")
+            directory = workspace.need(workspace.root / TARGETS[target].folder / "model.onnx", step).parent
+            groups.append(_export_group(directory, target, baseline, options, step))
+    return groups
+
+
+def _torch_group(quantized: Path, baseline: str | Path | Runtime | None, options: dict[str, Any]) -> Group:
+    """A quantized checkpoint on torchao's kernels against the float checkpoint that it was made of."""
+    first = baseline if baseline is not None else load_quantized(quantized).manifest["source"]["path"]
+    torch = {**options, "backend": "torch"}
+    return Group(_baselines(first, torch, demanded=True), (_member(quantized, torch),))
+
+
+def _target_group(
+    quantized: Path, root: Path, target: str, baseline: str | Path | Runtime | None, options: dict[str, Any]
+) -> Group:
+    """The export of a quantized checkpoint for a target; made now where it is not there."""
+    directory = root / TARGETS[target].folder
+    manifest = sha256_file(quantized / MANIFEST)
+    if not (directory / RECORD).is_file():
+        try:
+            export(quantized, target=target, out=directory)
+        except RuntimeUnavailableError:
+            pass  # its files are written all the same
+        except UsageError as error:  # the target has no kernel for a format
+            what = json.loads((quantized / MANIFEST).read_text(encoding="utf-8"))["format"]
+            info = ArtifactInfo(f"{quantized} for {target}", what, target, "none", 0, "", manifest)
+            return Group((), (Member(Unavailable(info, error.what.rstrip(".")), target),))
+    if read_export(directory)["manifest_sha256"] != manifest:
+        raise ArtifactError(
+            f"The export is not of {quantized} (its manifest differs).",
+            where=directory,
+            hint="Export it again, with --force.",
+        )
+    return _export_group(directory, target, baseline, options)
+
+
+def _export_group(
+    directory: Path,
+    target: str,
+    baseline: str | Path | Runtime | None,
+    options: dict[str, Any],
+    made_by: str = "export",
+) -> Group:
+    """What lies in the directory of an export: the quantized file (or its engine) against the float one."""
+    suffix = "engine" if target == "tensorrt" else "onnx"
+    model, other = directory / f"model.{suffix}", directory / f"model.float.{suffix}"
+    proof = read_export(directory).get("proof") if (directory / RECORD).is_file() else None
+    if not model.is_file():
+        return Group((), (Member(_no_engine(directory), target),))
+    candidate = Member(open_if_available(model, **options), target, proof)
+    if baseline is not None:
+        return Group(_baselines(baseline, options, demanded=True), (candidate,))
+    Workspace().need(other, made_by)
+    return Group(_baselines(other, options, demanded=isinstance(candidate.artifact, Runtime)), (candidate,))
+
+
+def _no_engine(directory: Path) -> Unavailable:
+    """A TensorRT export that could not build its engines here."""
+    from ..environment import target_states
+
+    state = next(state for state in target_states() if state.name == "tensorrt")
+    seen = open_if_available(directory / "model.onnx", backend="cpu")
+    info = replace(seen.info, name=str(directory), backend="tensorrt", provider="none")
+    return Unavailable(info, f"no engine was built: {state.cannot_build or 'export it again'}")
+
+
+def _named(
+    candidates: Sequence[str | Path | Runtime],
+    baseline: str | Path | Runtime | None,
+    workspace: Workspace,
+    options: dict[str, Any],
+) -> Group:
+    """Artefacts as the user named them."""
+    first = (
+        baseline
+        if baseline is not None
+        else workspace.need(workspace.onnx / "model.float.onnx", "export --onnx --float")
+    )
+    baselines = _baselines(first, options, demanded=True)
+    return Group(baselines, tuple(_member(candidate, options) for candidate in candidates))
+
+
+def _member(artifact: str | Path | Runtime, options: dict[str, Any]) -> Member:
+    opened = artifact if isinstance(artifact, Runtime) else open_if_available(artifact, **options)
+    return Member(opened, _target_of(opened), _proof_of(opened))
+
+
+def _target_of(artifact: Runtime | Unavailable) -> str:
+    backend = artifact.info.backend
+    if backend == "onnxruntime":
+        return "onnx-cuda" if artifact.info.provider.startswith("CUDA") else "onnx-cpu"
+    return next(
+        (name for name in TARGETS if backend.startswith(name)), "torch" if backend.startswith("torch") else backend
+    )
+
+
+def _proof_of(artifact: Runtime | Unavailable) -> dict[str, Any] | None:
+    """What was proven of a file when it was exported, if its record lies beside it and is of this file."""
+    path = Path(artifact.info.name)
+    directory = path if path.is_dir() else path.parent
+    try:
+        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        return record["proof"] if record["files"]["model.onnx"]["sha256"] == artifact.info.sha256 else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _baselines(baseline: str | Path | Runtime, options: dict[str, Any], *, demanded: bool) -> tuple[Member, ...]:
+    """A float artefact in every precision that its runtime has for it: first float32, then half.
+
+    Args:
+        demanded: whether one that cannot run is an error.
+    """
+    if isinstance(baseline, Runtime):
+        return (Member(baseline, _target_of(baseline)),)
+    opened = open_artifact(baseline, **options) if demanded else open_if_available(baseline, **options)
+    info = opened.info
+    halved = info.backend == "openvino" and info.provider.endswith("bf16") and info.format == "float32"
+    if not (halved and isinstance(opened, Runtime)):
+        return (Member(opened, _target_of(opened)),)
+    opened.info = replace(info, name=f"{info.name} (bf16)", format="bfloat16")
+    precise = open_artifact(baseline, **{**options, "precision": "f32"})
+    return (Member(precise, "openvino"), Member(opened, "openvino"))

@@ -1,0 +1,79 @@
+"""Faces of reports that were measured before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..atomic import new_file
+from ..errors import ArtifactError, UsageError
+from ..report import FACES, read_report, render_history
+
+__all__ = ["history", "report"]
+
+
+def report(files: Sequence[str | Path], formats: Sequence[str] = ("md",), out: str | Path | None = None) -> list[Path]:
+    """Render each report in each format, beside it or into a directory.
+
+    Args:
+        files: `report.json` files.
+        formats: names in `FACES`.
+        out: directory; with several files, each gets a folder of its own in it, named after where it lies.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DeployError: an unknown format, or a file that is no report, damaged, edited or of another schema; nothing is
+            written then.
+    """
+    if not files or not formats:
+        raise UsageError("There is nothing to render.", hint="Name one or more report.json files and a --format.")
+    if unknown := [name for name in formats if name not in FACES]:
+        raise UsageError(f"There is no format {unknown[0]!r}.", hint=f"Use some of: {','.join(FACES)}.")
+    paths = [Path(file) for file in files]
+    contents = [read_report(path) for path in paths]
+    folders = [path.parent for path in paths]
+    if out is not None:
+        labels = [p.absolute().parent.name if p.stem == "report" else p.stem for p in paths]
+        if len(set(labels)) < len(labels):
+            raise UsageError(
+                "Two of the reports would be written to the same place.",
+                where=", ".join(labels),
+                hint="Render them one by one, each with an --out of its own.",
+            )
+        folders = [Path(out)] if len(paths) == 1 else [Path(out) / label for label in labels]
+    written = []
+    for path, content, folder in zip(paths, contents, folders, strict=True):
+        for name in dict.fromkeys(formats):
+            face = FACES[name]
+            with new_file(folder / face.file, force=True, inputs=[path]) as file:
+                file.write_text(face.render(content), encoding="utf-8")
+            written.append(folder / face.file)
+    return written
+
+
+def history(directory: str | Path, out: str | Path | None = None) -> list[Path]:
+    """Draw the trend of every report in a directory and its folders: `history.html` and `history.md`.
+
+    Raises:
+        DeployError: none there, or one that cannot be read.
+    """
+    root = Path(directory)
+    paths = sorted(path for path in root.rglob("*.json") if path.is_file() and _looks_like_report(path))
+    if not paths:
+        raise ArtifactError(
+            "There is no report in it.", where=root, hint="Give a directory in which report.json files of 'check' lie."
+        )
+    files = render_history([read_report(path) for path in paths])
+    folder = Path(out) if out is not None else root
+    for name, text in files.items():
+        with new_file(folder / name, force=True, inputs=paths) as file:
+            file.write_text(text, encoding="utf-8")
+    return [folder / name for name in files]
+
+
+def _looks_like_report(path: Path) -> bool:
+    """By name or by its first bytes; other JSON (manifests, benchmark figures) may lie about."""
+    with path.open("rb") as file:
+        return path.name == "report.json" or b"illama-deploy/report/" in file.read(200)
