@@ -470,6 +470,8 @@ def test_qat_recovers_and_exports(rough: Path, trained: Path, tmp_path: Path) ->
     assert (manifest["format"], manifest["qat"]["recipe"]["epochs"]) == ("W3A3", 2)
     module = load_quantized(trained / "quantized").model.blocks[0].mlp.fc2
     assert manifest["sites"]["blocks.0.mlp.fc2"]["inputs"]["input"]["scale"] == float(module.input_scale)
+    mlp = load_quantized(trained / "quantized").model.blocks[0].mlp
+    assert torch.equal(mlp.fc1.input_scale, mlp.fc3.input_scale)  # one input, quantized once
     exported = illama_deploy.export(trained / "quantized", simulate=True, float=False, out=tmp_path / "onnx")
     figures = illama_deploy.evaluate(str(exported.model), reference=str(trained / "quantized")).figures
     assert figures["agreement"] >= 99
