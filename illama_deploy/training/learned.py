@@ -87,7 +87,9 @@ class _LearnedWeighted(QuantWeighted):
     def shares_input(self, other: _LearnedWeighted) -> bool:
         """Whether both quantize the same input in the same way."""
         own, its = self.input_step, other.input_step
-        return own is not None and its is not None and self.activations == other.activations and own.start == its.start
+        if own is None or its is None or self.activations != other.activations:
+            return False
+        return torch.equal(own.start, its.start)
 
     def operands(self) -> Operands:
         bias, bias_q, weight = self.bias, None, self.weight
@@ -146,8 +148,8 @@ def make_trainable(model: Illama, target: Illama, *, learned: bool = True) -> No
             kind = LearnedLinear if isinstance(module, QuantLinear) else LearnedConv2d
             weight = target.get_parameter(f"{name}.weight").detach()
             model.set_submodule(name, kind(module, weight, learned=learned))
-    for block in model.blocks:
-        fc1, fc3 = block.mlp.fc1, block.mlp.fc3
+    for number in range(len(model.blocks)):
+        fc1, fc3 = (model.get_submodule(f"blocks.{number}.mlp.{name}") for name in ("fc1", "fc3"))
         # Both see one input; it stays quantized once.
         if isinstance(fc1, LearnedLinear) and isinstance(fc3, LearnedLinear) and fc1.shares_input(fc3):
             fc3.input_step = fc1.input_step
