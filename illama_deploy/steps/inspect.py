@@ -112,7 +112,8 @@ def _look(path: Path, parity: bool, target: str, images: int) -> Inspection:
 def _quantized(path: Path, images: int) -> Inspection:
     """Sites, with the share of latency of the first export that lies beside."""
     found = describe_sites(path, images)
-    columns, rows = SITE_COLUMNS, site_rows(found)
+    columns: tuple[str, ...] = SITE_COLUMNS
+    rows = site_rows(found)
     lines = [f"{len(rows)} sites; logit SQNR {found['logit_sqnr_db']:.1f} dB against float"]
     if found["not_measured"] is None:
         worst = min(found["sites"], key=lambda site: site["alone_db"])
@@ -155,7 +156,7 @@ def _shares_by_site(directory: Path, manifest_sha256: str) -> dict[str, tuple[st
 
 def _exported(path: Path) -> Inspection:
     layers, summary = _layers(path)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             layer["name"],
             layer["kernel"],
@@ -177,16 +178,15 @@ def _layers(path: Path) -> tuple[list[dict[str, Any]], str]:
     As proven when it was exported, where that record lies beside it; else as the runtime says now.
     """
     file = read_onnx(path)
-    proof = _recorded(path)
-    openvino = file.target == "openvino"
-    if proof is None and file.target in ("onnx-cuda", "tensorrt"):
+    recorded, openvino = _recorded(path), file.target == "openvino"
+    if recorded is None and file.target in ("onnx-cuda", "tensorrt"):
         raise ArtifactError(
             f"Nothing was proven when it was written for {file.target}.",
             where=path,
             hint="Of TensorRT give the .engine; what CUDA does with a file is known on a GPU only.",
         )
-    if proof is None:
-        proof = (prove_openvino if openvino else prove_onnxruntime)(path, {}).to_dict()
+    prove = prove_openvino if openvino else prove_onnxruntime
+    proof: dict[str, Any] = prove(path, {}).to_dict() if recorded is None else recorded
     nodes = ir.traversal.RecursiveGraphIterator(ir.load(path).graph)  # those inside loops too
     sites = {node.name: node.metadata_props.get(SITE) for node in nodes}
     layers = [{**layer, "site": sites.get(layer["site"] or layer["name"])} for layer in proof["layers"]]
