@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 import illama_deploy  # noqa: F401  (registers the models)
-from illama_deploy.calib import collect_channel_maxima, collect_ranges, range_method
+from illama_deploy.calib import Observed, collect_ranges, range_method
 from illama_deploy.export.targets import TARGETS
 from illama_deploy.formats import Format, parse_format
 from illama_deploy.measure import median_ratio
@@ -42,12 +41,17 @@ def float_network(model: nn.Module) -> nn.Module:
 
 
 def quantized_network(
-    model: nn.Module, images: torch.Tensor, format_: Format | str = "W8A8", *, attention_products: bool = False
+    model: nn.Module,
+    images: torch.Tensor,
+    format_: Format | str = "W8A8",
+    *,
+    attention_products: bool = False,
+    rewrites: Sequence[str] = (),
 ) -> nn.Module:
-    """The network quantized by the default recipe."""
+    """The network quantized by the default recipe, with more rewrites behind its own."""
     format_ = parse_format(format_) if isinstance(format_, str) else format_
     recipe, network = Recipe(), copy.deepcopy(model)
-    apply_rewrites(network, recipe.rewrites, partial(collect_channel_maxima, batches=[images]))
+    apply_rewrites(network, (*recipe.rewrites, *rewrites), lambda observed: Observed(observed, lambda: [images]))
     sites = select_sites(find_sites(network), include=["*"], exclude=[], attention_products=attention_products)
     thresholds = {}
     if format_.is_static:
@@ -63,6 +67,15 @@ def write(network: nn.Module, target: str, path: Path) -> Path:
     """The target's file of a network."""
     ir.save(TARGETS[target].build(network), path)
     return path
+
+
+def openvino_session(model: object, threads: int, hint: str) -> Run:
+    """Run a file (or an OpenVINO model) in OpenVINO on the CPU."""
+    import openvino as ov
+
+    options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
+    return lambda x: np.array(next(iter(request.infer({0: x}).values())))
 
 
 def compare(runs: Mapping[str, Run], batch: int, seconds: float) -> dict[str, object]:

@@ -14,10 +14,9 @@ import tempfile
 from pathlib import Path
 
 import nncf
-import numpy as np
 import openvino as ov
 import torch
-from geometries import Run, compare, float_network, logit_sqnr, quantized_network, random_network, write
+from geometries import compare, float_network, logit_sqnr, openvino_session, quantized_network, random_network, write
 
 HINTS = ("bf16", "f32")
 
@@ -38,13 +37,6 @@ def peers(model: torch.nn.Module, images: torch.Tensor, folder: Path) -> dict[st
     }  # fmt: skip
 
 
-def compiled(model: ov.Model | Path, hint: str, threads: int) -> Run:
-    core = ov.Core()
-    options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(model, "CPU", options).create_infer_request()
-    return lambda x: np.array(next(iter(request.infer({0: x}).values())))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("size")
@@ -59,7 +51,9 @@ def main() -> None:
         floats = write(float_network(model), "openvino", folder / "float.onnx")
         models = {**peers(model, images, folder), "float": floats, "ours": ours}
         runs = {
-            f"{label} {hint}": compiled(file, hint, given.threads) for label, file in models.items() for hint in HINTS
+            f"{label} {hint}": openvino_session(file, given.threads, hint)
+            for label, file in models.items()
+            for hint in HINTS
         }
     # Ours last, at its better hint for this machine: what all others are compared with.
     trial = compare(

@@ -123,6 +123,22 @@ def quantize(
     crop_mode: CropModeOption = None,
     interpolation: InterpolationOption = None,
     skip_broken: SkipOption = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", help="Search a format for each site: the smallest network that drops at most so many points.", show_default=False),
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option("--max-size", help="Search: the most exact network of at most 3MB, or 30% of float.", show_default=False)
+    ] = None,
+    candidate: Annotated[
+        list[str] | None, typer.Option("--candidate", help="A format to search among (W8A8, W4A8); give several.", show_default=False)
+    ] = None,
+    held_out_images: Annotated[
+        int | None, typer.Option("--held-out-images", help="Images that a search measures drops on (10000).", show_default=False)
+    ] = None,
+    held_out_split: Annotated[
+        str | None, typer.Option("--held-out-split", help="Their split (that of the calibration images).", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
     force: ForceOption = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -151,10 +167,20 @@ def quantize(
         ema=ema,
         preprocessing=_preprocessing(mean, std, crop, crop_mode, interpolation),
         skip_broken=skip_broken,
+        max_drop=max_drop,
+        max_size=max_size,
+        candidates=candidate or None,
+        held_out_images=held_out_images,
+        held_out_split=held_out_split,
         out=target,
         force=force,
     )
     manifest = artifact.manifest
+    if "search" in manifest:
+        from .report.terminal import print_table
+        from .steps.search import search_rows
+
+        print_table(*search_rows(artifact.path))
     used = len(manifest["data"]["indices"]) - len(manifest["data"]["skipped"])
     _say(
         f"{manifest['format']}: {len(manifest['sites'])} sites from {used} images of {manifest['data']['spec']}"
@@ -243,6 +269,9 @@ def export(
     )
     if result.simulated:
         _say(f"simulated: {TARGETS[name].runtime} has no kernel for this format; the file measures accuracy only")
+    if result.rotations:
+        sizes = ", ".join(str(size) for size in sorted(set(result.rotations.values())))
+        _say(f"{len(result.rotations)} online rotations, float GEMMs with blocks of {sizes}")
     if result.parity is not None:
         _say(str(result.parity))
     if result.proof is not None:

@@ -25,6 +25,7 @@ RANKS = [
     {"rounding"},
     {"recipe"},
     {"quant"},
+    {"search"},
     {"export"},
     {"runtime"},
     {"measure"},

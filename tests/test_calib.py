@@ -122,6 +122,6 @@ def test_hooks_are_removed_and_ranges_are_those_of_the_inputs() -> None:
     images = torch.randn(100, 4)
     ranges = collect_ranges(model, {"0": ("input",), "2": ("input",)}, images.split(7))
     assert ranges["0/input"].maximum == float(images.abs().max())
-    maxima = collect_channel_maxima(model, images.split(9))
+    maxima = collect_channel_maxima(model, ["0"], images.split(9))
     torch.testing.assert_close(maxima["0"], images.abs().amax(0))
     assert not any(module._forward_pre_hooks for module in model.modules())

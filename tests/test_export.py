@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx_ir.passes import PostconditionError, PreconditionError
 from illama_deploy import ExportError
 from illama_deploy.checkpoint import read_checkpoint
 from illama_deploy.export import build_float_graph
+from illama_deploy.export.batch_major import build_batch_major_graph
 from illama_deploy.export.passes import (
     ActivationSpelling,
     HalfPrecision,
@@ -31,7 +33,8 @@ from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.onnx_metadata import PREFIX
 from illama_deploy.quant import QuantizedArtifact, load_quantized
 from illama_deploy.quant.quality import sqnr_db
-from illama_deploy.rewrites import apply_rewrites
+from illama_deploy.recipe import Recipe
+from illama_deploy.rewrites import apply_rewrites, online_rotations
 from illama_deploy.steps.export import ExportResult, export
 from illama_deploy.steps.quantize import quantize
 
@@ -71,6 +74,21 @@ def test_float_graph_is_the_network(rewrites: list[str], batch: int) -> None:
     apply_rewrites(model, rewrites)
     images = torch.randn(batch, 3, 16, 24)
     np.testing.assert_allclose(_run(build_float_graph(model), images), model(images).numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [build_float_graph, build_batch_major_graph], ids=["sequence-major", "batch-major"])
+@torch.no_grad()
+def test_online_rotations_are_gemms_with_one_matrix(build: Callable[[Illama], ir.Model]) -> None:
+    model = _network(hidden=160)
+    images = torch.randn(3, 3, 16, 24)
+    expected = model(images).numpy()
+    apply_rewrites(model, ["class_token_last_block", "rotate_qk_online", "rotate_swiglu_online"])
+    graph = build(model)
+    np.testing.assert_allclose(_run(graph, images), expected, rtol=1e-4, atol=1e-4)
+    gemms = [node for node in graph.graph if node.op_type == "MatMul" and ".rotate" in (node.name or "")]
+    turned = {node.name: node.inputs[1] for node in gemms}
+    assert turned.keys() == online_rotations(model).keys()
+    assert len(set(turned.values())) == 2  # one for all heads, one for all hidden channels
 
 
 @torch.no_grad()
@@ -280,6 +298,42 @@ def test_quantized_attention_products(tmp_path: Path) -> None:
     expected = artifact.model(images).numpy()
     actual = _run(result.model, images)
     assert sqnr_db(float(np.square(expected).sum()), float(np.square(actual - expected).sum())) > 30
+
+
+@pytest.fixture(scope="module")
+def rotated(tmp_path_factory: pytest.TempPathFactory) -> QuantizedArtifact:
+    """W8A8 with products of attention and both online rotations."""
+    rewrites = (*Recipe().rewrites, "rotate_qk_online", "rotate_swiglu_online")
+    recipe = Recipe(rewrites=rewrites, attention_products=True, calib_images=64)
+    return quantize(recipe=recipe, out=tmp_path_factory.mktemp("rotated") / "q")
+
+
+def test_online_rotations_stay_float_in_front_of_integers(rotated: QuantizedArtifact, tmp_path: Path) -> None:
+    result = export(rotated.path, float=False, verify=True, out=tmp_path / "onnx")
+    assert result.proof is not None
+    assert sum(result.proof.kernels.values()) == 20
+    assert sorted(result.proof.float_gemms) == sorted(online_rotations(rotated.model))
+    assert result.proof.fed_by_dequantize == ()
+    assert result.parity is not None
+    assert result.parity.departs is None
+    record = json.loads((result.directory / "export.json").read_text())
+    assert record["online_rotations"] == dict(result.rotations) == online_rotations(rotated.model)
+    assert len(result.rotations) == 6
+
+
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+def test_online_rotations_on_other_targets(digits_quantized: QuantizedArtifact, tmp_path: Path, target: str) -> None:
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    rewrites = (*digits_quantized.recipe.rewrites, "rotate_qk_online", "rotate_swiglu_online")
+    quantize(recipe=Recipe(rewrites=rewrites, calib_images=64), out=tmp_path / "q")
+    result = export(tmp_path / "q", target=target, float=False, verify=True, onnx_only=True, out=tmp_path / "out")
+    assert result.parity is not None
+    assert len(result.parity.layers) == 20
+    assert result.parity.departs is None
+    if result.proof is not None:
+        assert sum(result.proof.kernels.values()) == 16
+        assert set(online_rotations(load_quantized(tmp_path / "q").model)) <= set(result.proof.float_gemms)
 
 
 def test_excluded_sites_stay_float(tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ def make_float(inputs: Inputs, folder: Path) -> Path:
 
 CASES = [
     Case(
-        f"ours-{format_}-{target}", "**illama-deploy**", ("illama-deploy",), f"defaults, target `{target}`",
-        format_, runtime, partial(make, format_, target), ours=True,
+        f"ours-{format_}-{target}", "**illama-deploy**", ("illama-deploy",),
+        f"defaults{', group 64' if format_.endswith('-g64') else ''}, target `{target}`",
+        format_.removesuffix("-g64"), runtime, partial(make, format_, target), ours=True,
     )
     for format_, target, runtime in OURS
 ] + [

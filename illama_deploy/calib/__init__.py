@@ -4,15 +4,18 @@ from .collect import collect_channel_maxima, collect_ranges, rebatch
 from .histogram import MagnitudeHistogram
 from .methods import RANGE_METHODS, RangeMethod, range_method
 from .moments import Moments, collect_moments
+from .observe import Observed, collect_rows
 
 __all__ = [
     "RANGE_METHODS",
     "MagnitudeHistogram",
     "Moments",
+    "Observed",
     "RangeMethod",
     "collect_channel_maxima",
     "collect_moments",
     "collect_ranges",
+    "collect_rows",
     "range_method",
     "rebatch",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .histogram import MagnitudeHistogram
 
-__all__ = ["collect_channel_maxima", "collect_ranges", "rebatch"]
+__all__ = ["collect_channel_maxima", "collect_ranges", "rebatch", "run_observed"]
 
 #: What the network always sees at once while calibrating, whatever batches the images come in. Another size
 #: would change the order of float additions inside GEMMs, and with it the last bits of every range.
@@ -32,7 +32,7 @@ def rebatch(batches: Iterable[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def _run(
+def run_observed(
     model: nn.Module, hooks: Mapping[str, Callable[[tuple[Tensor, ...]], None]], batches: Iterable[Tensor]
 ) -> None:
     """Run all images; each hook gets the inputs of the module that it is named for."""
@@ -70,20 +70,24 @@ def collect_ranges(
 
         return observe
 
-    _run(model, {site: observer(site, names) for site, names in sites.items()}, batches)
+    run_observed(model, {site: observer(site, names) for site, names in sites.items()}, batches)
     return histograms
 
 
-def collect_channel_maxima(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Measure the largest magnitude of each input channel of every Linear: module name to float32 [in]."""
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    maxima = {name: torch.zeros(module.in_features) for name, module in linears.items()}
+def collect_channel_maxima(model: nn.Module, names: Sequence[str], batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Measure the largest magnitude of each channel that modules see: name to float32 [in].
+
+    Of inputs [B, H, S, D] each head's channels are kept apart: [H, D].
+    """
+    maxima: dict[str, Tensor] = {}
 
     def observer(name: str) -> Callable[[tuple[Tensor, ...]], None]:
         def observe(inputs: tuple[Tensor, ...]) -> None:
-            torch.maximum(maxima[name], inputs[0].abs().flatten(0, -2).amax(0), out=maxima[name])
+            x = inputs[0].abs()
+            largest = x.amax((0, 2)) if x.ndim == 4 else x.flatten(0, -2).amax(0)
+            maxima[name] = torch.maximum(maxima[name], largest) if name in maxima else largest
 
         return observe
 
-    _run(model, {name: observer(name) for name in linears}, batches)
+    run_observed(model, {name: observer(name) for name in names}, batches)
     return maxima

@@ -64,7 +64,11 @@ class _BatchMajorBuilder(GraphBuilder):
             y = self.linear(f"{name}.qkv", source, attn.qkv, rows, suffix=suffix, halves=attn.head_dim if part < 2 else 0)
             y = self.reshape(y, (-1, count, *heads), f"{name}.{letter}_BSHD")
             y = self.op("Transpose", [y], {"perm": [0, 2, 1, 3]}, name=f"{name}.{letter}_BHSD")
-            parts[letter] = y if part == 2 else self.halves_rope(y, length - count, count, f"{name}.{letter}")
+            if part < 2:
+                y = self.halves_rope(y, length - count, count, f"{name}.{letter}")
+                rotation = attn.get_submodule(f"rotate_{letter}")
+                y = self.rotated(rotation, y, f"{name}.rotate_{letter}", halves=True)
+            parts[letter] = y
         k = self.op("Transpose", [parts["k"]], {"perm": [0, 1, 3, 2]}, name=f"{name}.k_BHDS")
         scores = self.op("MatMul", [parts["q"], k], name=f"{name}.qk", metadata={SITE: f"{name}.qk"})
         if attn.scale != 1.0:
@@ -108,6 +112,15 @@ class _BatchMajorBuilder(GraphBuilder):
         if bias is None:
             return y
         return self.op("Add", [y, self.constant(f"{site}{suffix}.bias", _numpy(bias[order]))], name=f"{site}{suffix}.add", output=output)
+
+    @staticmethod
+    def split(block: int) -> tuple[int, ...]:
+        """Of [B, S, E]; a 0 keeps the axis."""
+        return 0, 0, -1, block
+
+    @staticmethod
+    def joined(width: int) -> tuple[int, ...]:
+        return 0, 0, width
 
     def last_rows(self, x: ir.Value, name: str) -> ir.Value:
         """The class token of each image: [B, 1, E]."""

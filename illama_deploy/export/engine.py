@@ -202,6 +202,8 @@ def build_engine(
     with phases(f"Building {engine.name} ({flavor})") as shown:
         monitor = make_monitor(trt, shown)
         config.progress_monitor = monitor
+        # TensorRT for RTX 1.7.1 was seen to crash when cancelled on a busy machine; it takes seconds, so it may finish.
+        monitor.stoppable = flavor == "tensorrt"
         serialized = _compile(lambda: builder.build_serialized_network(network, config), monitor, complaints)
     if serialized is None:
         raise _build_error(name, onnx, profile, complaints)
@@ -270,7 +272,7 @@ def make_monitor(trt: Any, shown: Phases) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.cancelled = False
+            self.cancelled, self.stoppable = False, True
 
         def phase_start(self, name: str, _parent: str | None, steps: int) -> None:
             shown.start(name, steps)
@@ -286,7 +288,7 @@ def make_monitor(trt: Any, shown: Phases) -> Any:
 
 
 def _compile(build: Callable[[], Any], monitor: Any, complaints: ErrorLog) -> Any:
-    """Run the build in a thread of its own, so that this one hears Ctrl-C; None where it fails."""
+    """Run the build in a thread of its own, so that this one hears Ctrl-C, and stops it or waits; None where it fails."""
     import torch
 
     device = torch.cuda.current_device() if cuda_problem() is None else None
@@ -304,7 +306,7 @@ def _compile(build: Callable[[], Any], monitor: Any, complaints: ErrorLog) -> An
             complaints.append(f"{type(error).__name__}: {error}")
             return None
         except KeyboardInterrupt:
-            monitor.cancelled = True
+            monitor.cancelled = monitor.stoppable
             raise
 
 

@@ -9,7 +9,7 @@ appending rows. Values in the graph are named after the module that makes them.
 
 Each GEMM node carries metadata: `site`, the module's name, and `rows`, which output channels of the module
 it computes ("0:192" for the queries of qkv; "0:192 halves 64" where the channels of each head of 64 are reordered,
-even ones first).
+even ones first). Online rotations are GEMMs too, but no sites: they stay in float, in front of the quantization.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..model.illama import Attention, Illama, RMSNorm
 from ..quant.modules import QuantConv2d, QuantLinear
+from ..rewrites import OnlineRotation
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "ROWS", "SITE", "GraphBuilder", "build_float_graph", "site_rows"]
 
@@ -140,6 +141,8 @@ class GraphBuilder:
         q = self.reshape(self.rope(q, length - kept, kept, f"{name}.q"), (kept, -1, *heads), f"{name}.q_SBHD")
         k = self.reshape(self.rope(k, 0, length, f"{name}.k"), (length, -1, *heads), f"{name}.k_SBHD")
         v = self.reshape(v, (length, -1, *heads), f"{name}.v_SBHD")
+        q = self.rotated(attn.rotate_q, q, f"{name}.rotate_q")
+        k = self.rotated(attn.rotate_k, k, f"{name}.rotate_k")
         q = self.op("Transpose", [q], {"perm": [1, 2, 0, 3]}, name=f"{name}.q_BHSD")
         k = self.op("Transpose", [k], {"perm": [1, 2, 3, 0]}, name=f"{name}.k_BHDS")
         v = self.op("Transpose", [v], {"perm": [1, 2, 0, 3]}, name=f"{name}.v_BHSD")
@@ -194,7 +197,24 @@ class GraphBuilder:
         sigmoid = self.op("Sigmoid", [gate], name=f"{name}.sigmoid")
         gate = self.op("Mul", [gate, sigmoid], name=f"{name}.silu")
         product = self.op("Mul", [gate, self.linear(f"{name}.fc3", x, mlp.fc3)], name=f"{name}.product")
-        return self.linear(f"{name}.fc2", product, mlp.fc2)
+        return self.linear(f"{name}.fc2", self.rotated(mlp.rotate, product, f"{name}.rotate"), mlp.fc2)
+
+    def rotated(self, rotation: nn.Module, x: ir.Value, name: str, *, halves: bool = False) -> ir.Value:
+        """An online rotation of the last axis of `x`, where there is one; all of a size share one matrix.
+
+        Args:
+            halves: the channels of `x` stand in halves, even ones first (those of the result as in the network).
+        """
+        if not isinstance(rotation, OnlineRotation):
+            return x
+        whole = rotation.block == rotation.width
+        matrix, size = _numpy(rotation.matrix), f"{rotation.block}"
+        if halves:
+            matrix, size = np.concatenate((matrix[0::2], matrix[1::2])), f"{size}.halves"
+        if not whole:
+            x = self.reshape(x, self.split(rotation.block), f"{name}.blocks")
+        x = self.op("MatMul", [x, self.constant(f"rotation.{size}", matrix)], name=name)
+        return x if whole else self.reshape(x, self.joined(rotation.width), f"{name}.joined")
 
     def linear(
         self,
@@ -221,6 +241,16 @@ class GraphBuilder:
         )
 
     # Small helpers
+
+    @staticmethod
+    def split(block: int) -> tuple[int, ...]:
+        """Shape that cuts channels [S·B, E] into rows of so many."""
+        return -1, block
+
+    @staticmethod
+    def joined(width: int) -> tuple[int, ...]:
+        """Shape that undoes `split`."""
+        return -1, width
 
     @staticmethod
     def operands(module: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -3,7 +3,7 @@
 from .accuracy import Accuracy, Comparison, measure_accuracy, pack_correct, unpack_correct
 from .conditions import Conditions, condition_notes
 from .latency import Latency, measure_latency
-from .statistics import Interval, median_ratio, paired_drop, quotient
+from .statistics import Interval, drop_interval, median_ratio, paired_drop, quotient
 
 __all__ = [
     "Accuracy",
@@ -12,6 +12,7 @@ __all__ = [
     "Interval",
     "Latency",
     "condition_notes",
+    "drop_interval",
     "measure_accuracy",
     "measure_latency",
     "median_ratio",

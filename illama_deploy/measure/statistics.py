@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Interval", "bootstrap", "mean_interval", "median_ratio", "paired_drop", "quotient", "share_interval"]
+__all__ = [
+    "Interval",
+    "bootstrap",
+    "drop_interval",
+    "mean_interval",
+    "median_ratio",
+    "paired_drop",
+    "quotient",
+    "share_interval",
+]
 
 RESAMPLES = 2000
 #: Neighbouring rounds are not independent (the machine is slow or fast for a while), so whole stretches of
@@ -25,8 +34,8 @@ class Interval(NamedTuple):
     high: float
 
 
-def paired_drop(baseline_correct: np.ndarray, candidate_correct: np.ndarray, confidence: float = 0.95) -> Interval:
-    """Drop in top-1 from baseline to candidate on the same images, in points (percent).
+def drop_interval(lost: int, won: int, images: int, confidence: float = 0.95) -> Interval:
+    """Drop in top-1 on the same images, in points (percent), from the images that got lost and won.
 
     With b images that only the baseline gets right and c that only the candidate does, of n, the upper bound is the
     drop D at which Tango's score
@@ -39,12 +48,16 @@ def paired_drop(baseline_correct: np.ndarray, candidate_correct: np.ndarray, con
     Source: T. Tango, *Equivalence test and confidence interval for the difference in proportions for the
     paired-sample design*, Statistics in Medicine 17 (1998).
     """
-    n = len(baseline_correct)
+    z = NormalDist().inv_cdf(confidence)
+    low, high = -_largest_drop(won, lost, images, z), _largest_drop(lost, won, images, z)
+    return Interval(100 * (lost - won) / images, 100 * low, 100 * high)
+
+
+def paired_drop(baseline_correct: np.ndarray, candidate_correct: np.ndarray, confidence: float = 0.95) -> Interval:
+    """`drop_interval` from baseline to candidate, from whether each got each image right [images]."""
     lost = int(np.sum(baseline_correct & ~candidate_correct))
     won = int(np.sum(~baseline_correct & candidate_correct))
-    z = NormalDist().inv_cdf(confidence)
-    low, high = -_largest_drop(won, lost, n, z), _largest_drop(lost, won, n, z)
-    return Interval(100 * (lost - won) / n, 100 * low, 100 * high)
+    return drop_interval(lost, won, len(baseline_correct), confidence)
 
 
 def _largest_drop(lost: int, won: int, n: int, z: float) -> float:

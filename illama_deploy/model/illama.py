@@ -111,6 +111,7 @@ class Attention(nn.Module):
 
     `scale` is 1/sqrt(D), or 1 once a rewrite has folded it into the query rows of `qkv`.
     With `last_query_only`, only the last token asks; keys and values are still made for all.
+    `rotate_q` and `rotate_k` see each head of the rotary-embedded queries and keys; a rewrite may put a rotation there.
     """
 
     cos_SD: Tensor
@@ -124,6 +125,8 @@ class Attention(nn.Module):
         self.last_query_only = False
         self.soft_mask = 0.0
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.rotate_q: nn.Module = nn.Identity()
+        self.rotate_k: nn.Module = nn.Identity()
         self.qk = MatMul()
         self.pv = MatMul()
         self.proj = nn.Linear(config.dim, config.dim)
@@ -136,8 +139,8 @@ class Attention(nn.Module):
         B, S, E = x_BSE.shape
         q, k, v = self.qkv(x_BSE).view(B, S, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
         first = S - 1 if self.last_query_only else 0
-        q = apply_rope(q[:, :, first:], self.cos_SD[first:], self.sin_SD[first:])
-        k = apply_rope(k, self.cos_SD, self.sin_SD)
+        q = self.rotate_q(apply_rope(q[:, :, first:], self.cos_SD[first:], self.sin_SD[first:]))
+        k = self.rotate_k(apply_rope(k, self.cos_SD, self.sin_SD))
         scores_BHSS = self.qk(q, k.transpose(-2, -1))
         if self.scale != 1.0:
             scores_BHSS = scores_BHSS * self.scale
@@ -149,16 +152,17 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """fc2(silu(fc1 x) * fc3 x), without biases."""
+    """fc2(silu(fc1 x) * fc3 x), without biases. A rewrite may put a rotation of the product at `rotate`."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden, bias=False)
+        self.rotate: nn.Module = nn.Identity()
         self.fc2 = nn.Linear(hidden, dim, bias=False)
         self.fc3 = nn.Linear(dim, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
+        return self.fc2(self.rotate(F.silu(self.fc1(x)) * self.fc3(x)))
 
 
 class Block(nn.Module):

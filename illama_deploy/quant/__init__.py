@@ -1,6 +1,6 @@
 """The quantized network in torch: the exact arithmetic that every export carries."""
 
-from .artifact import QuantizedArtifact, load_quantized, save_quantized
+from .artifact import QuantizedArtifact, load_quantized, save_quantized, stored_size
 from .journal import Journal
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .network import quantize_network, quantized_modules
@@ -8,6 +8,7 @@ from .reconstruct import Reconstructed
 from .sensitivity import SiteSensitivity, measure_sensitivity
 from .sequential import quantize_sequentially
 from .sites import Site, find_sites, select_sites
+from .trial import trial_product
 
 __all__ = [
     "Journal",
@@ -27,4 +28,6 @@ __all__ = [
     "quantized_modules",
     "save_quantized",
     "select_sites",
+    "stored_size",
+    "trial_product",
 ]

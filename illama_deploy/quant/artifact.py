@@ -6,11 +6,12 @@ The same input gives the same bytes: no clock, no random name, sorted keys.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import ArtifactError, DeployError
@@ -24,7 +25,7 @@ from .modules import QuantMatMul
 from .network import quantized_modules, restructure_sites
 from .packing import pack, packed_bits, unpack
 
-__all__ = ["MANIFEST", "SCHEMA", "WEIGHTS", "QuantizedArtifact", "load_quantized", "save_quantized"]
+__all__ = ["MANIFEST", "SCHEMA", "WEIGHTS", "QuantizedArtifact", "load_quantized", "save_quantized", "stored_size"]
 
 SCHEMA = "illama-deploy/quantized/2"
 WEIGHTS = "model.safetensors"
@@ -77,6 +78,20 @@ def save_quantized(directory: Path, model: Illama, manifest: Mapping[str, Any]) 
         "weights": {"file": WEIGHTS, "sha256": sha256_file(directory / WEIGHTS)},
     }
     (directory / MANIFEST).write_text(canonical_json(complete), encoding="utf-8")
+
+
+def stored_size(config: IllamaConfig, rewrites: Sequence[str], formats: Mapping[str, Format]) -> int:
+    """Bytes of the weights file that `save_quantized` would write, to the byte, for formats of sites."""
+    from safetensors.torch import save
+
+    with torch.device("meta"):
+        model = Illama(config)
+        restructure(model, rewrites)
+        restructure_sites(model, formats)
+    tensors = {key: torch.zeros(t.shape, dtype=t.dtype) for key, t in model.state_dict().items()}
+    for key, bits in _packed(model).items():
+        tensors[key] = torch.zeros(-(-tensors[key].numel() * bits // 8), dtype=torch.uint8)
+    return len(save(tensors, {"schema": SCHEMA}))
 
 
 def load_quantized(directory: str | Path) -> QuantizedArtifact:

@@ -16,12 +16,27 @@ from ..model.illama import Illama
 from .class_token_last_block import CLASS_TOKEN_LAST_BLOCK
 from .fold_attention_scale import FOLD_ATTENTION_SCALE
 from .fold_norms import FOLD_NORMS
-from .rewrite import ChannelMaxima, Rewrite
+from .online_rotation import OnlineRotation, online_rotations
+from .rewrite import Observations, Rewrite, places
+from .rotate_qk_online import ROTATE_QK_ONLINE
 from .rotate_residual import ROTATE_RESIDUAL
+from .rotate_swiglu_online import ROTATE_SWIGLU_ONLINE
 from .rotate_values import ROTATE_VALUES
+from .scale_rotary_pairs import SCALE_ROTARY_PAIRS
+from .search_alpha import SEARCH_SMOOTH_NORMS, SEARCH_SMOOTH_SWIGLU
 from .smooth import SMOOTH_NORMS, SMOOTH_SWIGLU
 
-__all__ = ["REWRITES", "ChannelMaxima", "Rewrite", "apply_rewrites", "find_rewrites", "restructure"]
+__all__ = [
+    "REWRITES",
+    "Observations",
+    "OnlineRotation",
+    "Rewrite",
+    "apply_rewrites",
+    "find_rewrites",
+    "online_rotations",
+    "places",
+    "restructure",
+]
 
 REWRITES: dict[str, Rewrite] = {
     rewrite.name: rewrite
@@ -33,6 +48,11 @@ REWRITES: dict[str, Rewrite] = {
         ROTATE_VALUES,
         SMOOTH_NORMS,
         SMOOTH_SWIGLU,
+        SEARCH_SMOOTH_NORMS,
+        SEARCH_SMOOTH_SWIGLU,
+        SCALE_ROTARY_PAIRS,
+        ROTATE_QK_ONLINE,
+        ROTATE_SWIGLU_ONLINE,
     )
 }
 
@@ -52,16 +72,16 @@ def find_rewrites(names: Sequence[str]) -> list[Rewrite]:
 
 
 def apply_rewrites(
-    model: Illama, names: Sequence[str], observe: Callable[[Illama], ChannelMaxima] | None = None, *, seed: int = 0
+    model: Illama, names: Sequence[str], observe: Callable[[Illama], Observations] | None = None, *, seed: int = 0
 ) -> None:
     """Apply rewrites in order, in place.
 
     Args:
-        observe: measures the channel maxima of the network's Linear inputs; called when the first
-            rewrite that needs them comes up, and again after a rotation. Rewrites that need none work without it.
+        observe: gives observations of the network; called when the first rewrite that needs them comes up, and
+            again after a rotation. Rewrites that need none work without it.
         seed: of random choices; each rewrite has its own stream of them, whatever others there are.
     """
-    maxima: ChannelMaxima | None = None
+    observations: Observations | None = None
     for rewrite in find_rewrites(names):
         rewrite.fold(model)
         rewrite.restructure(model)
@@ -69,13 +89,13 @@ def apply_rewrites(
             # torch's generator takes no more than 32 bits of a seed.
             stream = zlib.crc32(f"{rewrite.name} {seed}".encode())
             rewrite.draw(model, torch.Generator().manual_seed(stream))
-            maxima = None
+            observations = None
         if rewrite.balance is not None:
-            if maxima is None:
+            if observations is None:
                 if observe is None:
                     raise RecipeError(f"The rewrite {rewrite.name!r} needs calibration images.")
-                maxima = observe(model)
-            rewrite.balance(model, maxima)
+                observations = observe(model)
+            rewrite.balance(model, observations)
 
 
 def restructure(model: Illama, names: Sequence[str]) -> None:

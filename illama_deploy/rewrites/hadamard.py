@@ -4,7 +4,11 @@ A Hadamard matrix of order n has entries ±1 and orthogonal rows. Sylvester's co
 orders q + 1 (q ≡ 3 mod 4 prime) and 2(q + 1) (q ≡ 1 mod 4 prime), so that every width of the published geometries has
 one: 192 = 12·16, 384 = 12·32, 768 = 12·64, 1024.
 
-Sources: R. Paley, *On Orthogonal Matrices* (1933); Ashkboos et al., *QuaRot* (arXiv 2404.00456) for their use here.
+Where there is none and nothing may be drawn, Hartley's matrix cos + sin (2π·ij/n) serves: orthogonal and symmetric for
+any order, no entry above √2 times a Hadamard matrix's.
+
+Sources: R. Paley, *On Orthogonal Matrices* (1933); R. Hartley, *A More Symmetrical Fourier Analysis Applied to
+Transmission Problems* (1942); Ashkboos et al., *QuaRot* (arXiv 2404.00456) for their use here.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["hadamard", "random_rotation"]
+__all__ = ["fixed_rotation", "hadamard", "random_rotation"]
 
 
 def hadamard(order: int) -> Tensor | None:
@@ -39,6 +43,17 @@ def random_rotation(order: int, generator: torch.Generator) -> Tensor:
         return q * r.diagonal().sign()
     signs = torch.randint(0, 2, (order, 1), generator=generator, dtype=torch.float64) * 2 - 1
     return signs * found / order**0.5
+
+
+def fixed_rotation(order: int) -> Tensor:
+    """An orthogonal matrix that follows from its order alone, float64 [order, order]: Hadamard's, else Hartley's."""
+    found = hadamard(order)
+    if found is None:
+        steps = torch.arange(order)
+        # The product modulo the order keeps the angles small and exact.
+        angles = (steps[:, None] * steps % order).double() * (2 * torch.pi / order)
+        found = angles.cos() + angles.sin()
+    return found / order**0.5
 
 
 def _base(order: int) -> Tensor | None:

@@ -1,19 +1,41 @@
-"""What a rewrite is."""
+"""What a rewrite is, and what it may ask about a network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..model.illama import Illama
 
-__all__ = ["ChannelMaxima", "Rewrite"]
+__all__ = ["Observations", "Rewrite", "places"]
 
-#: Largest magnitude of each channel of a Linear's input, float32 [in], by module name.
-ChannelMaxima = dict[str, Tensor]
+
+def places(model: Illama) -> list[str]:
+    """Names of the modules whose inputs a rewrite can look at: what reads a norm (fc3 sees what fc1 does), and where an
+    online rotation stands or could stand, so that what is seen there is not rotated yet."""
+    inside = ("attn.qkv", "attn.rotate_q", "attn.rotate_k", "mlp.fc1", "mlp.rotate")
+    return [f"blocks.{i}.{name}" for i in range(len(model.blocks)) for name in inside] + ["head"]
+
+
+class Observations(Protocol):
+    """What calibration images show at a network's `places`. Images are run when first asked for it."""
+
+    def maxima(self, place: str) -> Tensor:
+        """Largest magnitude of each channel, float32 [channels], or [H, D] where heads stand apart."""
+
+    def rows(self, place: str) -> Tensor:
+        """A fixed draw of the tokens that come by, float32 [rows, channels] (not of `rotate_q` and `rotate_k`)."""
+
+    def divided(self, place: str, scale: Tensor) -> None:
+        """A rewrite has divided the channels there by scale [channels] (or [H, D]); what is known of them follows."""
+
+    def product(self, site: str, rows: Tensor, weight: Tensor) -> Tensor:
+        """rows · weightᵀ [rows, out] as the site's format would compute it, ranges taken from these rows and the weight
+        rounded to the nearest; in float where the site is not quantized."""
 
 
 def _nothing(model: Illama) -> None:
@@ -27,14 +49,13 @@ class Rewrite:
     Attributes:
         fold: changes values so that, with `restructure`, the function stays the same.
         restructure: changes what the modules compute; touches no value and may run on empty weights.
-        balance: like `fold`, for a rewrite that needs to know the activations. Where it moves scale between
-            activations and weights, it updates the maxima that it was given.
-        draw: like `fold`, for a rewrite with a random choice, which it takes from the generator alone. It moves no
-            scale between activations and weights, so maxima known before it are measured again after it.
+        balance: like `fold`, for a rewrite that needs to know the activations.
+        draw: like `fold`, for a rewrite with a random choice, which it takes from the generator alone. Observations
+            made before it are not used after it.
     """
 
     name: str
     fold: Callable[[Illama], None] = _nothing
     restructure: Callable[[Illama], None] = _nothing
-    balance: Callable[[Illama, ChannelMaxima], None] | None = None
+    balance: Callable[[Illama, Observations], None] | None = None
     draw: Callable[[Illama, torch.Generator], None] | None = None

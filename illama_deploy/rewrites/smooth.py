@@ -8,60 +8,71 @@ Source: Xiao et al., *SmoothQuant* (arXiv 2211.10438), Eq. 4. Two places of this
 - `smooth_swiglu`: fc2(silu(fc1 x) · fc3 x) is linear in fc3, so fc3's rows take 1/s and fc2's columns s. The
   input of fc2, a product of two activations, is the known outlier site of SwiGLU networks.
 
-α = 0.7 was the best of 0.3, 0.5 and 0.7 by logit SQNR in both places (docs/log.md).
+α = 0.7 was the best of 0.3, 0.5 and 0.7 by logit SQNR in both places (docs/log.md); `search_alpha` searches it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
 
-from ..model.illama import Illama, RMSNorm
-from .rewrite import ChannelMaxima, Rewrite
+from ..model.illama import Illama, RMSNorm, SwiGLU
+from .online_rotation import unrotated
+from .rewrite import Observations, Rewrite
 
-__all__ = ["SMOOTH_NORMS", "SMOOTH_SWIGLU"]
+__all__ = ["SMOOTH_NORMS", "SMOOTH_SWIGLU", "divide_hidden", "divide_norm", "normed_linears", "smoothing_scale"]
 
 ALPHA = 0.7
 SMALLEST = 1e-5  # a channel quieter than this is left where it is
 
 
-def smoothing_scale(activation_max: Tensor, *weights: Tensor) -> Tensor:
+def smoothing_scale(activation_max: Tensor, *weights: Tensor, alpha: float = ALPHA) -> Tensor:
     """s_j in float64 [in], of geometric mean 1, for inputs with these maxima and weights [out, in]."""
     weight_max = torch.stack([w.detach().abs().amax(0) for w in weights]).amax(0).double()
     activation_max = activation_max.double()
-    scale = activation_max.clamp(min=SMALLEST) ** ALPHA / weight_max.clamp(min=SMALLEST) ** (1 - ALPHA)
+    scale = activation_max.clamp(min=SMALLEST) ** alpha / weight_max.clamp(min=SMALLEST) ** (1 - alpha)
     return scale / scale.log().mean().exp()
 
 
-@torch.no_grad()
-def _scale_columns(linear: nn.Linear, scale: Tensor) -> None:
-    linear.weight.copy_((linear.weight.double() * scale).float())
+def normed_linears(model: Illama) -> Iterator[tuple[str, RMSNorm, dict[str, nn.Linear]]]:
+    """Every norm, with the place behind it and the Linear layers that read it, by name."""
+    for i, block in enumerate(model.blocks):
+        yield f"blocks.{i}.attn.qkv", block.norm1, {f"blocks.{i}.attn.qkv": block.attn.qkv}
+        ffn = {f"blocks.{i}.mlp.fc1": block.mlp.fc1, f"blocks.{i}.mlp.fc3": block.mlp.fc3}
+        yield f"blocks.{i}.mlp.fc1", block.norm2, ffn
+    yield "head", model.norm, {"head": model.head}
 
 
 @torch.no_grad()
-def _smooth_norm(norm: RMSNorm, maxima: ChannelMaxima, followers: dict[str, nn.Linear]) -> None:
-    scale = smoothing_scale(maxima[next(iter(followers))], *(linear.weight for linear in followers.values()))
+def divide_norm(norm: RMSNorm, followers: Iterable[nn.Linear], scale: Tensor) -> None:
+    """Divide what a norm gives by scale, float64 [E], and multiply it into the columns of those that read it."""
     norm.weight.copy_((norm.weight.double() / scale).float())
-    for name, linear in followers.items():
-        _scale_columns(linear, scale)
-        maxima[name] = (maxima[name] / scale).float()
-
-
-def _smooth_norms(model: Illama, maxima: ChannelMaxima) -> None:
-    for i, block in enumerate(model.blocks):
-        _smooth_norm(block.norm1, maxima, {f"blocks.{i}.attn.qkv": block.attn.qkv})
-        _smooth_norm(block.norm2, maxima, {f"blocks.{i}.mlp.fc1": block.mlp.fc1, f"blocks.{i}.mlp.fc3": block.mlp.fc3})
-    _smooth_norm(model.norm, maxima, {"head": model.head})
+    for linear in followers:
+        linear.weight.copy_((linear.weight.double() * scale).float())
 
 
 @torch.no_grad()
-def _smooth_swiglu(model: Illama, maxima: ChannelMaxima) -> None:
+def divide_hidden(mlp: SwiGLU, scale: Tensor) -> None:
+    """Divide the product silu(fc1 x) · fc3 x by scale, float64 [hidden], and multiply it into fc2, rotated or not."""
+    mlp.fc3.weight.copy_((mlp.fc3.weight.double() / scale[:, None]).float())
+    mlp.fc2.weight.copy_(mlp.rotate(unrotated(mlp.rotate, mlp.fc2.weight) * scale).float())
+
+
+def _smooth_norms(model: Illama, observations: Observations) -> None:
+    for place, norm, followers in normed_linears(model):
+        scale = smoothing_scale(observations.maxima(place), *(linear.weight for linear in followers.values()))
+        divide_norm(norm, followers.values(), scale)
+        observations.divided(place, scale)
+
+
+def _smooth_swiglu(model: Illama, observations: Observations) -> None:
     for i, block in enumerate(model.blocks):
-        name = f"blocks.{i}.mlp.fc2"
-        scale = smoothing_scale(maxima[name], block.mlp.fc2.weight)
-        block.mlp.fc3.weight.copy_((block.mlp.fc3.weight.double() / scale[:, None]).float())
-        _scale_columns(block.mlp.fc2, scale)
-        maxima[name] = (maxima[name] / scale).float()
+        place = f"blocks.{i}.mlp.rotate"
+        scale = smoothing_scale(observations.maxima(place), unrotated(block.mlp.rotate, block.mlp.fc2.weight))
+        divide_hidden(block.mlp, scale)
+        observations.divided(place, scale)
 
 
 SMOOTH_NORMS = Rewrite("smooth_norms", balance=_smooth_norms)

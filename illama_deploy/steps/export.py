@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..hashing import canonical_json, sha256_file
 from ..model.illama import Illama
 from ..onnx_metadata import PREFIX
 from ..quant import QuantizedArtifact, load_quantized
-from ..rewrites import apply_rewrites
+from ..rewrites import apply_rewrites, online_rotations
 from ..versions import versions
 from ..workspace import Workspace
 
@@ -44,6 +44,7 @@ class ExportResult:
         simulated: whether a format has no kernel there and the file stands for its accuracy only.
         parity: for `verify`: layer by layer, how far the runtime is from torch.
         engines: TensorRT engines, each with its sidecar `.json` beside it.
+        rotations: online rotations in the quantized file, which are float GEMMs; module name to block size.
     """
 
     directory: Path
@@ -53,6 +54,7 @@ class ExportResult:
     simulated: bool = False
     parity: Parity | None = None
     engines: tuple[Path, ...] = ()
+    rotations: Mapping[str, int] = field(default_factory=dict)
 
 
 def export(
@@ -110,6 +112,7 @@ def export(
     files: list[str] = []
     with new_directory(out, force=force, inputs=[path, source or ""]) as directory:
         artifact = load_quantized(path)
+        rotations = {} if float_only else online_rotations(artifact.model)
         about = {**_metadata(artifact), "target": target}
         if not float_only:
             formats = artifact.formats
@@ -148,6 +151,7 @@ def export(
             "simulated": simulated,
             "files": {name: {"sha256": sha256_file(directory / name)} for name in files},
             "engines": [engine.name for engine in engines],
+            "online_rotations": rotations,
             "proof": None if proof is None else proof.to_dict(),
             "parity": None if parity is None else parity.to_dict(),
             "versions": versions(
@@ -167,6 +171,7 @@ def export(
         simulated,
         parity,
         tuple(out / engine.name for engine in engines),
+        rotations,
     )
 
 

@@ -113,7 +113,7 @@ def _quantized(path: Path, images: int) -> Inspection:
     """Sites, with the share of latency of the first export that lies beside."""
     found = describe_sites(path, images)
     columns: tuple[str, ...] = SITE_COLUMNS
-    rows = site_rows(found)
+    rows: list[tuple[str, ...]] = [*site_rows(found)]
     lines = [f"{len(rows)} sites; logit SQNR {found['logit_sqnr_db']:.1f} dB against float"]
     if found["not_measured"] is None:
         worst = min(found["sites"], key=lambda site: site["alone_db"])
@@ -178,15 +178,17 @@ def _layers(path: Path) -> tuple[list[dict[str, Any]], str]:
     As proven when it was exported, where that record lies beside it; else as the runtime says now.
     """
     file = read_onnx(path)
-    recorded, openvino = _recorded(path), file.target == "openvino"
-    if recorded is None and file.target in ("onnx-cuda", "tensorrt"):
+    proof = _recorded(path)
+    openvino = file.target == "openvino"
+    if proof is None and file.target in ("onnx-cuda", "tensorrt"):
         raise ArtifactError(
             f"Nothing was proven when it was written for {file.target}.",
             where=path,
             hint="Of TensorRT give the .engine; what CUDA does with a file is known on a GPU only.",
         )
-    prove = prove_openvino if openvino else prove_onnxruntime
-    proof: dict[str, Any] = prove(path, {}).to_dict() if recorded is None else recorded
+    if proof is None:
+        prove = prove_openvino if openvino else prove_onnxruntime
+        proof = prove(path, {}).to_dict()
     nodes = ir.traversal.RecursiveGraphIterator(ir.load(path).graph)  # those inside loops too
     sites = {node.name: node.metadata_props.get(SITE) for node in nodes}
     layers = [{**layer, "site": sites.get(layer["site"] or layer["name"])} for layer in proof["layers"]]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,11 @@ from torch import Tensor
 
 from ..affine import scale_of
 from ..atomic import new_directory
-from ..calib import MagnitudeHistogram, RangeMethod, collect_channel_maxima, collect_ranges, range_method
+from ..calib import MagnitudeHistogram, Observed, RangeMethod, collect_ranges, range_method
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..data import Loader, open_data, sample_indices
 from ..errors import RecipeError, UsageError
-from ..formats import Format, IntType, NumberType
+from ..formats import Format, IntType
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
 from ..progress import track
@@ -31,18 +33,23 @@ from ..quant import (
     quantize_sequentially,
     save_quantized,
     select_sites,
+    trial_product,
 )
 from ..quant.quality import LOGITS, measure_sqnr
 from ..recipe import Recipe
 from ..rewrites import apply_rewrites, find_rewrites
-from ..rounding import RoundedWeight, rounding_method, weight_clip
+from ..rounding import rounding_method, weight_clip
+from ..search import Limits
 from ..versions import versions
 from ..workspace import Workspace
+from .search import hold_out, search
 
 __all__ = ["quantize", "rewrite_float"]
 
 #: Images on which the manifest's SQNR figures are taken.
 SQNR_IMAGES = 64
+#: Packages that the numbers depend on.
+TOOLS = ("torch", "timm", "torchvision", "numpy", "pillow")
 
 
 def quantize(
@@ -66,10 +73,18 @@ def quantize(
     ema: bool = False,
     preprocessing: dict[str, Any] | None = None,
     skip_broken: bool = False,
+    max_drop: float | None = None,
+    max_size: str | None = None,
+    candidates: Sequence[str] | None = None,
+    held_out_images: int | None = None,
+    held_out_split: str | None = None,
     out: str | Path | None = None,
     force: bool = False,
 ) -> QuantizedArtifact:
     """Quantize a trained checkpoint after training.
+
+    With `max_drop` or `max_size` the format of every site is searched: the smallest artefact that keeps the first, the
+    most exact one that keeps the second. The artefact holds the search as `search.json` and `search.svg`.
 
     Args:
         checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded default.
@@ -85,6 +100,12 @@ def quantize(
         heads, image_size, ema: as in `read_checkpoint`.
         preprocessing: fields of `Preprocessing` that replace the checkpoint's.
         skip_broken: leave out images that cannot be decoded, and list them in the manifest.
+        max_drop: limit on the drop in top-1, in points, on held-out images; it holds for the upper bound.
+        max_size: limit on the stored bytes: `3MB` (10^6 bytes), or `30%` of the float network's.
+        candidates: formats that a search chooses from; W8A8, W4A8 and the recipe's where not given. Sites that the
+            recipe overrides keep their format.
+        held_out_images: how many images the drop is measured on, drawn from those that did not calibrate; 10,000.
+        held_out_split: of the data; the calibration images' where not given.
         out: directory to make; `illama-out/quantized` where not given.
         force: replace a directory that exists.
 
@@ -97,7 +118,18 @@ def quantize(
     """
     if bits is not None and format is not None:
         raise UsageError("Both --bits and --format are given.", hint="Give one of them.")
-    resolved = _resolve_recipe(recipe, bits, format, effort).override(
+    limits = Limits.read(max_drop, max_size, candidates, held_out_images, held_out_split)
+    if limits is not None and (bits is not None or format is not None):
+        raise UsageError(
+            "A search chooses the format of every site; --bits and --format name one for all.",
+            hint="Name the formats to choose from with --candidate, or leave --max-drop and --max-size out.",
+        )
+    if limits is None:
+        resolved = _resolve_recipe(recipe, bits, format, effort)
+    else:
+        given = None if recipe is None else _resolve_recipe(recipe, None, None, effort)
+        limits, resolved = limits.with_recipe(given, effort or "balanced")
+    resolved = resolved.override(
         range=range,
         include=None if include is None else tuple(include),
         exclude=None if exclude is None else tuple(exclude),
@@ -108,17 +140,13 @@ def quantize(
     if calib_batch < 1:
         raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
     # What the recipe names is looked up before any image is read.
-    method = range_method(resolved.range)
-    rounding, clip = rounding_method(resolved.rounding), weight_clip(resolved.weight_clip)
+    range_method(resolved.range), weight_clip(resolved.weight_clip)
+    rounding = rounding_method(resolved.rounding)
     if resolved.reconstruct and not rounding.needs_moments:
         raise RecipeError(
             f"Blocks are reconstructed one after the other, and {resolved.rounding!r} rounds all at once.",
             hint='Say rounding = "gptaq" (or "gptq") beside reconstruct.',
         )
-
-    def rounded(weight: Tensor, dtype: NumberType, group: int | None) -> RoundedWeight:
-        return rounding.round(weight, dtype, clip=clip, group=group)
-
     find_rewrites(resolved.rewrites)
     out = Path(out) if out is not None else Workspace().quantized
     with new_directory(out, force=force, inputs=_inputs(checkpoint, recipe, data)) as directory:
@@ -126,55 +154,22 @@ def quantize(
         expected = source.preprocessing.override(**(preprocessing or {}))
         loader = _open_images(source, expected, data, split, resolved, calib_batch, skip_broken)
         model = source.build()
-        sites = select_sites(
-            find_sites(model),
-            include=resolved.include,
-            exclude=resolved.exclude,
-            attention_products=resolved.attention_products,
-        )
-        if not sites:
-            raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
-        formats = site_formats(sites, resolved, find_sites(model))
-
-        rewrite_float(model, resolved, loader)
-        static = {site.name: site.inputs for site in sites if formats[site.name].is_static}
-        histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
-        thresholds = {name: _threshold(method, h, formats[name.partition("/")[0]]) for name, h in histograms.items()}
-
+        sites, choices = choose_sites(model, resolved, limits.candidates if limits else ())
+        held_out = None if limits is None else hold_out(loader, expected, sites, choices, limits, resolved.seed)
         origin = {"path": str(checkpoint), "sha256": source.sha256, "heads": source.config.heads, "ema": ema}
-        tools = versions("torch", "timm", "torchvision", "numpy", "pillow")
-        quantized = copy.deepcopy(model)
-        reconstructed: dict[str, Reconstructed] = {}
+        calibrated = calibrate(model, origin, expected, resolved, loader, sites, choices)
+        found, formats = None, {name: each[0] for name, each in choices.items()}
         journal: Journal | None = None
-        if rounding.needs_moments:
-            journal = Journal(
-                out.with_name(f".{out.name}.unfinished"),
-                {
-                    "recipe": resolved.to_dict(),
-                    "source": origin,
-                    "preprocessing": expected.to_dict(),
-                    "data": [loader.source.spec, loader.source.split, *loader.indices],
-                    "versions": tools,
-                },
-            )
-            reconstructed = quantize_sequentially(
-                quantized,
-                model,
-                sites,
-                thresholds,
-                formats,
-                rounding,
-                lambda: _images(loader, "Rounding"),
-                clip=clip,
-                reconstruct=resolved.reconstruct,
-                seed=resolved.seed,
-                journal=journal,
-            )
+        reconstructed: Mapping[str, Reconstructed] = {}
+        if limits is not None and held_out is not None:
+            found = search(calibrated, held_out, limits, beside=out)
+            resolved, formats, quantized = found.recipe, found.formats, found.model
         else:
-            quantize_network(quantized, sites, thresholds, formats, rounded)
+            journal = calibrated.journal(out)
+            quantized, reconstructed = calibrated.quantize(formats, journal=journal)
 
         manifest = {
-            "format": resolved.format,
+            "format": found.label if found else resolved.format,
             "recipe": resolved.to_dict(),
             "source": origin,
             "classes": list(source.classes),
@@ -185,24 +180,153 @@ def quantize(
                 "indices": list(loader.indices),
                 "skipped": loader.skipped,
             },
-            "versions": tools,
+            "versions": versions(*TOOLS),
             "reconstructed": {name: done._asdict() for name, done in reconstructed.items()},
-            **_figures(model, quantized, sites, formats, thresholds, histograms, loader),
+            **_figures(calibrated, quantized, formats),
+            **({"search": found.summary} if found else {}),
         }
         save_quantized(directory, quantized, manifest)
-    if journal is not None:
-        journal.remove()
+        if found is not None:
+            found.write(directory)
+    for finished in (journal, found.journal if found else None):
+        if finished is not None:
+            finished.remove()
     return load_quantized(out)
 
 
-def rewrite_float(model: Illama, recipe: Recipe, loader: Loader) -> None:
-    """Apply a recipe's rewrites, in place; those that balance channels look at the calibration images."""
+@dataclass(frozen=True)
+class Calibrated:
+    """A float network after its rewrites, and what calibration told of it: it may be quantized again and again.
+
+    Attributes:
+        origin: the checkpoint, as the manifest names it.
+        model: the rewritten network; stays as it is.
+        choices: each site that the recipe quantizes, and the formats that it may get.
+        histograms: of each `SITE/INPUT` that one of them gives fixed step sizes.
+        loader: the calibration images.
+    """
+
+    origin: Mapping[str, Any]
+    preprocessing: Preprocessing
+    recipe: Recipe
+    loader: Loader
+    model: Illama
+    sites: Sequence[Site]
+    choices: Mapping[str, Sequence[Format]]
+    histograms: Mapping[str, MagnitudeHistogram]
+
+    def thresholds(self, formats: Mapping[str, Format]) -> dict[str, float]:
+        """Clipping threshold of each `SITE/INPUT` with fixed step sizes."""
+        method = range_method(self.recipe.range)
+        return {
+            key: _threshold(method, histogram, formats[site])
+            for key, histogram in self.histograms.items()
+            if (site := key.partition("/")[0]) in formats and formats[site].is_static
+        }
+
+    def journal(self, out: Path) -> Journal | None:
+        """Where rounding that goes block by block keeps what it has finished, beside `out`."""
+        if not rounding_method(self.recipe.rounding).needs_moments:
+            return None
+        decides = {
+            "recipe": self.recipe.to_dict(),
+            "source": self.origin,
+            "preprocessing": self.preprocessing.to_dict(),
+            "data": [self.loader.source.spec, self.loader.source.split, *self.loader.indices],
+            "versions": versions(*TOOLS),
+        }
+        return Journal(out.with_name(f".{out.name}.unfinished"), decides)
+
+    def quantize(
+        self, formats: Mapping[str, Format], description: str = "Rounding", *, journal: Journal | None = None
+    ) -> tuple[Illama, dict[str, Reconstructed]]:
+        """Quantize a copy of the network by the recipe's rounding method, each site in its format.
+
+        Returns:
+            The copy, and what block reconstruction did.
+        """
+        rounding, clip = rounding_method(self.recipe.rounding), self.recipe.weight_clip
+        quantized, thresholds = copy.deepcopy(self.model), self.thresholds(formats)
+        if not rounding.needs_moments:
+            rounded = partial(rounding.round, clip=clip)
+            quantize_network(
+                quantized, self.sites, thresholds, formats, lambda w, kind, group: rounded(w, kind, group=group)
+            )
+            return quantized, {}
+        reconstructed = quantize_sequentially(
+            quantized,
+            self.model,
+            self.sites,
+            thresholds,
+            formats,
+            rounding,
+            lambda: _images(self.loader, description),
+            clip=clip,
+            reconstruct=self.recipe.reconstruct,
+            seed=self.recipe.seed,
+            journal=journal,
+        )
+        return quantized, reconstructed
+
+
+def calibrate(
+    model: Illama,
+    origin: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    loader: Loader,
+    sites: Sequence[Site],
+    choices: Mapping[str, Sequence[Format]],
+) -> Calibrated:
+    """Rewrite a float network, in place, and take the ranges of its activations; see `Calibrated`."""
+    rewrite_float(model, recipe, {name: each[0] for name, each in choices.items()}, loader)
+    static = {site.name: site.inputs for site in sites if any(f.is_static for f in choices[site.name])}
+    histograms = collect_ranges(model, static, _images(loader, "Calibrating ranges")) if static else {}
+    return Calibrated(origin, preprocessing, recipe, loader, model, sites, choices, histograms)
+
+
+def rewrite_float(model: Illama, recipe: Recipe, formats: Mapping[str, Format], loader: Loader) -> None:
+    """Apply a recipe's rewrites, in place; those that balance channels look at the calibration images.
+
+    Args:
+        formats: of the sites, for rewrites that try them.
+    """
+    product = trial_product(formats, partial(_threshold, range_method(recipe.range)), recipe.weight_clip)
     apply_rewrites(
         model,
         recipe.rewrites,
-        lambda rewritten: collect_channel_maxima(rewritten, _images(loader, "Measuring channels")),
+        lambda rewritten: Observed(rewritten, lambda: _images(loader, "Measuring channels"), product),
         seed=recipe.seed,
     )
+
+
+def choose_sites(
+    model: Illama, recipe: Recipe, candidates: Sequence[Format] = ()
+) -> tuple[list[Site], dict[str, tuple[Format, ...]]]:
+    """The sites that the recipe quantizes, and the formats that each may get.
+
+    Args:
+        candidates: for sites that the recipe does not override; its format where none will do.
+
+    Raises:
+        RecipeError: a pattern that matches no site; as in `site_formats`.
+        UsageError: nothing is left to quantize.
+    """
+    known = find_sites(model)
+    sites = select_sites(
+        known, include=recipe.include, exclude=recipe.exclude, attention_products=recipe.attention_products
+    )
+    if not sites:
+        raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
+    formats = site_formats(sites, recipe, known)
+    # Of a product the weights' format says nothing, and its step sizes must be fixed.
+    products = tuple({f.activations: f for f in reversed(candidates) if f.is_static}.values())[::-1]
+    free = {
+        site.name: products if site.is_product else tuple(candidates)
+        for site in sites
+        if not any(fnmatchcase(site.name, pattern) for pattern, _ in recipe.overrides)
+    }
+    return sites, {name: free.get(name) or (format_,) for name, format_ in formats.items()}
 
 
 def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -> dict[str, Format]:
@@ -301,21 +425,14 @@ def _threshold(method: RangeMethod, histogram: MagnitudeHistogram, format_: Form
     return histogram.maximum
 
 
-def _figures(
-    model: Illama,
-    quantized: Illama,
-    sites: Sequence[Site],
-    formats: Mapping[str, Format],
-    thresholds: dict[str, float],
-    histograms: dict[str, MagnitudeHistogram],
-    loader: Loader,
-) -> dict[str, Any]:
+def _figures(calibrated: Calibrated, quantized: Illama, formats: Mapping[str, Format]) -> dict[str, Any]:
     """Format, ranges and SQNR of every site, and the logits' SQNR, on the first calibration images."""
+    loader, histograms, thresholds = calibrated.loader, calibrated.histograms, calibrated.thresholds(formats)
     few = copy.copy(loader)
     few.indices = loader.indices[:SQNR_IMAGES]
     # One fixed batch size, so that figures do not depend on --calib-batch.
     few.batch_size = 32
-    sqnr = measure_sqnr(model, quantized, _images(few, "Comparing with float"))
+    sqnr = measure_sqnr(calibrated.model, quantized, _images(few, "Comparing with float"))
 
     def ranges(site: Site) -> dict[str, dict[str, float]]:
         kind = formats[site.name].activations
@@ -339,6 +456,6 @@ def _figures(
                 "sqnr_db": sqnr[site.name],
                 "inputs": ranges(site),
             }
-            for site in sites
+            for site in calibrated.sites
         },
     }

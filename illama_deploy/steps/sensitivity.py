@@ -90,7 +90,7 @@ def _measure(artifact: QuantizedArtifact, images: int) -> dict[str, SiteSensitiv
         skip_broken=True,
     )
     model = source.build()
-    rewrite_float(model, artifact.recipe, loader)
+    rewrite_float(model, artifact.recipe, artifact.formats, loader)
     batches = rebatch((batch.images for batch in loader), min(images, 32))
     few = list(islice(batches, -(-images // 32)))
     return measure_sensitivity(

@@ -1,0 +1,34 @@
+"""R3: rotate queries and keys of each head, which leaves their products as they are: (q R) (k R)ᵀ = q kᵀ.
+
+The rotary embedding stands between qkv and the product and commutes with no rotation across its pairs, so R, a fixed
+Hadamard matrix, is applied behind it at run time. Random signs of pairs do commute; they go into qkv.
+
+Source: Ashkboos et al., *QuaRot* (arXiv 2404.00456), stage 1d.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..model.illama import Illama
+from .online_rotation import OnlineRotation
+from .rewrite import Rewrite
+from .scale_rotary_pairs import scale_pairs
+
+__all__ = ["ROTATE_QK_ONLINE"]
+
+
+def _restructure(model: Illama) -> None:
+    for block in model.blocks:
+        size = block.attn.head_dim
+        block.attn.rotate_q = OnlineRotation(size, size)
+        block.attn.rotate_k = OnlineRotation(size, size)
+
+
+def _draw(model: Illama, generator: torch.Generator) -> None:
+    for block in model.blocks:
+        pairs = (block.attn.heads, block.attn.head_dim // 2)
+        scale_pairs(block.attn, (torch.randint(0, 2, pairs, generator=generator) * 2.0 - 1.0).double())
+
+
+ROTATE_QK_ONLINE = Rewrite("rotate_qk_online", restructure=_restructure, draw=_draw)
