@@ -14,9 +14,10 @@ from ..formats import parse_format
 from ..model.illama import Illama
 from ..quant import QuantizedArtifact, QuantMatMul, load_quantized, quantized_modules, save_quantized
 from ..quant.artifact import MANIFEST
+from ..quant.learnable import freeze, make_learnable
 from ..quant.modules import QuantWeighted
 from ..quant.quality import LOGITS, measure_sqnr
-from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, freeze, join_processes, make_trainable
+from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
 from ..workspace import Workspace
 from .load_checkpoint import read_source
 from .quantize import SQNR_IMAGES, quantize, rewrite_float
@@ -26,6 +27,8 @@ __all__ = ["format_name", "qat", "rewritten_network"]
 
 #: In the run's directory: what training starts from, where it was made here, and what it gave.
 START, RESULT = "start", "quantized"
+#: Where weights start between their integers and the float ones: GPTAQ's choices are not undone by the first updates.
+TOWARDS = 0.5
 
 
 def qat(
@@ -86,9 +89,10 @@ def qat(
             )
         images, held_out = shared.load(sources, resolved, artifact.preprocessing, processes, classes)
         target = rewritten_network(artifact, source)
-        make_trainable(model, target, learned=resolved.steps == "learned")
+        model.requires_grad_(True)
+        make_learnable(model, target, learn_steps=resolved.steps == "learned", towards=TOWARDS)
         teacher = target if resolved.teacher or resolved.features else None
-        network, figures = Trainer(model, teacher, images, held_out, run, shared, finish=freeze).fit()
+        network, figures = Trainer(model, teacher, images, held_out, run, shared, finish=_frozen).fit()
         if run.writes:
             about = {"recipe": resolved.to_dict(), "data": spec, "start_sha256": artifact.manifest_sha256}
             with new_directory(out / RESULT, force=True) as directory:
@@ -119,6 +123,13 @@ def rewritten_network(artifact: QuantizedArtifact, source: str | Path | None = N
     formats = {name: parse_format(about["format"]) for name, about in artifact.manifest["sites"].items()}
     rewrite_float(model, artifact.recipe, formats, _calibration(artifact))
     return model
+
+
+def _frozen(model: Illama) -> Illama:
+    """A copy as it ships."""
+    network = copy.deepcopy(model).cpu()
+    freeze(network)
+    return network.requires_grad_(False).eval()
 
 
 def _calibration(artifact: QuantizedArtifact, limit: int | None = None) -> Loader:

@@ -1,7 +1,6 @@
 """One loop for float networks and for quantized ones."""
 
 from .images import Images, TensorImages, TimmImages, seed_everything
-from .learned import freeze, make_trainable
 from .loop import Trainer
 from .options import RunOptions
 from .processes import Processes, join_processes
@@ -17,8 +16,6 @@ __all__ = [
     "TimmImages",
     "TrainRecipe",
     "Trainer",
-    "freeze",
     "join_processes",
-    "make_trainable",
     "seed_everything",
 ]
