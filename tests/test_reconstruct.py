@@ -19,8 +19,9 @@ from torch import nn
 import illama_deploy
 from illama_deploy import RecipeError, UsageError
 from illama_deploy.formats import parse_format
+from illama_deploy.journal import Journal
 from illama_deploy.model import Illama, IllamaConfig
-from illama_deploy.quant import Journal, QuantLinear, QuantMatMul
+from illama_deploy.quant import QuantLinear, QuantMatMul
 from illama_deploy.quant.learnable import LearnableLinear
 from illama_deploy.quant.network import quantize_network
 from illama_deploy.quant.reconstruct import reconstruct_block
@@ -125,16 +126,6 @@ def test_killed_it_goes_on(tmp_path: Path) -> None:
         subprocess.run([*command, str(tmp_path / name)], check=True)
     assert _same(tmp_path / "killed", tmp_path / "whole")
     assert not journal.exists()
-
-
-def test_another_command_starts_anew(tmp_path: Path) -> None:
-    first = Journal(tmp_path / "j", {"seed": 0})
-    first.put("a", {"x": torch.ones(2)})
-    same = Journal(tmp_path / "j", {"seed": 0}).get("a")
-    assert same is not None and torch.equal(same["x"], torch.ones(2))
-    (tmp_path / "j" / "b.safetensors").write_bytes(b"cut short")
-    assert first.get("b") is None
-    assert Journal(tmp_path / "j", {"seed": 1}).get("a") is None
 
 
 def test_efforts() -> None:

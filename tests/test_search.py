@@ -27,7 +27,6 @@ from illama_deploy.recipe import Recipe
 from illama_deploy.rounding import nearest
 from illama_deploy.search import (
     Choice,
-    Journal,
     Limits,
     bit_operations,
     cheapest_passing,
@@ -174,24 +173,6 @@ def test_the_interval_from_counts_is_that_from_images() -> None:
     before, after = rng.random(500) < 0.8, rng.random(500) < 0.78
     lost, won = int((before & ~after).sum()), int((~before & after).sum())
     assert drop_interval(lost, won, 500, 0.99) == paired_drop(before, after, 0.99)
-
-
-def test_the_journal_measures_once(tmp_path: Path) -> None:
-    calls: list[str] = []
-
-    def measure(value: str) -> dict[str, str]:
-        calls.append(value)
-        return {"value": value}
-
-    journal = Journal(tmp_path / "out", {"seed": 0})
-    assert journal.measured("site-a[1]", lambda: measure("one")) == {"value": "one"}
-    assert Journal(tmp_path / "out", {"seed": 0}).measured("site-a[1]", lambda: measure("two")) == {"value": "one"}
-    assert Journal(tmp_path / "out", {"seed": 1}).measured("site-a[1]", lambda: measure("three")) == {"value": "three"}
-    (journal.folder / "site-a[1].json").write_text('{"val')  # cut short
-    assert journal.measured("site-a[1]", lambda: measure("four")) == {"value": "four"}
-    assert calls == ["one", "three", "four"]
-    journal.remove()
-    assert not journal.folder.exists()
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -358,7 +339,7 @@ def test_a_limit_that_cannot_be_met_says_what_costs_most(cli: Cli, tmp_path: Pat
     assert refused.code == 2
     for text in ("at most 0.8 points", "851 held-out images", "costs most in", "KL", "--exclude"):
         assert text in refused.err
-    assert [path.name[:10] for path in tmp_path.iterdir()] == [".q.search-"]
+    assert [path.name for path in tmp_path.iterdir()] == [".q.unfinished"]
     # With a limit that can be met, what was measured serves again.
     before = {path.name for path in next(tmp_path.iterdir()).iterdir()}
     assert sum(name.startswith("drop-") for name in before) > 1

@@ -1,7 +1,6 @@
 """The quantized network in torch: the exact arithmetic that every export carries."""
 
 from .artifact import QuantizedArtifact, load_quantized, save_quantized, stored_size
-from .journal import Journal
 from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
 from .network import quantize_network, quantized_modules
 from .reconstruct import Reconstructed
@@ -11,7 +10,6 @@ from .sites import Site, find_sites, select_sites
 from .trial import trial_product
 
 __all__ = [
-    "Journal",
     "QuantConv2d",
     "QuantLinear",
     "QuantMatMul",

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..affine import quantize, scale_of
 from ..calib import Moments, collect_moments, rebatch
 from ..formats import Format, NumberType
+from ..journal import Journal
 from ..model.illama import Illama
 from ..rounding import RoundedWeight, RoundingMethod
-from .journal import Journal
 from .network import quantize_network, restructure_sites
 from .reconstruct import Reconstructed, reconstruct_block
 from .sites import Site

@@ -2,12 +2,11 @@
 
 `groups` says which sites get a format together and what it costs, `sensitivity` what it does to the logits, `curve`
 orders all this into assignments from the most exact to the cheapest and finds the last of them that passes with few
-looks. `journal` keeps what was measured, should the search be interrupted.
+looks.
 """
 
 from .curve import Choice, Point, cheapest_passing, most_probes, walk
 from .groups import bit_operations, count_products, group_sites, weight_bytes
-from .journal import Journal
 from .limits import Limits
 from .plot import plot_search
 from .sensitivity import Divergence, diverge, quantized_alone
@@ -15,7 +14,6 @@ from .sensitivity import Divergence, diverge, quantized_alone
 __all__ = [
     "Choice",
     "Divergence",
-    "Journal",
     "Limits",
     "Point",
     "bit_operations",

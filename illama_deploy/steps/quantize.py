@@ -19,11 +19,11 @@ from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..data import Loader, open_data, sample_indices
 from ..errors import RecipeError, UsageError
 from ..formats import Format, IntType
+from ..journal import Journal
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
 from ..progress import track
 from ..quant import (
-    Journal,
     QuantizedArtifact,
     Reconstructed,
     Site,
@@ -235,7 +235,7 @@ class Calibrated:
             "data": [self.loader.source.spec, self.loader.source.split, *self.loader.indices],
             "versions": versions(*TOOLS),
         }
-        return Journal(out.with_name(f".{out.name}.unfinished"), decides)
+        return Journal(out, decides)
 
     def quantize(
         self, formats: Mapping[str, Format], description: str = "Rounding", *, journal: Journal | None = None

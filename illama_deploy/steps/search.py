@@ -26,6 +26,7 @@ from ..data import Loader, open_data, sample_indices
 from ..errors import UsageError
 from ..formats import Format, NumberType
 from ..hashing import canonical_json
+from ..journal import Journal
 from ..measure import Interval, drop_interval
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
@@ -35,7 +36,6 @@ from ..recipe import Recipe
 from ..rounding import RoundedWeight, nearest
 from ..search import (
     Choice,
-    Journal,
     Limits,
     Point,
     bit_operations,
