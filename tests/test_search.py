@@ -264,12 +264,12 @@ def test_it_goes_on_where_it_was_killed(
     with subprocess.Popen(
         [sys.executable, "-m", "illama_deploy", *map(str, command), "--out", str(out)], start_new_session=True
     ) as process:
-        while process.poll() is None and len(list(tmp_path.glob(".q.search-*/site-*.json"))) < 7:
+        while process.poll() is None and len(list(tmp_path.glob(".q.unfinished/site-*.json"))) < 7:
             time.sleep(0.002)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
-    left = len(list(tmp_path.glob(".q.search-*/site-*.json")))
+    left = len(list(tmp_path.glob(".q.unfinished/site-*.json")))
     calls: list[object] = []
     monkeypatch.setattr(step, "diverge", lambda pairs: calls.append(0) or diverge(pairs))
     artifact = illama_deploy.quantize(max_size="0.42MB", out=out, **QUICK)  # type: ignore[arg-type]
@@ -277,7 +277,7 @@ def test_it_goes_on_where_it_was_killed(
     assert len(calls) == 20 - left + 1
     for name in ("model.safetensors", "manifest.json", "search.json"):
         assert (artifact.path / name).read_bytes() == (searched.path / name).read_bytes()
-    assert [path.name for path in tmp_path.iterdir() if "search" in path.name] == []
+    assert [path.name for path in tmp_path.iterdir() ] == ["q"]
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
