@@ -24,7 +24,7 @@ __all__ = ["Reconstructed", "reconstruct_block"]
 
 BATCH = 32
 #: Of the weights (in steps of theirs) and of the other parameters (logarithms of step sizes, biases).
-LR_INTEGERS, LR_STEPS = 3e-2, 3e-3
+LR_INTEGERS, LR_STEPS = 3e-2, 1e-2
 #: One image of so many is kept to see whether the block got better.
 HELD_OUT = 8
 
