@@ -21,7 +21,7 @@ RUNTIME_DOMAIN = "com.microsoft"
 class DynamicIntegers(InPlacePass):
     """Give every GEMM of a site with dynamic activations an integer kernel, and each token its own step size.
 
-        s = max(max x, -min x) / qmax of each row;  q = QuantizeLinear(x / s, 1, 128);
+        s = max |x| / qmax of each row;  q = QuantizeLinear(x / s, 1, 128);
         y = MatMulIntegerToFloat(q, w) · s + bias
 
     The standard DynamicQuantizeLinear takes one range for the whole tensor: an image's result would depend on the
@@ -83,14 +83,14 @@ class DynamicIntegers(InPlacePass):
         if x not in self.tokens:
             name = x.name or ""
             last = self._constant("ints.-1.axis", np.array([-1], np.int64))
-            high = self._op("ReduceMax", [x, last], f"{name}.high", before)
-            low = self._op("Neg", [self._op("ReduceMin", [x, last], f"{name}.low", before)], f"{name}.flipped", before)
-            largest = self._op("Max", [high, low], f"{name}.largest", before)
-            # As in `affine.scale_of`: a row of zeros gets step 1 / qmax, and no step is subnormal.
-            some = self._op("Greater", [largest, self._constant("zero", np.float32(0))], f"{name}.some", before)
-            largest = self._op("Where", [some, largest, self._constant("one", np.float32(1))], f"{name}.span", before)
-            step = self._op("Div", [largest, self._constant(f"qmax.{dtype.bits}", np.float32(dtype.qmax))], f"{name}.raw_step", before)
-            step = self._op("Max", [step, self._constant("tiny", np.finfo(np.float32).tiny)], f"{name}.step", before)
+            magnitudes = self._op("Abs", [x], f"{name}.magnitudes", before)
+            largest = self._op("ReduceMax", [magnitudes, last], f"{name}.largest", before)
+            # `affine.scale_of` in two operators: no step is subnormal. A row of zeros gets another step than there,
+            # and the same zeros. Small operators cost more than they compute, and there are some fifty of these.
+            qmax = np.float32(dtype.qmax)
+            least = self._constant(f"least.{dtype.bits}", np.finfo(np.float32).tiny * qmax)
+            largest = self._op("Max", [largest, least], f"{name}.span", before)
+            step = self._op("Div", [largest, self._constant(f"qmax.{dtype.bits}", qmax)], f"{name}.step", before)
             scaled = self._op("Div", [x, step], f"{name}.in_steps", before)
             parameters = [self._constant("one", np.float32(1)), self._constant("zero.uint8", np.uint8(128))]
             self.tokens[x] = self._op("QuantizeLinear", [scaled, *parameters], f"{name}.tokens", before), step
