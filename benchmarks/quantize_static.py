@@ -9,6 +9,7 @@ its own pre-processing pass, at its best settings: per channel, U8 activations, 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 
@@ -48,6 +49,11 @@ def session(path: Path, threads: int) -> Run:
     options.log_severity_level = 3
     # Otherwise one session's threads spin on while the next is timed: with two threads on two cores, all look alike.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads > 1:
+        # One core each: woken on the core of the thread that wakes it, a thread first waits there. The calling thread
+        # has the first core (`main`); cores count from 1 here.
+        cores = ";".join(str(core) for core in range(2, threads + 1))
+        options.add_session_config_entry("session.intra_op_thread_affinities", cores)
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda x: session.run(None, {"images": x})[0]
 
@@ -73,6 +79,7 @@ def main() -> None:
         f"onnxruntime {ort.__version__}, {given.size}, threads {given.threads}; logit SQNR: "
         + ", ".join(f"{n} {logit_sqnr(run, model):.1f} dB" for n, run in runs.items())
     )
+    os.sched_setaffinity(0, {0})
     for batch in given.batch:
         result = compare(runs, batch, given.seconds)
         rounds = result.pop("rounds")
