@@ -1049,7 +1049,7 @@ def test_property_options_of_check(refused: Refused) -> None:
     ("options", "says"),
     [
         (("--corruption", "rain"), ("no corruption 'rain'", "gaussian_noise")),
-        ((), ("from 32 px on", "8×8")),
+        (("--image-size", 16), ("from 32 px on", "16×16")),
     ],
     ids=["unknown", "too small"],
 )
@@ -1123,7 +1123,7 @@ def test_broken_stimulus(refused: Refused, shape: Callable[..., tuple[object, ..
     options = shape("three1-seven1.png", "seven2-three1.png")
     (tmp_path / "stimuli" / "seven2-three1.png").write_bytes(b"no image")
     refused("evaluate", "digits", *options, says=("cannot be decoded", "seven2-three1.png", "--skip-broken"))
-    code, out, err = cli("evaluate", "digits", *options, "--skip-broken", "--json", tmp_path / "out.json")
+    code, _, err = cli("evaluate", "digits", *options, "--skip-broken", "--json", tmp_path / "out.json")
     assert code == 0, err
     found = json.loads((tmp_path / "out.json").read_text())["properties"]["shape_bias"]
     assert (found["stimuli"], len(found["skipped"])) == (1, 1)

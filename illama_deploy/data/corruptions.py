@@ -87,4 +87,4 @@ def _corrupt(image_HWC: np.ndarray, name: str, severity: int, number: int) -> np
         found: np.ndarray = library.corrupt(image_HWC, severity=severity, corruption_name=name, **options)
     finally:
         np.random.set_state(state)
-    return np.ascontiguousarray(found[..., : image_HWC.shape[2]])
+    return np.array(found[..., : image_HWC.shape[2]])  # a copy: what the library gives may be read-only

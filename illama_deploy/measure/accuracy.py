@@ -104,8 +104,8 @@ class Accuracy:
         }
 
     def diagram(self) -> dict[str, Any]:
-        """The reliability diagram as plain values: `edges` [bins + 1], and for each bin in `reliability` its images, how
-        many of them are right, and their mean confidence (None where it is empty)."""
+        """The reliability diagram as plain values: `edges` [bins + 1], and in `reliability` for each bin its images,
+        how many of them are right, and their mean confidence (None where it is empty)."""
         return {
             "edges": self.binning.edges(self.confidence).tolist(),
             "reliability": [

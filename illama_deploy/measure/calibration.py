@@ -53,7 +53,7 @@ PAPER_BINNING = Binning()
 
 
 def calibration_error(reliability: np.ndarray) -> float:
-    """Expected calibration error of bins as `Binning.reliability` gives: mean of |accuracy - confidence| over images."""
+    """Expected calibration error, from `Binning.reliability`: mean of |accuracy - confidence| over images."""
     count, correct, confidence = reliability
     return float(np.abs(correct - confidence).sum() / max(count.sum(), 1))
 
@@ -74,8 +74,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         logits: [images, classes], finite; labels: [images].
 
     Raises:
-        DataError: there is no best temperature: nearly every answer is right (a colder one is always better), or answers
-            are no better than guessing (a hotter one is).
+        DataError: there is no best temperature: nearly every answer is right (a colder one is always better), or
+            answers are no better than guessing (a hotter one is).
     """
     from scipy.optimize import brentq
 

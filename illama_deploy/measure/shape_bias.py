@@ -1,7 +1,6 @@
 """Shape or texture: what an artefact goes by where the two say different things.
 
-Source: R. Geirhos et al., *ImageNet-trained CNNs are biased towards texture; increasing shape bias improves accuracy and
-robustness*, ICLR 2019.
+Source: R. Geirhos et al., *ImageNet-trained CNNs are biased towards texture*, ICLR 2019.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Bias:
-    """Shape ratios of an artefact: of all stimuli, and by category [value, low, high] (None where nothing is decided)."""
+    """Shape ratios of an artefact: of all stimuli, and by category [value, low, high]; None where none is decided."""
 
     label: str
     colour: int

@@ -1,4 +1,4 @@
-"""What the paper shows of iLLaMA beyond accuracy, of one artefact: calibration, shape bias, attention rank, robustness."""
+"""What the paper shows of iLLaMA beyond accuracy: calibration, shape bias, attention rank, and robustness."""
 
 from __future__ import annotations
 

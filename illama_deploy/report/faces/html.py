@@ -23,7 +23,6 @@ from ..rows import (
     site_rows,
     timing_rows,
 )
-
 from .property_charts import Shown, describe_properties
 
 __all__ = ["describe_bars", "page", "render_html"]
