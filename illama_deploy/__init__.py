@@ -1,7 +1,7 @@
-"""Quantize a trained iLLaMA, export it to ONNX and TensorRT, and prove what was shipped.
+"""Train and quantize iLLaMA, export it to ONNX and TensorRT, and prove what was shipped.
 
 The pipeline, and the folders in its order: `checkpoint` → `model` → `rewrites` → `calib` → `rounding` →
-`quant` → `export` → `runtime` → `measure` → `report`; `steps` holds one file per thing a user does, which
+`quant` → `training` → `export` → `runtime` → `measure` → `report`; `steps` holds one file per thing a user does, which
 these functions are. Importing this package imports no torch; the functions do when they are first looked up.
 """
 
@@ -19,6 +19,7 @@ from .errors import (
     ExportError,
     RecipeError,
     RuntimeUnavailableError,
+    TrainingError,
     UsageError,
 )
 
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from .steps.evaluate import evaluate
     from .steps.export import export
     from .steps.load_checkpoint import load_checkpoint
+    from .steps.qat import qat
     from .steps.quantize import quantize
+    from .steps.train import train
+    from .training.recipe import TrainRecipe
 
 __all__ = [
     "ArtifactError",
@@ -41,6 +45,8 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RuntimeUnavailableError",
+    "TrainRecipe",
+    "TrainingError",
     "UsageError",
     "bench",
     "check",
@@ -48,12 +54,18 @@ __all__ = [
     "evaluate",
     "export",
     "load_checkpoint",
+    "qat",
     "quantize",
+    "train",
 ]
 
 _LAZY = {
     "Recipe": "recipe",
-    **{name: f"steps.{name}" for name in ("bench", "check", "demo", "evaluate", "load_checkpoint", "quantize")},
+    "TrainRecipe": "training.recipe",
+    **{
+        name: f"steps.{name}"
+        for name in ("bench", "check", "demo", "evaluate", "load_checkpoint", "qat", "quantize", "train")
+    },
 }
 
 

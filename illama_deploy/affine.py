@@ -3,17 +3,39 @@
 QuantizeLinear is saturate(round_half_to_even(x / scale) + zero_point): a float32 division, no reciprocal.
 With zero point 128 and U8 (ONNX Runtime's fast spelling) the same value comes out shifted by 128. FP8 rounds
 x / scale to the nearest FLOAT8E4M3FN instead, ties to even, saturating.
+Rounding passes gradients on as they come (the straight-through estimator), clipping only those of values inside.
 Spec: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .formats import FloatType, NumberType
 
-__all__ = ["dequantize_weight", "quantize", "scale_of"]
+__all__ = ["dequantize_weight", "quantize", "round_through", "scale_of"]
+
+
+class _Straight(torch.autograd.Function):
+    """Rounds forward; is the identity backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, to: torch.dtype | None) -> Tensor:
+        return torch.round(x) if to is None else x.to(to).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def round_through(x: Tensor, to: torch.dtype | None = None) -> Tensor:
+    """Round to whole numbers (or to the values of a dtype), with the gradient of the identity."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Straight.apply(x, to)
+    return torch.round(x) if to is None else x.to(to).to(x.dtype)
 
 
 def scale_of(threshold: Tensor | float, dtype: NumberType) -> Tensor:
@@ -26,9 +48,8 @@ def scale_of(threshold: Tensor | float, dtype: NumberType) -> Tensor:
 
 def quantize(x: Tensor, scale: Tensor, dtype: NumberType) -> Tensor:
     """Integers in float32, so that a float GEMM adds them exactly while sums stay below 2**24 (or FP8 values)."""
-    if isinstance(dtype, FloatType):
-        return (x / scale).clamp(dtype.qmin, dtype.qmax).to(torch.float8_e4m3fn).float()
-    return torch.clamp(torch.round(x / scale), dtype.qmin, dtype.qmax)
+    x = torch.clamp(x / scale, dtype.qmin, dtype.qmax)
+    return round_through(x, torch.float8_e4m3fn if isinstance(dtype, FloatType) else None)
 
 
 def dequantize_weight(weight_q: Tensor, scale: Tensor) -> Tensor:

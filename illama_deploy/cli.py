@@ -11,18 +11,21 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from .errors import DeployError, UsageError
 from .workspace import DEFAULT_WORKSPACE, Workspace
 
+if TYPE_CHECKING:
+    from .steps.train import TrainResult
+
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="illama-deploy",
-    help="Quantize a trained iLLaMA, export it, and prove what was shipped.",
+    help="Train and quantize iLLaMA, export it, and prove what was shipped.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -75,6 +78,33 @@ TargetOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="Around the integers in OpenVINO: auto | bf16 | f32")]
+# Of the two that train.
+EvalDataOption = Annotated[
+    str | None, typer.Option("--eval-data", help="Held-out images; of --data where not given.", show_default=False)
+]
+EvalSplitOption = Annotated[
+    str | None, typer.Option("--eval-split", help="Their split: test or validation.", show_default=False)
+]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", help="What the recipe says.", show_default=False)]
+BatchSizeOption = Annotated[
+    int | None, typer.Option("--batch-size", help="Of an update, over all processes.", show_default=False)
+]
+LrOption = Annotated[float | None, typer.Option("--lr", help="Highest learning rate.", show_default=False)]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything random.", show_default=False)]
+MicroBatchOption = Annotated[
+    int | None, typer.Option("--micro-batch", help="Images that a process takes at a time.", show_default=False)
+]
+WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that decode, for each that trains.")]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the blocks (torch.compile).")]
+SaveMinutesOption = Annotated[float, typer.Option("--save-minutes", help="Save the state this often, too.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where the run was stopped.")]
+RunForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace a run; with --resume: although options differ.")
+]
+RunOption = Annotated[Path | None, typer.Option("--out", help="The run's directory.", show_default=False)]
+TrainRecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="TOML file, or a shipped recipe's name.", show_default=False)
+]
 TargetsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -117,6 +147,144 @@ CorruptionOption = Annotated[
 SeverityOption = Annotated[list[int] | None, typer.Option("--severity", help="1 to 5, all where not given.")]
 CorruptionImagesOption = Annotated[int, typer.Option("--corruption-images", help="Images that are corrupted.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)]
+
+
+@app.command()
+def train(
+    recipe: TrainRecipeOption = "digits",
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", help="Where to start; from nothing where not given.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="To distil from, if the recipe does; --checkpoint.", show_default=False)
+    ] = None,
+    new_head: Annotated[bool, typer.Option("--new-head", help="For other classes than the checkpoint's.")] = False,
+    data: DataOption = None,
+    split: SplitOption = None,
+    eval_data: EvalDataOption = None,
+    eval_split: EvalSplitOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    lr: LrOption = None,
+    seed: SeedOption = None,
+    image_size: SizeOption = None,
+    heads: HeadsOption = None,
+    ema: EmaOption = False,
+    micro_batch: MicroBatchOption = None,
+    workers: WorkersOption = 0,
+    compile_: CompileOption = False,
+    save_minutes: SaveMinutesOption = 10.0,
+    out: RunOption = None,
+    resume: ResumeOption = False,
+    force: RunForceOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Train a float network by a recipe; torchrun distributes it."""
+    from .steps.train import train as step
+
+    result = step(
+        recipe or "digits",
+        checkpoint=checkpoint,
+        teacher=teacher,
+        new_head=new_head,
+        data=data,
+        split=split,
+        eval_data=eval_data,
+        eval_split=eval_split,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        image_size=_size(image_size),
+        heads=heads,
+        ema=ema,
+        micro_batch=micro_batch,
+        workers=workers,
+        compile=compile_,
+        save_minutes=save_minutes,
+        out=out or Workspace(workspace).trained,
+        resume=resume,
+        force=force,
+        say=_say,
+    )
+    _say_trained(result)
+
+
+@app.command()
+def qat(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Directory that 'quantize' wrote, or a float checkpoint to quantize first.")
+    ] = "digits",
+    bits: Annotated[
+        str | None, typer.Option("--bits", help="Of weights and activations: 8, 4 or 3.", show_default=False)
+    ] = None,
+    weights: Annotated[int | None, typer.Option("--weights", help="Bits of weights.", show_default=False)] = None,
+    activations: Annotated[
+        int | None, typer.Option("--activations", help="Bits of activations; float where not given.", show_default=False)
+    ] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="Such as W4A8.", show_default=False)] = None,
+    recipe: TrainRecipeOption = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="A directory's float checkpoint, if it has moved.", show_default=False)
+    ] = None,
+    calib_images: Annotated[
+        int | None, typer.Option("--calib-images", help="What the format's recipe says.", show_default=False)
+    ] = None,
+    data: DataOption = None,
+    split: SplitOption = None,
+    eval_data: EvalDataOption = None,
+    eval_split: EvalSplitOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    lr: LrOption = None,
+    seed: SeedOption = None,
+    heads: HeadsOption = None,
+    image_size: SizeOption = None,
+    ema: EmaOption = False,
+    micro_batch: MicroBatchOption = None,
+    workers: WorkersOption = 0,
+    compile_: CompileOption = False,
+    save_minutes: SaveMinutesOption = 10.0,
+    out: RunOption = None,
+    resume: ResumeOption = False,
+    force: RunForceOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Train a quantized network, its float original being the teacher; torchrun distributes it."""
+    from .steps.qat import format_name
+    from .steps.qat import qat as step
+
+    named = format_name(weights, activations)
+    if named is not None and format_ is not None:
+        raise UsageError("Both --weights and --format are given.", hint="Give one of them.")
+    result = step(
+        checkpoint,
+        bits=bits,
+        format=format_ or named,
+        recipe=recipe,
+        source=source,
+        calib_images=calib_images,
+        data=data,
+        split=split,
+        eval_data=eval_data,
+        eval_split=eval_split,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        heads=heads,
+        image_size=_size(image_size),
+        ema=ema,
+        micro_batch=micro_batch,
+        workers=workers,
+        compile=compile_,
+        save_minutes=save_minutes,
+        out=out or Workspace(workspace).qat,
+        resume=resume,
+        force=force,
+        say=_say,
+    )
+    _say_trained(result)
 
 
 @app.command()
@@ -690,6 +858,13 @@ def _typed() -> str:
 
 def _say(text: str) -> None:
     typer.echo(text)
+
+
+def _say_trained(result: TrainResult) -> None:
+    if result.rank == 0:
+        figures = result.figures
+        _say(f"held-out top-1 {figures['top1']:.2f} % of {figures['images']} images")
+        _say(f"wrote {result.path} (log and curves in {result.directory})")
 
 
 def _skipped(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@
     ├── CheckpointError         a checkpoint that cannot be read, or is not an iLLaMA
     ├── DataError               a data spec, folder, file or image that cannot be used
     ├── ArtifactError           an artefact that exists, is damaged, or cannot be written
+    ├── TrainingError           a training that stopped: the loss is no number, a signal, a worker that died
     ├── ExportError             the exported graph is not what the recipe promised
     └── RuntimeUnavailableError a target that cannot run here
 
@@ -22,6 +23,7 @@ __all__ = [
     "ExportError",
     "RecipeError",
     "RuntimeUnavailableError",
+    "TrainingError",
     "UsageError",
 ]
 
@@ -66,6 +68,10 @@ class DataError(DeployError):
 
 class ArtifactError(DeployError):
     """An artefact that exists already, is damaged, or cannot be written."""
+
+
+class TrainingError(DeployError):
+    """A training that stopped before its end; what it had is kept."""
 
 
 class ExportError(DeployError):

@@ -66,16 +66,30 @@ class Preprocessing:
         """Channels of the network's input: 1 reads images as grey, 3 as RGB."""
         return len(self.mean)
 
-    def transform(self) -> Callable[[Image], Tensor]:
-        """Build the evaluation transform: a PIL image to a float32 tensor [C, H, W]."""
-        from timm.data import create_transform
+    @property
+    def mode(self) -> str:
+        """What image files are converted to, as Pillow calls it.
 
+        Raises:
+            UsageError: image files have no such number of channels.
+        """
         mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(self.channels)
         if mode is None:
             raise UsageError(
                 f"Image files have 1, 3 or 4 channels; this network takes {self.channels}.",
                 hint="Feed such a network with tensors of your own through the Python interface.",
             )
+        return mode
+
+    def transform(self, *, normalize: bool = True) -> Callable[[Image], Tensor]:
+        """Build the evaluation transform: a PIL image to a tensor [C, H, W].
+
+        Args:
+            normalize: float32 with mean and deviation applied; else uint8 as decoded and resized.
+        """
+        from timm.data import create_transform
+
+        mode = self.mode
         pipeline: Callable[[Image], Tensor] = create_transform(
             input_size=(self.channels, *self.size),
             is_training=False,
@@ -84,6 +98,7 @@ class Preprocessing:
             crop_pct=self.crop,
             crop_mode=self.crop_mode,
             interpolation=self.interpolation,
+            normalize=normalize,
         )
         return lambda image: pipeline(image if image.mode == mode else image.convert(mode))
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from .errors import DeployError, RecipeError, UsageError
+from .errors import RecipeError, UsageError
 from .formats import Format, IntType, parse_format
+from .tables import check_types, from_table, plain_values, read_toml
 
 __all__ = ["Recipe"]
 
@@ -73,18 +72,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", _overrides(self.overrides))
-        for field in fields(self):
-            if field.name == "overrides":
-                continue
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, value := tuple(value))
-            kind: type = {"str": str, "bool": bool, "int": int}.get(str(field.type), tuple)
-            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-                name = {str: "a text", bool: "true or false", int: "a whole number"}.get(kind, "a list of strings")
-                raise RecipeError(f"Recipe key {field.name!r} needs {name}, not {value!r}.", hint="Mend it.")
-            if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
-                raise RecipeError(f"Recipe key {field.name!r} needs a list of strings, not {value!r}.", hint="Mend it.")
+        check_types(self, skip=["overrides"])
         if self.calib_images < 1:
             raise RecipeError("Calibration needs at least one image.", hint="Raise --calib-images.")
         if self.reconstruct < 0:
@@ -109,8 +97,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-        return {**values, "overrides": dict(self.overrides)}
+        return {**plain_values(self), "overrides": dict(self.overrides)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, where: object | None = None) -> Recipe:
@@ -119,20 +106,7 @@ class Recipe:
         Raises:
             RecipeError: an unknown key (the nearest known one is named) or a value of another type.
         """
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                raise RecipeError(
-                    f"The recipe has an unknown key {key!r}.",
-                    where=where,
-                    hint=f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(known)}.",
-                )
-        try:
-            return cls(**values)
-        except DeployError as error:
-            error.where = error.where or where
-            raise
+        return from_table(cls, values, where=where)
 
     @classmethod
     def for_format(cls, name: str, effort: str = "balanced") -> Recipe:
@@ -158,18 +132,7 @@ class Recipe:
         Raises:
             RecipeError: not there, not TOML, or not a recipe.
         """
-        path = Path(name)
-        if not path.exists() and (SHIPPED / f"{name}.toml").is_file():
-            path = SHIPPED / f"{name}.toml"
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
-            raise RecipeError(
-                f"Cannot read the recipe: {error.strerror}.", where=path, hint=f"Shipped recipes: {shipped}."
-            ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RecipeError(f"The recipe is not TOML: {error}.", where=path, hint="Mend the file.") from error
+        values, path = read_toml(name, SHIPPED)
         return cls.from_dict(values, where=path)
 
 

@@ -19,6 +19,16 @@ class Workspace:
     root: Path = DEFAULT_WORKSPACE
 
     @property
+    def trained(self) -> Path:
+        """What `train` writes."""
+        return self.root / "train"
+
+    @property
+    def qat(self) -> Path:
+        """What `qat` writes."""
+        return self.root / "qat"
+
+    @property
     def quantized(self) -> Path:
         """What `quantize` writes."""
         return self.root / "quantized"

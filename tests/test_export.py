@@ -17,7 +17,7 @@ from onnx_ir.passes import PostconditionError, PreconditionError
 
 from illama_deploy import ExportError
 from illama_deploy.checkpoint import read_checkpoint
-from illama_deploy.export import build_float_graph
+from illama_deploy.export import TARGETS, build_float_graph
 from illama_deploy.export.batch_major import build_batch_major_graph
 from illama_deploy.export.passes import (
     ActivationSpelling,
@@ -137,6 +137,19 @@ def test_both_spellings_are_the_same_numbers(
     expected = digits_quantized.model(images).numpy()
     actual = _run(quantized_graph, images, optimize=False)
     assert sqnr_db(float(np.square(expected).sum()), float(np.square(actual - expected).sum())) > 35
+
+
+@torch.no_grad()
+def test_one_input_that_sites_quantize_each_in_its_way(digits_quantized: QuantizedArtifact) -> None:
+    model = load_quantized(digits_quantized.path).model
+    model.blocks[0].mlp.fc3.input_scale *= 1.3  # type: ignore[operator]
+    images = torch.randn(4, 1, 32, 32)
+    expected = model(images).numpy()
+    for name in ("onnx-cpu", "openvino"):
+        graph = TARGETS[name].build(model)
+        onnx.checker.check_model(ir.serde.serialize_model(graph))
+        actual = _run(graph, images)
+        assert sqnr_db(float(np.square(expected).sum()), float(np.square(actual - expected).sum())) > 30
 
 
 def test_insert_qdq_requires_the_sites(digits_quantized: QuantizedArtifact) -> None:

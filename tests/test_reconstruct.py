@@ -1,4 +1,4 @@
-"""Learnable twins, block reconstruction, and going on after an interruption."""
+"""Block reconstruction, and going on after an interruption."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from torch import nn
 
 import illama_deploy
 from illama_deploy import RecipeError, UsageError
-from illama_deploy.affine import quantize, scale_of
 from illama_deploy.formats import parse_format
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.quant import Journal, QuantLinear, QuantMatMul
-from illama_deploy.quant.learnable import LearnableLinear, fake_quantize, freeze, make_learnable
+from illama_deploy.quant.learnable import LearnableLinear
 from illama_deploy.quant.network import quantize_network
-from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.quant.reconstruct import reconstruct_block
 from illama_deploy.quant.sites import find_sites
 from illama_deploy.recipe import Recipe
@@ -45,34 +43,6 @@ def _network(format_: str = "W3A3") -> tuple[Illama, Illama]:
     thresholds = {f"{s.name}/{name}": 2.0 for s in sites for name in s.inputs}
     quantize_network(quantized, sites, thresholds, formats, lambda w, kind, group: nearest(w, kind, group=group))
     return model, quantized
-
-
-@pytest.mark.parametrize("format_", ["W3A3", "W4A8", "W4A16-g32", "W2A16", "W8A8"])
-@torch.no_grad()
-def test_learnable_twins_compute_what_they_freeze_to(format_: str) -> None:
-    model, quantized = _network(format_)
-    block, x = quantized.blocks[0], torch.randn(2, 17, 64)
-    expected, state = block(x), {k: v.clone() for k, v in block.state_dict().items()}
-    make_learnable(block, model.blocks[0])
-    assert sqnr_db(float(expected.square().sum()), float((block(x) - expected).square().sum())) > 50
-    freeze(block)
-    assert all(torch.equal(v, block.state_dict()[k]) for k, v in state.items()), "nothing was learned yet"
-    make_learnable(block, model.blocks[0])
-    for p in block.parameters():
-        p.add_(0.05 * torch.randn_like(p))
-    learned = block(x)
-    freeze(block)
-    assert sqnr_db(float(learned.square().sum()), float((block(x) - learned).square().sum())) > 50
-
-
-def test_step_sizes_get_the_gradient_of_lsq() -> None:
-    kind, scale = W3A3.activations, torch.tensor(0.5, requires_grad=True)
-    assert kind is not None
-    x = torch.tensor([-9.0, -0.6, 0.1, 0.9, 9.0])
-    fake_quantize(x, scale, kind).sum().backward()
-    # Esser et al., eq. 3: round(x/s) - x/s inside, the bound outside.
-    expected = sum((-4.0, -1 + 1.2, 0 - 0.2, 2 - 1.8, 3.0))
-    assert scale.grad is not None and float(scale.grad) == pytest.approx(expected, abs=1e-5)
 
 
 @torch.no_grad()
@@ -186,10 +156,3 @@ def test_only_integers_are_learned() -> None:
     linear = nn.Linear(16, 4)
     with pytest.raises(TypeError):
         LearnableLinear(QuantLinear.like(linear, parse_format("FP8")), linear.weight)
-
-
-def test_fake_quantize_has_the_numbers_of_quantize() -> None:
-    x, kind = torch.randn(1000), W3A3.activations
-    assert kind is not None
-    scale = scale_of(1.5, kind)
-    assert torch.equal(fake_quantize(x, scale, kind), quantize(x, scale, kind) * scale)

@@ -24,6 +24,7 @@ def infer_config(
     *,
     heads: int | None = None,
     image_size: tuple[int, int] | None = None,
+    variation: Mapping[str, str] | None = None,
     where: object | None = None,
 ) -> IllamaConfig:
     """Read the geometry off the tensors' shapes: the one that the network was trained at.
@@ -31,6 +32,7 @@ def infer_config(
     Args:
         heads: number of heads; dim / 64 where not given.
         image_size: the trained (height, width); a square one is inferred where not given.
+        variation: options of `IllamaConfig` in which the network differs from iLLaMA.
 
     Raises:
         CheckpointError: keys are missing, or shapes cannot belong to an iLLaMA.
@@ -91,6 +93,7 @@ def infer_config(
         channels=channels,
         classes=state["head.weight"].shape[0],
         hidden=fc1.shape[0],
+        **(variation or {}),
     )
 
 

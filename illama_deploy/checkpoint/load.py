@@ -109,9 +109,10 @@ def read_checkpoint(
             state,
             heads=about.heads if heads is None else heads,
             image_size=about.image_size or image_size,
+            variation=about.variation,
             where=path,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"Its tensors fit no iLLaMA: {error}.", where=path, hint="Check that the file is an iLLaMA."
         ) from error
@@ -140,6 +141,7 @@ class _Metadata:
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] = ()
     data: str | None = None
+    variation: Mapping[str, str] | None = None
 
     @classmethod
     def read(cls, values: Any, path: Path) -> _Metadata:
@@ -156,6 +158,7 @@ class _Metadata:
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]) if "preprocessing" in values else None,
                 classes=tuple(classes),
                 data=values.get("data"),
+                variation=dict(values.get("variation") or {}),
             )
             if isinstance(classes, str):
                 raise TypeError("the classes are one text")
@@ -175,6 +178,7 @@ class _Metadata:
 def _resize(
     config: IllamaConfig, state: dict[str, Tensor], image_size: tuple[int, int]
 ) -> tuple[IllamaConfig, dict[str, Tensor]]:
+    config.require_illama()  # where its class token is first, the position embedding would be cut elsewhere
     try:
         resized = replace(config, image_size=image_size)
     except ValueError as error:

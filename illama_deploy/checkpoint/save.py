@@ -39,6 +39,7 @@ def save_checkpoint(
         "preprocessing": preprocessing.to_dict(),
         "classes": list(classes),
         "data": data,
+        **({"variation": config.variation} if config.variation else {}),
     }
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     with new_file(path, force=force) as aside:

@@ -53,6 +53,7 @@ class Parquet(Source):
                 self.groups.append((number, group, rows, end))
                 rows = end
         self.rows = rows
+        self._samples: list[Sample] | None = None
 
     def __len__(self) -> int:
         return self.rows
@@ -78,6 +79,12 @@ class Parquet(Source):
                 row += len(batch)
                 if target is None:
                     break
+
+    def at(self, index: int) -> Sample:
+        """One sample; the first time, all encoded images are read into memory, since rows have no random access."""
+        if self._samples is None:
+            self._samples = list(self.read(range(self.rows)))
+        return self._samples[index]
 
     def _sample(self, index: int, number: int, batch: Any, row: int) -> Sample:
         cell = batch.column(self.image)[row].as_py()

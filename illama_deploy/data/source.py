@@ -14,6 +14,7 @@ __all__ = ["ROLES", "Sample", "Source"]
 
 #: Split names to look for, in order, where the user names none.
 ROLES: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
     "calibrate": ("train", "training"),
     "evaluate": ("test", "validation", "val", "valid"),
 }
@@ -54,3 +55,7 @@ class Source(ABC):
     @abstractmethod
     def read(self, indices: Sequence[int]) -> Iterator[Sample]:
         """Yield the samples of `indices`, which ascend."""
+
+    def at(self, index: int) -> Sample:
+        """One sample, in any order."""
+        return next(iter(self.read([index])))

@@ -29,11 +29,11 @@ SCHEMES: dict[str, tuple[Opener, str]] = {
 }
 
 
-def open_data(spec: str, split: str | None = None, *, role: Literal["calibrate", "evaluate"]) -> Source:
+def open_data(spec: str, split: str | None = None, *, role: Literal["train", "calibrate", "evaluate"]) -> Source:
     """Open a data spec.
 
     Args:
-        split: name of the split; where not given, the usual one for `role` (train to calibrate, test or
+        split: name of the split; where not given, the usual one for `role` (train to train and to calibrate, test or
             validation to evaluate).
 
     Raises:

@@ -54,6 +54,7 @@ class GraphBuilder:
     """Appends nodes in execution order; each method returns the value that it makes."""
 
     def __init__(self, model: Illama) -> None:
+        model.config.require_illama()
         self.model, self.config = model, model.config
         self.tape = ir.tape.Tape()
         self.constants: dict[str, ir.Value] = {}
@@ -158,12 +159,10 @@ class GraphBuilder:
 
     def masked(self, weights: ir.Value, attn: Attention, kept: int, name: str) -> ir.Value:
         """Multiply attention weights [B, H, kept, S] by the causal (soft) mask."""
-        mask = _numpy(attn.tril_SS)[-kept:]
-        if attn.soft_mask:
-            mask = attn.soft_mask + (1 - attn.soft_mask) * mask
+        mask = _numpy(attn.mask_SS)[-kept:]
         if (mask == 1).all():  # the class token's row is all ones
             return weights
-        shared = self.constant(f"mask.{kept}.{attn.soft_mask}", mask.astype(np.float32))
+        shared = self.constant(f"mask.{kept}.{attn.soft_mask}", mask)
         return self.op("Mul", [weights, shared], name=f"{name}.masked")
 
     def rope(self, x: ir.Value, first: int, count: int, name: str) -> ir.Value:

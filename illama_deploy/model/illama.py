@@ -9,22 +9,47 @@ weights need each of them:
   (the paper's Eq. 1 writes the additive -inf form; the released code and weights use this one);
 - rotary embedding turns **adjacent** pairs (2i, 2i+1), the class token standing at position N.
 
+`IllamaConfig` can also express the steps of the paper's road from ViT to iLLaMA (its *variations*), for training
+and for evaluation in torch; rewrites, quantization and export take the network above only.
+
 Shapes in names: B batch, H heads, S sequence (N image tokens + 1), D head dimension, E embedding dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Attention", "Block", "Illama", "IllamaConfig", "MatMul", "RMSNorm", "SwiGLU", "swiglu_hidden"]
+from ..errors import UsageError
+
+__all__ = [
+    "Attention",
+    "Block",
+    "GeluMlp",
+    "Illama",
+    "IllamaConfig",
+    "MatMul",
+    "RMSNorm",
+    "SwiGLU",
+    "swiglu_hidden",
+]
 
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-6
+
+#: Options along the road from ViT to iLLaMA; the first of each is iLLaMA's.
+VARIATIONS = {
+    "ffn": ("swiglu", "gelu"),
+    "norm": ("rms", "layer"),
+    "mask": ("multiplied", "additive", "modified", "none"),
+    "class_token": ("last", "first"),
+    "positions": ("both", "learned", "rope"),
+}
 
 
 def swiglu_hidden(dim: int) -> int:
@@ -38,7 +63,13 @@ class IllamaConfig:
 
     Attributes:
         image_size: (height, width) in pixels; multiples of `patch_size`.
-        hidden: width of the FFN; the LLaMA rule where not given.
+        hidden: width of the FFN; the LLaMA rule (4·dim for `gelu`) where not given.
+        ffn: `swiglu`, or `gelu` for ViT's MLP with biases.
+        norm: `rms`, or `layer` for LayerNorm.
+        mask: causal, `multiplied` after softmax or `additive` before it (-inf, the paper's Eq. 1); `modified` is
+            multiplied with the class token's row left whole; `none` is bidirectional.
+        class_token: `last` or `first` in the sequence.
+        positions: `learned`, `rope` or `both`. With `rope` the position embedding stays zero and is not trained.
     """
 
     dim: int
@@ -49,10 +80,20 @@ class IllamaConfig:
     channels: int = 3
     classes: int = 1000
     hidden: int = 0
+    ffn: str = "swiglu"
+    norm: str = "rms"
+    mask: str = "multiplied"
+    class_token: str = "last"
+    positions: str = "both"
 
     def __post_init__(self) -> None:
+        for name, known in VARIATIONS.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r} must be one of {', '.join(known)}")
         if not self.hidden:
-            object.__setattr__(self, "hidden", swiglu_hidden(self.dim))
+            object.__setattr__(self, "hidden", swiglu_hidden(self.dim) if self.ffn == "swiglu" else 4 * self.dim)
+        if min(self.dim, self.depth, self.heads, self.patch_size, self.channels, self.classes) < 1:
+            raise ValueError("every size of the network must be at least 1")
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"dim {self.dim} must split into {self.heads} heads of an even size")
         if any(side % self.patch_size or side < self.patch_size for side in self.image_size):
@@ -72,6 +113,24 @@ class IllamaConfig:
     def tokens(self) -> int:
         """Sequence length: image tokens and the class token."""
         return self.grid[0] * self.grid[1] + 1
+
+    @property
+    def variation(self) -> dict[str, str]:
+        """Options that differ from iLLaMA's."""
+        return {name: value for name, known in VARIATIONS.items() if (value := getattr(self, name)) != known[0]}
+
+    def require_illama(self) -> None:
+        """Refuse variations, for what knows iLLaMA alone.
+
+        Raises:
+            UsageError: naming the options that differ.
+        """
+        if self.variation:
+            differs = ", ".join(f"{name} = {value!r}" for name, value in self.variation.items())
+            raise UsageError(
+                f"This network is not iLLaMA but a step on the road to it ({differs}).",
+                hint="Train and evaluate it as it is; rewriting, quantizing and exporting take iLLaMA only.",
+            )
 
 
 class RMSNorm(nn.Module):
@@ -107,7 +166,7 @@ def apply_rope(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Rotary attention with the multiplied mask.
+    """Rotary attention with the multiplied mask (or another, see `IllamaConfig.mask`).
 
     `scale` is 1/sqrt(D), or 1 once a rewrite has folded it into the query rows of `qkv`.
     With `last_query_only`, only the last token asks; keys and values are still made for all.
@@ -116,14 +175,15 @@ class Attention(nn.Module):
 
     cos_SD: Tensor
     sin_SD: Tensor
-    tril_SS: Tensor
+    mask_SS: Tensor
 
     def __init__(self, config: IllamaConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.heads, config.head_dim
+        self.mask, self.class_token = config.mask, config.class_token
+        self.rope = config.positions != "learned"
         self.scale = config.head_dim**-0.5
         self.last_query_only = False
-        self.soft_mask = 0.0
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.rotate_q: nn.Module = nn.Identity()
         self.rotate_k: nn.Module = nn.Identity()
@@ -133,21 +193,36 @@ class Attention(nn.Module):
         cos, sin = rope_table(config.tokens, config.head_dim)
         self.register_buffer("cos_SD", cos, persistent=False)
         self.register_buffer("sin_SD", sin, persistent=False)
-        self.register_buffer("tril_SS", torch.ones(config.tokens, config.tokens).tril(), persistent=False)
+        self.register_buffer("mask_SS", torch.empty(config.tokens, config.tokens), persistent=False)
+        self.set_soft_mask(0.0)
+
+    def set_soft_mask(self, ratio: float) -> None:
+        """Let `ratio` of what the mask hides through. The buffer changes in place: a compiled graph stays valid."""
+        self.soft_mask = float(ratio)
+        visible = torch.ones_like(self.mask_SS)
+        if self.mask != "none":
+            visible = visible.tril()
+        if self.mask == "modified":
+            visible[0 if self.class_token == "first" else -1] = 1.0
+        mask = ratio + (1 - ratio) * visible
+        self.mask_SS.copy_(mask.log() if self.mask == "additive" else mask)
 
     def forward(self, x_BSE: Tensor) -> Tensor:
         B, S, E = x_BSE.shape
         q, k, v = self.qkv(x_BSE).view(B, S, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
         first = S - 1 if self.last_query_only else 0
-        q = self.rotate_q(apply_rope(q[:, :, first:], self.cos_SD[first:], self.sin_SD[first:]))
-        k = self.rotate_k(apply_rope(k, self.cos_SD, self.sin_SD))
+        q = q[:, :, first:]
+        if self.rope:
+            q = apply_rope(q, self.cos_SD[first:], self.sin_SD[first:])
+            k = apply_rope(k, self.cos_SD, self.sin_SD)
+        q, k = self.rotate_q(q), self.rotate_k(k)
         scores_BHSS = self.qk(q, k.transpose(-2, -1))
         if self.scale != 1.0:
             scores_BHSS = scores_BHSS * self.scale
-        mask_SS = self.tril_SS[first:]
-        if self.soft_mask:
-            mask_SS = self.soft_mask + (1 - self.soft_mask) * mask_SS
-        map_BHSS = scores_BHSS.softmax(-1) * mask_SS
+        if self.mask == "additive":
+            map_BHSS = (scores_BHSS + self.mask_SS[first:]).softmax(-1)
+        else:
+            map_BHSS = scores_BHSS.softmax(-1) * self.mask_SS[first:]
         return self.proj(self.pv(map_BHSS, v).transpose(1, 2).reshape(B, S - first, E))
 
 
@@ -165,6 +240,30 @@ class SwiGLU(nn.Module):
         return self.fc2(self.rotate(F.silu(self.fc1(x)) * self.fc3(x)))
 
 
+class GeluMlp(nn.Module):
+    """fc2(gelu(fc1 x)), with biases: what ViT has."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+# Typed as iLLaMA's own parts: what looks inside them refuses variations first.
+
+
+def _norm(config: IllamaConfig) -> RMSNorm:
+    return RMSNorm(config.dim) if config.norm == "rms" else cast(RMSNorm, nn.LayerNorm(config.dim, eps=NORM_EPS))
+
+
+def _mlp(config: IllamaConfig) -> SwiGLU:
+    kind = SwiGLU if config.ffn == "swiglu" else cast(type[SwiGLU], GeluMlp)
+    return kind(config.dim, config.hidden)
+
+
 class Block(nn.Module):
     """x += attn(norm1(x)); x += mlp(norm2(x))."""
 
@@ -172,10 +271,10 @@ class Block(nn.Module):
         super().__init__()
         from timm.layers import DropPath
 
-        self.norm1 = RMSNorm(config.dim)
+        self.norm1 = _norm(config)
         self.attn = Attention(config)
-        self.norm2 = RMSNorm(config.dim)
-        self.mlp = SwiGLU(config.dim, config.hidden)
+        self.norm2 = _norm(config)
+        self.mlp = _mlp(config)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x_BSE: Tensor) -> Tensor:
@@ -210,7 +309,7 @@ class Illama(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, config.tokens, config.dim))
         rates = [drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)  # type: ignore[assignment]
-        self.norm = RMSNorm(config.dim)
+        self.norm = _norm(config)
         self.head = nn.Linear(config.dim, config.classes)
         self.reset_parameters()
 
@@ -223,20 +322,33 @@ class Illama(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if self.config.positions == "rope":
+            nn.init.zeros_(self.pos_embed.requires_grad_(False))
 
     def set_soft_mask(self, ratio: float) -> None:
         """Let `ratio` (1: bidirectional, 0: causal) of the masked-out attention through, in every block."""
         for block in self.blocks:
-            block.attn.soft_mask = float(ratio)
+            block.attn.set_soft_mask(ratio)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay leaves alone (timm's convention)."""
         return {"pos_embed", "cls_token"}
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
+    def stream(self, images_BCHW: Tensor) -> Iterator[Tensor]:
+        """Yield the residual stream [B, S, E] after each block."""
         x_BNE = self.patch_embed(images_BCHW)
         cls_B1E = self.cls_token.expand(len(x_BNE), -1, -1)
-        x_BSE = torch.cat((x_BNE, cls_B1E), 1) + self.pos_embed
+        first = self.config.class_token == "first"
+        x_BSE = torch.cat((cls_B1E, x_BNE) if first else (x_BNE, cls_B1E), 1) + self.pos_embed
         for block in self.blocks:
             x_BSE = block(x_BSE)
-        return self.head(self.norm(x_BSE[:, -1]))
+            yield x_BSE
+
+    def classify(self, x_BSE: Tensor) -> Tensor:
+        """Logits [B, classes] from the last block's output."""
+        return self.head(self.norm(x_BSE[:, 0 if self.config.class_token == "first" else -1]))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        for last_BSE in self.stream(images_BCHW):  # noqa: B007
+            pass
+        return self.classify(last_BSE)

@@ -1,131 +1,182 @@
-"""Twins of the quantized modules whose integers, step sizes and biases can be learned.
+"""Quantized modules whose integers, step sizes and biases can be learned, by training or by block reconstruction.
 
-Rounding lets gradients through (Bengio et al., arXiv 1308.3432), which with clamping also gives the step sizes their
-gradient as in LSQ (Esser et al., arXiv 1902.08153). Numbers are those of `modules.py` but for the order of float sums.
+They are those of `modules.py` and compute with their code; only what they compute with is made anew in each forward
+pass, from parameters:
+
+    q_w = round(clip(w / s_w)),    s = s0 · exp(θ),    q_b = round(b / (s_x · s_w))
+
+so that `freeze` loses nothing. Rounding is straight-through (`affine.py`), which gives step sizes the gradient of
+LSQ; it is scaled by 1/sqrt(n · qmax), n values sharing the step. θ instead of s lets an adaptive optimizer move a
+step of any size by the same share, and keeps it positive.
+
+Source: Esser et al., *Learned Step Size Quantization* (arXiv 1902.08153).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..affine import scale_of
-from ..formats import IntType, NumberType
-from .modules import QuantLinear, QuantMatMul, QuantModule
+from ..affine import quantize, round_through
+from ..model.illama import SwiGLU
+from .modules import BIAS_LIMIT, Operands, QuantConv2d, QuantLinear, QuantMatMul, QuantModule, QuantWeighted
 from .network import quantized_modules
 
-__all__ = ["LearnableLinear", "LearnableMatMul", "fake_quantize", "freeze", "make_learnable"]
+__all__ = ["LearnableConv2d", "LearnableLinear", "LearnableMatMul", "LearnableWeighted", "freeze", "make_learnable"]
 
-#: A latent weight starts as near to the float weight as its integer allows.
-NEAREST_TO_TIE = 0.49
-
-
-def _round(x: Tensor) -> Tensor:
-    return x + (x.round() - x).detach()
+#: Weights start at most so far from their integer, in steps.
+INSIDE = 0.49
 
 
-def fake_quantize(x: Tensor, scale: Tensor, dtype: NumberType) -> Tensor:
-    """Quantize and dequantize; differentiable in x and in scale."""
-    return _round((x / scale).clamp(dtype.qmin, dtype.qmax)) * scale
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.factor, None
 
 
-class LearnableLinear(nn.Module):
-    """A `QuantLinear` of integers.
+class _Step(nn.Module):
+    """A step size (or one for each channel or group): s0 · exp(θ)."""
 
-    Parameters: latent [out, in], the weight in units of its step; log_weight_scale [out, groups] and log_input_scale
-    [], changes of the step sizes against their start, in natural logarithm; bias [out].
-    """
+    start: Tensor
 
-    def __init__(self, quantized: QuantLinear, weight: Tensor) -> None:
-        """Start at the integers of `quantized`; `weight` [out, in] is the float weight that they stand for."""
+    def __init__(self, start: Tensor, qmax: float, *, learned: bool) -> None:
         super().__init__()
-        if not isinstance(quantized.format.weights, IntType):
-            raise TypeError("only integers are learned")
-        self.quantized = quantized
-        integers = quantized.weight_q.float()
-        self.start_scale = quantized.weight_scale.view(len(integers), -1, 1).clone()
-        self.groups = self.start_scale.shape[1]
-        exact = (weight.view(len(integers), self.groups, -1) / self.start_scale).flatten(1)
-        self.latent = nn.Parameter(integers + (exact - integers).clamp(-NEAREST_TO_TIE, NEAREST_TO_TIE))
-        self.log_weight_scale = nn.Parameter(torch.zeros(len(integers), self.groups))
-        static = quantized.input_scale is not None
-        self.log_input_scale = nn.Parameter(torch.zeros(())) if static else None
-        bias = quantized.float_bias
-        self.bias = None if bias is None else nn.Parameter(bias.clone())
+        self.qmax = qmax
+        self.register_buffer("start", start.detach().clone())
+        self.theta = nn.Parameter(torch.zeros(start.numel()), requires_grad=learned)  # 1-D: weight decay passes it by
 
-    @property
-    def weight_scale(self) -> Tensor:
-        """Step sizes [out, groups]."""
-        return self.start_scale[..., 0] * self.log_weight_scale.exp()
+    def forward(self, sharing: int) -> Tensor:
+        """The step, whose gradient comes from `sharing` values."""
+        if not self.theta.requires_grad:
+            return self.start
+        theta = _ScaledGradient.apply(self.theta, (sharing * self.qmax) ** -0.5)
+        return self.start * theta.exp().view_as(self.start)
 
-    @property
-    def input_scale(self) -> Tensor | None:
-        """Step size of the input [], where it is static."""
-        if self.log_input_scale is None:
-            return None
-        assert self.quantized.input_scale is not None
-        return self.quantized.input_scale * self.log_input_scale.exp()
 
-    def forward(self, x: Tensor) -> Tensor:
-        format_ = self.quantized.format
-        integers = _round(self.latent.clamp(format_.weights.qmin, format_.weights.qmax))
-        weight = integers.view(len(integers), self.groups, -1) * self.weight_scale[..., None]
-        if format_.activations is not None:
-            scale = self.input_scale
-            if scale is None:
-                scale = scale_of(x.abs().amax(-1, keepdim=True), format_.activations)
-            x = fake_quantize(x, scale, format_.activations)
-        bias: Tensor | None = self.bias
-        if bias is not None and format_.is_integer:
-            assert self.input_scale is not None
-            step = self.input_scale * self.weight_scale[:, 0]
-            bias = _round(bias / step) * step
-        return F.linear(x, weight.flatten(1), bias)
+class LearnableWeighted(QuantWeighted):
+    """A site with a weight: parameters weight (float, [out, ...]), bias and the steps' θ."""
 
-    @torch.no_grad()
-    def freeze(self) -> QuantLinear:
+    twin: type[QuantWeighted]
+
+    def __init__(self, frozen: QuantWeighted, target: Tensor, *, learn_steps: bool, towards: float) -> None:
+        nn.Module.__init__(self)
+        self.format, self.shape = frozen.format, frozen.shape
+        scale = _by_row(frozen.weight_scale)
+        integers = frozen.weight_q.float().view(*scale.shape[:2], -1)
+        apart = towards * (target.reshape(integers.shape) / scale - integers)
+        self.weight = nn.Parameter(((integers + apart.clamp(-INSIDE, INSIDE)) * scale).view(self.shape))
+        self.weight_step = _Step(frozen.weight_scale, self.format.weights.qmax, learned=learn_steps)
+        self.input_step = None
+        if frozen.input_scale is not None:
+            self.input_step = _Step(frozen.input_scale, self.activations.qmax, learned=learn_steps)
+        bias = frozen.bias
+        if frozen.bias_q is not None:  # in float64, so that it rounds to where it was
+            bias = frozen.bias_q.double() * frozen.output_scale.double()
+        self.bias = None if bias is None else nn.Parameter(bias.float())
+
+    def shares_input(self, other: LearnableWeighted) -> bool:
+        """Whether both quantize the same input in the same way."""
+        own, its = self.input_step, other.input_step
+        if own is None or its is None or self.activations != other.activations:
+            return False
+        return torch.equal(own.start, its.start)
+
+    def operands(self) -> Operands:
+        bias, bias_q, weight = self.bias, None, self.weight
+        input_scale = None if self.input_step is None else self.input_step(self.shape[1:].numel())
+        weight_scale = self.weight_step(weight.numel() // self.weight_step.start.numel())
+        if bias is not None and self.format.is_integer:
+            assert input_scale is not None
+            # As in `set_values`: no bias beyond the integers.
+            weight_scale = torch.maximum(weight_scale, bias.detach().abs() / (input_scale.detach() * BIAS_LIMIT))
+            bias_q = round_through(bias.double() / (input_scale.double() * weight_scale.double()))
+            bias = None
+        steps = _by_row(weight_scale)
+        weight_q = quantize(weight.view(*steps.shape[:2], -1), steps, self.format.weights).view(self.shape)
+        return Operands(weight_q, weight_scale, bias_q, bias, input_scale)
+
+    def freeze(self) -> QuantWeighted:
         """The quantized module with what was learned."""
-        kind, scale = self.quantized.format.weights, self.weight_scale
-        integers = self.latent.clamp(kind.qmin, kind.qmax).round()
-        steps = scale if self.quantized.weight_scale.ndim == 2 else scale[:, 0]
-        self.quantized.set_values(integers, steps, self.bias, self.input_scale)
-        return self.quantized
+        twin = self.twin(self.shape, self.bias is not None, self.format)
+        weight_q, weight_scale, _, _, input_scale = self.operands()
+        twin.set_values(weight_q, weight_scale, self.bias, input_scale)
+        return twin
 
 
-class LearnableMatMul(nn.Module):
-    """A `QuantMatMul` that lets gradients through; it has nothing to learn."""
+class LearnableLinear(LearnableWeighted, QuantLinear):
+    """`QuantLinear` in training."""
 
-    def __init__(self, quantized: QuantMatMul) -> None:
-        super().__init__()
-        self.quantized = quantized
+    twin = QuantLinear
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        q, kind = self.quantized, self.quantized.activations
-        return fake_quantize(a, q.a_scale, kind) @ fake_quantize(b, q.b_scale, kind)
+
+class LearnableConv2d(LearnableWeighted, QuantConv2d):
+    """`QuantConv2d` in training."""
+
+    twin = QuantConv2d
+
+
+class LearnableMatMul(QuantMatMul):
+    """`QuantMatMul` in training."""
+
+    def __init__(self, frozen: QuantMatMul, *, learn_steps: bool) -> None:
+        nn.Module.__init__(self)
+        self.format = frozen.format
+        self.a_step, self.b_step = (
+            _Step(scale, self.activations.qmax, learned=learn_steps) for scale in (frozen.a_scale, frozen.b_scale)
+        )
+
+    def scales(self) -> tuple[Tensor, Tensor]:
+        return self.a_step(1), self.b_step(1)
 
     def freeze(self) -> QuantMatMul:
-        """The quantized module, as it was."""
-        return self.quantized
+        """The quantized module with what was learned."""
+        twin = QuantMatMul(self.format)
+        twin.a_scale, twin.b_scale = self.scales()
+        return twin
 
 
-def make_learnable(part: nn.Module, reference: nn.Module) -> None:
-    """Put learnable twins in the places of the quantized modules of `part`; `reference` is the same part in float."""
+def make_learnable(part: nn.Module, reference: nn.Module, *, learn_steps: bool = True, towards: float = 1.0) -> None:
+    """Put learnable modules in the places of the quantized ones of a network (or of a part of one), in place.
+
+    Args:
+        reference: the same part in float, rewritten alike: where its weights start towards.
+        learn_steps: learn step sizes too.
+        towards: share of the way from a weight's integer to its float value at which it starts; at 1, what was
+            rounded away from the nearest integer is about to go back there.
+    """
     for name, module in list(quantized_modules(part)):
-        twin: nn.Module
+        twin: QuantModule
         if isinstance(module, QuantMatMul):
-            twin = LearnableMatMul(module)
+            twin = LearnableMatMul(module, learn_steps=learn_steps)
         else:
-            assert isinstance(module, QuantLinear)
-            weight = reference.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
-            twin = LearnableLinear(module, weight)
+            assert isinstance(module, QuantWeighted)
+            kind = LearnableLinear if isinstance(module, QuantLinear) else LearnableConv2d
+            weight = reference.get_parameter(f"{name}.weight").detach()
+            twin = kind(module, weight, learn_steps=learn_steps, towards=towards)
         part.set_submodule(name, twin)
+    for mlp in [module for module in part.modules() if isinstance(module, SwiGLU)]:
+        fc1, fc3 = (mlp.get_submodule(name) for name in ("fc1", "fc3"))
+        # Both see one input; it stays quantized once.
+        if isinstance(fc1, LearnableLinear) and isinstance(fc3, LearnableLinear) and fc1.shares_input(fc3):
+            fc3.input_step = fc1.input_step
 
 
+@torch.no_grad()
 def freeze(part: nn.Module) -> None:
-    """Undo `make_learnable`, keeping what was learned."""
-    twins = [(n, m) for n, m in part.named_modules() if isinstance(m, LearnableLinear | LearnableMatMul)]
-    for name, twin in twins:
-        frozen: QuantModule = twin.freeze()
-        part.set_submodule(name, frozen)
+    """Undo `make_learnable`, keeping what was learned: the same function."""
+    for name, module in list(quantized_modules(part)):
+        if isinstance(module, LearnableWeighted | LearnableMatMul):
+            quantized: QuantModule = module.freeze()
+            part.set_submodule(name, quantized)
+
+
+def _by_row(scale: Tensor) -> Tensor:
+    """[out] or [out, groups] as [out, groups, 1]."""
+    return scale.view(len(scale), -1, 1)

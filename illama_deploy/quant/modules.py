@@ -12,6 +12,8 @@ stay below 2**24, as they do for every published geometry on real images. The ot
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from ..affine import dequantize_weight, quantize, scale_of
 from ..formats import FloatType, Format, NumberType
 
-__all__ = ["QuantConv2d", "QuantLinear", "QuantMatMul", "QuantModule"]
+__all__ = ["BIAS_LIMIT", "Operands", "QuantConv2d", "QuantLinear", "QuantMatMul", "QuantModule", "QuantWeighted"]
 
 #: Biases stay below this in integers, so that float32 holds them exactly.
 BIAS_LIMIT = 2**23
@@ -41,7 +43,17 @@ class QuantModule(nn.Module):
         return self.format.activations
 
 
-class _QuantWeighted(QuantModule):
+class Operands(NamedTuple):
+    """What a GEMM of activations and weights takes besides the activations, as the buffers of the same names."""
+
+    weight_q: Tensor
+    weight_scale: Tensor
+    bias_q: Tensor | None
+    bias: Tensor | None
+    input_scale: Tensor | None
+
+
+class QuantWeighted(QuantModule):
     """A site with a weight.
 
     Buffers: weight_q int8 (or float8_e4m3fn) [out, ...]; weight_scale [out] or [out, groups]; bias_q int32 [out]
@@ -57,7 +69,7 @@ class _QuantWeighted(QuantModule):
 
     def __init__(self, shape: torch.Size, bias: bool, format_: Format) -> None:
         super().__init__()
-        self.format = format_
+        self.format, self.shape = format_, shape
         out, inputs = shape[0], shape[1:].numel()
         group = format_.group_for(inputs)
         stored = torch.float8_e4m3fn if isinstance(format_.weights, FloatType) else torch.int8
@@ -106,25 +118,29 @@ class _QuantWeighted(QuantModule):
         """The float32 weight that the integers stand for."""
         return dequantize_weight(self.weight_q, self.weight_scale)
 
+    def operands(self) -> Operands:
+        """The buffers; a network in training makes them anew each time."""
+        return Operands(self.weight_q, self.weight_scale, self.bias_q, self.bias, self.input_scale)
+
     def _linear(self, x: Tensor) -> Tensor:
         """The GEMM on x [..., in] and the flattened weight."""
-        weight_q = self.weight_q.flatten(1)
+        weight_q, weight_scale, bias_q, bias, input_scale = self.operands()
         if self.format.activations is None:
-            return F.linear(x, self.dequantized_weight().flatten(1), self.bias)
+            return F.linear(x, dequantize_weight(weight_q, weight_scale).flatten(1), bias)
+        weight = weight_q.flatten(1).float()
         if self.format.dynamic:
             scale = scale_of(x.abs().amax(-1, keepdim=True), self.activations)
-            y = F.linear(quantize(x, scale, self.activations), weight_q.float()) * self.weight_scale * scale
-            return y if self.bias is None else y + self.bias
-        assert self.input_scale is not None
-        q_x = quantize(x, self.input_scale, self.activations)
+            y = F.linear(quantize(x, scale, self.activations), weight) * weight_scale * scale
+            return y if bias is None else y + bias
+        assert input_scale is not None
+        q_x = quantize(x, input_scale, self.activations)
         if self.format.is_integer:
-            bias = None if self.bias_q is None else self.bias_q.float()
-            return F.linear(q_x, weight_q.float(), bias) * self.output_scale
-        y = F.linear(q_x, weight_q.float()) * self.output_scale
-        return y if self.bias is None else y + self.bias
+            return F.linear(q_x, weight, None if bias_q is None else bias_q.float()) * (input_scale * weight_scale)
+        y = F.linear(q_x, weight) * (input_scale * weight_scale)
+        return y if bias is None else y + bias
 
 
-class QuantLinear(_QuantWeighted):
+class QuantLinear(QuantWeighted):
     """`nn.Linear` on integers."""
 
     @classmethod
@@ -136,7 +152,7 @@ class QuantLinear(_QuantWeighted):
         return self._linear(x)
 
 
-class QuantConv2d(_QuantWeighted):
+class QuantConv2d(QuantWeighted):
     """The patch embedding, a `nn.Conv2d` whose stride is its kernel, on integers: a GEMM over its patches."""
 
     @classmethod
@@ -145,7 +161,7 @@ class QuantConv2d(_QuantWeighted):
         return cls(conv.weight.shape, conv.bias is not None, format_)
 
     def forward(self, x: Tensor) -> Tensor:
-        patch = self.weight_q.shape[-1]
+        patch = self.shape[-1]
         rows, columns = x.shape[-2] // patch, x.shape[-1] // patch
         patches_BNK = F.unfold(x, patch, stride=patch).transpose(1, 2)
         return self._linear(patches_BNK).transpose(1, 2).reshape(len(x), -1, rows, columns)
@@ -163,7 +179,10 @@ class QuantMatMul(QuantModule):
         self.register_buffer("a_scale", torch.ones(()))
         self.register_buffer("b_scale", torch.ones(()))
 
+    def scales(self) -> tuple[Tensor, Tensor]:
+        """Step sizes of both operands."""
+        return self.a_scale, self.b_scale
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        q_a = quantize(a, self.a_scale, self.activations)
-        q_b = quantize(b, self.b_scale, self.activations)
-        return (q_a @ q_b) * (self.a_scale * self.b_scale)
+        a_scale, b_scale = self.scales()
+        return (quantize(a, a_scale, self.activations) @ quantize(b, b_scale, self.activations)) * (a_scale * b_scale)

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..progress import track
-from .learnable import freeze, make_learnable
+from .learnable import LearnableWeighted, freeze, make_learnable
 from .quality import sqnr_db
 
 __all__ = ["Reconstructed", "reconstruct_block"]
 
 BATCH = 32
-#: Of the latent integers (in steps) and of the other parameters (logarithms of step sizes, biases).
+#: Of the weights (in steps of theirs) and of the other parameters (logarithms of step sizes, biases).
 LR_INTEGERS, LR_STEPS = 3e-2, 3e-3
 #: One image of so many is kept to see whether the block got better.
 HELD_OUT = 8
@@ -78,10 +78,14 @@ def _learn(
     seed: int,
     name: str,
 ) -> None:
-    parameters = {key: p.requires_grad_() for key, p in block.named_parameters() if p.dtype.is_floating_point}
-    integers = [p for key, p in parameters.items() if key.endswith(".latent")]
-    others = [p for key, p in parameters.items() if key.endswith((".log_weight_scale", ".log_input_scale", ".bias"))]
-    groups = [{"params": integers, "lr": LR_INTEGERS}, {"params": others, "lr": LR_STEPS}]
+    groups: list[dict[str, Any]] = [
+        {"params": [module.weight], "lr": LR_INTEGERS * float(module.weight_step.start.mean())}
+        for module in block.modules()
+        if isinstance(module, LearnableWeighted)
+    ]
+    groups.append(
+        {"params": [p for n, p in block.named_parameters() if n.endswith((".theta", ".bias"))], "lr": LR_STEPS}
+    )
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     images = [(chunk, row) for chunk in chunks for row in range(len(inputs[chunk]))]
@@ -96,8 +100,6 @@ def _learn(
         loss.backward()
         optimizer.step()
         schedule.step()
-    for p in parameters.values():
-        p.requires_grad_(False)
 
 
 def _sqnr(block: nn.Module, inputs: Sequence[Tensor], targets: Sequence[Tensor], chunks: range) -> float:

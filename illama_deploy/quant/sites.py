@@ -33,7 +33,12 @@ class Site:
 
 
 def find_sites(model: Illama) -> list[Site]:
-    """All sites, in the order of the modules."""
+    """All sites, in the order of the modules.
+
+    Raises:
+        UsageError: the network is a variation of iLLaMA.
+    """
+    model.config.require_illama()
     return [
         Site(name, ("a", "b") if isinstance(module, MatMul) else ("input",))
         for name, module in model.named_modules()

@@ -80,7 +80,12 @@ def apply_rewrites(
         observe: gives observations of the network; called when the first rewrite that needs them comes up, and
             again after a rotation. Rewrites that need none work without it.
         seed: of random choices; each rewrite has its own stream of them, whatever others there are.
+
+    Raises:
+        UsageError: the network is a variation of iLLaMA.
+        RecipeError: a rewrite is unknown, or needs images.
     """
+    model.config.require_illama()
     observations: Observations | None = None
     for rewrite in find_rewrites(names):
         rewrite.fold(model)

@@ -13,8 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from ..atomic import new_directory
-from ..checkpoint import read_checkpoint
-from ..errors import ArtifactError, CheckpointError, ExportError, RuntimeUnavailableError, UsageError
+from ..errors import ExportError, RuntimeUnavailableError, UsageError
 from ..export.engine import RTX_CAPABILITIES, BuildOptions, Profile, build_engine, choose_flavor
 from ..export.parity import Parity, measure_parity
 from ..export.proofs import KernelProof
@@ -26,6 +25,7 @@ from ..quant import QuantizedArtifact, divide_logits, load_quantized
 from ..rewrites import apply_rewrites, online_rotations
 from ..versions import versions
 from ..workspace import Workspace
+from .load_checkpoint import read_source
 
 __all__ = ["ExportResult", "export"]
 
@@ -248,23 +248,7 @@ def _write(model: ir.Model, path: Path, about: dict[str, Any]) -> None:
 
 
 def _float_network(artifact: QuantizedArtifact, source: str | Path | None) -> Illama:
-    origin = artifact.manifest["source"]
-    config = artifact.model.config
     hint = "Say where it is now with --source, or leave the float file out with --no-float."
-    try:
-        checkpoint = read_checkpoint(
-            source or origin["path"], heads=config.heads, image_size=config.image_size, ema=origin["ema"]
-        )
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"The float checkpoint cannot be read: {error.what}", where=error.where, hint=hint
-        ) from error
-    if checkpoint.sha256 != origin["sha256"]:
-        raise ArtifactError(
-            "The float checkpoint is not the one that was quantized (its hash differs).",
-            where=checkpoint.path,
-            hint=hint,
-        )
-    model = checkpoint.build()
+    model = read_source(artifact, source, hint).build()
     apply_rewrites(model, FLOAT_REWRITES)
     return model

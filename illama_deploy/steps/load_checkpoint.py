@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..checkpoint import EMBEDDED, read_checkpoint
+from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
+from ..errors import ArtifactError, CheckpointError
 from ..model.illama import Illama
-from ..quant import load_quantized
+from ..quant import QuantizedArtifact, load_quantized
 from ..quant.artifact import MANIFEST
 
-__all__ = ["load_checkpoint"]
+__all__ = ["load_checkpoint", "read_source"]
 
 
 def load_checkpoint(
@@ -34,3 +35,33 @@ def load_checkpoint(
     if Path(path).is_dir() and (Path(path) / MANIFEST).is_file():
         return load_quantized(path).model
     return read_checkpoint(path, heads=heads, image_size=image_size, ema=ema).build()
+
+
+def read_source(artifact: QuantizedArtifact, source: str | Path | None, hint: str) -> Checkpoint:
+    """Read the float checkpoint that an artefact was made from.
+
+    Args:
+        source: where it lies now; where `quantize` read it, if not given.
+        hint: what to do where it cannot be read.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        ArtifactError: it is another one.
+    """
+    origin = artifact.manifest["source"]
+    config = artifact.model.config
+    try:
+        checkpoint = read_checkpoint(
+            source or origin["path"], heads=config.heads, image_size=config.image_size, ema=origin["ema"]
+        )
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The float checkpoint cannot be read: {error.what}", where=error.where, hint=hint
+        ) from error
+    if checkpoint.sha256 != origin["sha256"]:
+        raise ArtifactError(
+            "The float checkpoint is not the one that was quantized (its hash differs).",
+            where=checkpoint.path,
+            hint=hint,
+        )
+    return checkpoint

@@ -118,24 +118,26 @@ class InsertQDQ(InPlacePass):
         assert x is not None
         key = (x, scale, dtype, unsigned)
         if key not in self.pairs:
+            others = sum(known is x for known, *_ in self.pairs)  # of sites that quantize x in another way
+            name = f"{x.name}.{others + 1}" if others else f"{x.name}"
             stored: type[np.generic]
             if isinstance(dtype, FloatType):
                 stored, zero = ml_dtypes.float8_e4m3fn, 0
             else:
                 stored, zero = (np.uint8, 128) if unsigned else (np.int8, 0)
             parameters = [
-                self._initializer(f"{x.name}.scale", np.float32(scale)),
+                self._initializer(f"{name}.scale", np.float32(scale)),
                 self._initializer(f"zero.{np.dtype(stored).name}", np.array(zero, stored)),
             ]
             value = x
             if dtype.bits < 8:
                 bounds = [
-                    self._initializer(f"{x.name}.{name}", np.float32(scale) * np.float32(bound))
-                    for name, bound in (("low", dtype.qmin), ("high", dtype.qmax))
+                    self._initializer(f"{name}.{end}", np.float32(scale) * np.float32(bound))
+                    for end, bound in (("low", dtype.qmin), ("high", dtype.qmax))
                 ]
-                value = self._node("Clip", [x, *bounds], f"{x.name}.clip{dtype.bits}", node)
-            quantized = self._node("QuantizeLinear", [value, *parameters], f"{x.name}.quantize", node)
-            self.pairs[key] = self._node("DequantizeLinear", [quantized, *parameters], f"{x.name}.dequantize", node)
+                value = self._node("Clip", [x, *bounds], f"{name}.clip{dtype.bits}", node)
+            quantized = self._node("QuantizeLinear", [value, *parameters], f"{name}.quantize", node)
+            self.pairs[key] = self._node("DequantizeLinear", [quantized, *parameters], f"{name}.dequantize", node)
         node.replace_input_with(position, self.pairs[key])
 
     def _constant(

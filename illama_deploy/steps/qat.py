@@ -1,0 +1,162 @@
+"""A network quantized after training, or a float one that is quantized first → the same, trained."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from ..atomic import new_directory
+from ..checkpoint import EMBEDDED, read_checkpoint
+from ..data import Loader, open_data
+from ..errors import DataError, UsageError
+from ..formats import parse_format
+from ..model.illama import Illama
+from ..quant import QuantizedArtifact, QuantMatMul, load_quantized, quantized_modules, save_quantized
+from ..quant.artifact import MANIFEST
+from ..quant.learnable import freeze, make_learnable
+from ..quant.modules import QuantWeighted
+from ..quant.quality import LOGITS, measure_sqnr
+from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
+from ..workspace import Workspace
+from .load_checkpoint import read_source
+from .quantize import SQNR_IMAGES, quantize, rewrite_float
+from .train import TrainResult
+
+__all__ = ["format_name", "qat", "rewritten_network"]
+
+#: In the run's directory: what training starts from, where it was made here, and what it gave.
+START, RESULT = "start", "quantized"
+#: Where weights start between their integers and the float ones: GPTAQ's choices are not undone by the first updates.
+TOWARDS = 0.5
+
+
+def qat(
+    checkpoint: str | Path = EMBEDDED,
+    *,
+    bits: int | str | None = None,
+    format: str | None = None,
+    recipe: TrainRecipe | str | Path | None = None,
+    source: str | Path | None = None,
+    calib_images: int | None = None,
+    heads: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    ema: bool = False,
+    **options: Any,
+) -> TrainResult:
+    """Train a quantized network with the arithmetic that it ships with, its float original being the teacher.
+
+    Args:
+        checkpoint: directory that `quantize` wrote, or a float checkpoint, which is quantized first.
+        bits, format, calib_images, heads, image_size, ema: of that, as in `quantize`; none of them with a directory.
+        recipe: as in `train`; the shipped `qat` (`qat-digits` on these) where not given.
+        source: the float checkpoint of a directory, where it has moved.
+        options: those of `RunOptions`; `out`, which gets a directory `quantized`, is `illama-out/qat` where not given.
+
+    Raises:
+        DeployError: bad input, or a run that stopped; what it had done is kept.
+    """
+    shared = RunOptions(**options)
+    out, given = Path(shared.out or Workspace().qat), Path(checkpoint)
+    quantizing = {"bits": bits, "format": format, "calib_images": calib_images,
+                  "heads": heads, "image_size": image_size, "ema": ema}  # fmt: skip
+    is_directory = given.is_dir() and (given / MANIFEST).is_file()
+    if is_directory and any(quantizing.values()):
+        raise UsageError(
+            "The directory is quantized already; it says its format and geometry itself.",
+            where=given,
+            hint="Leave --bits, --format, --calib-images, --heads, --image-size and --ema out.",
+        )
+    origin = load_quantized(given) if is_directory else read_checkpoint(checkpoint, heads=heads, ema=ema)
+    known = origin.manifest["data"]["spec"] if isinstance(origin, QuantizedArtifact) else origin.data
+    sources = shared.open_sources(known)
+    spec, names = sources[0].spec, sources[0].classes
+    resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else "qat"))
+    sha256 = origin.manifest_sha256 if isinstance(origin, QuantizedArtifact) else origin.sha256
+    identity = {**resolved.identity(), **quantizing, "data": spec, "split": sources[0].split, "start": sha256}
+    with join_processes() as processes:
+        run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
+        if not is_directory and run.writes and run.saved is None:
+            quantize(checkpoint, **quantizing, data=spec, split=shared.split, out=out / START, force=True)  # type: ignore[arg-type]
+        processes.wait()
+        artifact = load_quantized(given if is_directory else out / START)
+        model, classes = artifact.model, artifact.model.config.classes
+        if names and len(names) != classes:
+            raise DataError(
+                f"The data has {len(names)} classes and the network {classes}.",
+                where=spec,
+                hint="Give the data that the network was trained for.",
+            )
+        images, held_out = shared.load(sources, resolved, artifact.preprocessing, processes, classes)
+        target = rewritten_network(artifact, source)
+        model.requires_grad_(True)
+        make_learnable(model, target, learn_steps=resolved.steps == "learned", towards=TOWARDS)
+        teacher = target if resolved.teacher or resolved.features else None
+        network, figures = Trainer(model, teacher, images, held_out, run, shared, finish=_frozen).fit()
+        if run.writes:
+            about = {"recipe": resolved.to_dict(), "data": spec, "start_sha256": artifact.manifest_sha256}
+            with new_directory(out / RESULT, force=True) as directory:
+                manifest = {**artifact.manifest, "qat": about, **_figures(artifact, target, network)}
+                save_quantized(directory, network, manifest)
+    return TrainResult(out / RESULT, out, figures, processes.rank)
+
+
+def format_name(weights: int | None, activations: int | None) -> str | None:
+    """`W4A8` of 4 and 8; weights alone leave the activations in floating point; None of neither.
+
+    Raises:
+        UsageError: activations alone.
+    """
+    if weights is None and activations is not None:
+        raise UsageError("--activations needs --weights.", hint="Such as --weights 4 --activations 8.")
+    return None if weights is None else f"W{weights}A{activations or 16}"
+
+
+def rewritten_network(artifact: QuantizedArtifact, source: str | Path | None = None) -> Illama:
+    """The float network in the form that was quantized: the same function, weights to compare site by site.
+
+    Raises:
+        DeployError: the float checkpoint, or the images that a rewrite was balanced on, are not there.
+    """
+    hint = "Say where it is now with --source."
+    model = read_source(artifact, source, hint).build()
+    formats = {name: parse_format(about["format"]) for name, about in artifact.manifest["sites"].items()}
+    rewrite_float(model, artifact.recipe, formats, _calibration(artifact))
+    return model
+
+
+def _frozen(model: Illama) -> Illama:
+    """A copy as it ships."""
+    network = copy.deepcopy(model).cpu()
+    freeze(network)
+    return network.requires_grad_(False).eval()
+
+
+def _calibration(artifact: QuantizedArtifact, limit: int | None = None) -> Loader:
+    """The images that ranges were taken on, or the first of them."""
+    about = artifact.manifest["data"]
+    return Loader(
+        open_data(about["spec"], about["split"] or None, role="calibrate"),
+        artifact.preprocessing,
+        classes=artifact.model.config.classes,
+        batch_size=32,
+        indices=about["indices"][:limit],
+        skip_broken=bool(about["skipped"]),
+    )
+
+
+def _figures(artifact: QuantizedArtifact, target: Illama, network: Illama) -> dict[str, Any]:
+    """What `quantize` records of sites, for the trained network."""
+    few = _calibration(artifact, SQNR_IMAGES)
+    sqnr = measure_sqnr(target, network, (batch.images for batch in few))
+    sites = copy.deepcopy(artifact.manifest["sites"])
+    for name, module in quantized_modules(network):
+        sites[name]["sqnr_db"] = sqnr[name]
+        if isinstance(module, QuantMatMul):
+            scales = dict(zip(("a", "b"), module.scales(), strict=True))
+        else:
+            assert isinstance(module, QuantWeighted)
+            scales = {} if module.input_scale is None else {"input": module.input_scale}
+        for key, scale in scales.items():
+            sites[name]["inputs"][key].update(scale=float(scale), threshold=float(scale) * module.activations.qmax)
+    return {"logit_sqnr_db": sqnr[LOGITS], "sites": sites}

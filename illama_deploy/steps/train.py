@@ -1,0 +1,160 @@
+"""recipe, data, perhaps a checkpoint → a trained float network."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from ..errors import DataError, UsageError
+from ..model.illama import Illama, IllamaConfig
+from ..preprocessing import Preprocessing, default_preprocessing
+from ..rewrites import restructure
+from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes, seed_everything
+from ..workspace import Workspace
+
+__all__ = ["TrainResult", "train"]
+
+#: The trained network, in the run's directory.
+MODEL = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gave.
+
+    Attributes:
+        path: the trained network (a checkpoint, or of `qat` a quantized directory).
+        directory: the run's: state, log, curves.
+        figures: the last epoch's: `mean_loss`, `top1` (percent), `nll`, `images`.
+        rank: of this process; only 0 wrote anything.
+    """
+
+    path: Path
+    directory: Path
+    figures: dict[str, Any]
+    rank: int = 0
+
+
+def train(
+    recipe: TrainRecipe | str | Path = "digits",
+    *,
+    checkpoint: str | Path | None = None,
+    teacher: str | Path | None = None,
+    new_head: bool = False,
+    image_size: tuple[int, int] | None = None,
+    heads: int | None = None,
+    ema: bool = False,
+    **options: Any,
+) -> TrainResult:
+    """Train a float network, from nothing or from a checkpoint.
+
+    Args:
+        recipe: a `TrainRecipe`, a TOML file, or a shipped recipe's name.
+        checkpoint: where to start; `heads` and `ema` as in `read_checkpoint`.
+        teacher: checkpoint to distil from, where the recipe asks for a teacher; `checkpoint` where not given.
+        new_head: start with a new head, for other classes than the checkpoint's.
+        image_size: (height, width) in place of the recipe's; a checkpoint's position embedding is interpolated.
+        options: those of `RunOptions`; `out` is `illama-out/train` where not given.
+
+    Raises:
+        DeployError: bad input, or a run that stopped; what it had done is kept.
+    """
+    shared = RunOptions(**options)
+    resolved, out = shared.resolve(recipe), Path(shared.out or Workspace().trained)
+    size = image_size or dict(resolved.model).get("image_size")
+    start = None if checkpoint is None else read_checkpoint(checkpoint, heads=heads, image_size=size, ema=ema)
+    with join_processes() as processes:
+        sources = shared.open_sources(resolved.data or (start.data if start else None))
+        names = sources[0].classes
+        classes = len(names) or 1 + max(sample.label for sample in sources[0].read(range(len(sources[0]))))
+        config = _config(resolved, start, size, classes, new_head=new_head)
+        preprocessing = _preprocessing(resolved, start, config)
+        images, held_out = shared.load(sources, resolved, preprocessing, processes, classes)
+        identity = {**resolved.identity(), "data": sources[0].spec, "split": sources[0].split,
+                    "image_size": config.image_size, "start": start and start.sha256}  # fmt: skip
+        run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
+
+        def keep(network: Illama) -> None:
+            state = {key: tensor.to(getattr(torch, resolved.stored)) for key, tensor in network.state_dict().items()}
+            save_checkpoint(out / MODEL, state, config, preprocessing, classes=names, data=sources[0].spec, force=True)
+
+        seed_everything(resolved.seed, "weights")
+        model = Illama(config, drop_path=resolved.drop_path)
+        if start is not None:
+            kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
+            model.load_state_dict(kept, strict=not new_head)
+        distilled = _teacher(resolved, teacher or checkpoint, config, heads=heads, ema=ema)
+        for network in (model, distilled):
+            if network is not None and config.class_token == "last":
+                restructure(network, ["class_token_last_block"])  # the same function, for 10/12 of a block less
+        trainer = Trainer(
+            model, distilled, images, held_out, run, shared, finish=lambda m: _rounded(m, resolved), keep=keep
+        )
+        network, figures = trainer.fit()
+        if run.writes:
+            keep(network)
+    return TrainResult(out / MODEL, out, figures, processes.rank)
+
+
+def _config(
+    recipe: TrainRecipe, start: Checkpoint | None, size: tuple[int, int] | None, classes: int, *, new_head: bool
+) -> IllamaConfig:
+    """The network's geometry: the recipe's, or the starting checkpoint's."""
+    table = {**dict(recipe.model), **({"image_size": size} if size else {}), "classes": classes}
+    if start is None:
+        try:
+            return IllamaConfig(**table)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"The recipe describes no network ({error}).",
+                hint="Complete its [model] table, or start from a checkpoint (--checkpoint).",
+            ) from error
+    if classes != start.config.classes and not new_head:
+        raise DataError(
+            f"The data has {classes} classes and the checkpoint {start.config.classes}.",
+            where=start.path,
+            hint="Give the data that it was trained for, or train a new head (--new-head).",
+        )
+    own = replace(start.config, classes=classes)
+    differs = [f"{key} {getattr(own, key)}, not {value}" for key, value in table.items() if getattr(own, key) != value]
+    if differs:
+        raise UsageError(
+            f"The checkpoint is not the recipe's network: {', '.join(differs)}.",
+            where=start.path,
+            hint="Take another checkpoint, or a recipe without these keys of [model].",
+        )
+    return own
+
+
+def _preprocessing(recipe: TrainRecipe, start: Checkpoint | None, config: IllamaConfig) -> Preprocessing:
+    default = start.preprocessing if start is not None else default_preprocessing(config.image_size, config.channels)
+    own = default.override(mean=recipe.mean or None, std=recipe.std or None)
+    if own.channels != config.channels:
+        raise UsageError(
+            f"The recipe has means for {own.channels} channels and the network {config.channels}.",
+            hint="Mend 'mean' and 'std' of the recipe.",
+        )
+    return own
+
+
+def _teacher(recipe: TrainRecipe, path: str | Path | None, config: IllamaConfig, **options: Any) -> Illama | None:
+    if not (recipe.teacher or recipe.features):
+        return None
+    if path is None:
+        raise UsageError("The recipe distils from a teacher, and there is none.", hint="Name one with --teacher.")
+    return read_checkpoint(path, image_size=config.image_size, **options).build()
+
+
+def _rounded(model: Illama, recipe: TrainRecipe) -> Illama:
+    """A copy whose weights are what the file will hold."""
+    network = copy.deepcopy(model).cpu().eval()
+    if recipe.stored == "float16":
+        for parameter in network.parameters():
+            parameter.data = parameter.half().float()
+    network.blocks[-1].attn.last_query_only = False
+    return network

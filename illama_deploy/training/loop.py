@@ -1,0 +1,287 @@
+"""The loop: float networks and quantized ones alike.
+
+A run is a function of its recipe, its data and its starting weights: what is random in an update is drawn from a seed
+for that update (`images.py`), so that the state to save is weights, optimizer, schedule, loss scale, averaged
+weights, and the position. `docs/train.md` explains the whole on one page.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import Batch
+from ..errors import DataError, TrainingError
+from ..model.illama import Illama
+from ..progress import track
+from .images import Images, seed_everything
+from .options import RunOptions
+from .processes import Processes
+from .recipe import TrainRecipe
+from .run import RunDirectory
+
+__all__ = ["Objective", "Trainer", "count_correct"]
+
+
+class Objective(nn.Module):
+    """images [B, C, H, W] and targets ([B] or [B, classes]) to the loss: labels, and the teacher where there is one."""
+
+    def __init__(self, model: Illama, teacher: Illama | None, recipe: TrainRecipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        recipe = self.recipe
+        stream = list(self.model.stream(images))
+        logits = self.model.classify(stream[-1]).float()
+        smoothing = recipe.smoothing if targets.ndim == 1 else 0.0  # mixed targets are smooth already
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = list(self.teacher.stream(images))
+            wanted_logits = self.teacher.classify(wanted[-1]).float()
+        own, theirs = (F.log_softmax(x / recipe.temperature, -1) for x in (logits, wanted_logits))
+        divergence = F.kl_div(own, theirs, reduction="batchmean", log_target=True) * recipe.temperature**2
+        loss = (1 - recipe.teacher) * loss + recipe.teacher * divergence
+        if recipe.features:
+            for x, y in zip(stream, wanted, strict=True):
+                apart = F.mse_loss(x.float(), y.float()) / y.float().square().mean()
+                loss = loss + recipe.features / len(stream) * apart
+        return loss
+
+
+class Trainer:
+    """Trains `model`, in place.
+
+    Args:
+        held_out: batches on which accuracy is measured; this process's share.
+        finish: makes of the model in training the network that is evaluated and kept: a copy.
+        keep: gets that network each time it is evaluated, in the process that writes.
+    """
+
+    def __init__(
+        self,
+        model: Illama,
+        teacher: Illama | None,
+        images: Images,
+        held_out: Iterable[Batch],
+        run: RunDirectory,
+        options: RunOptions,
+        *,
+        finish: Callable[[Illama], Illama],
+        keep: Callable[[Illama], None] = lambda network: None,
+    ) -> None:
+        from timm.data import Mixup
+        from timm.optim import create_optimizer_v2
+        from timm.scheduler import create_scheduler_v2
+        from timm.utils import ModelEmaV3
+
+        recipe, processes = images.recipe, images.processes
+        self.model, self.images, self.held_out, self.run, self.options = model, images, held_out, run, options
+        self.recipe, self.processes, self.device = recipe, processes, processes.device
+        self.finish, self.keep = finish, keep
+        self.objective: nn.Module = Objective(model, teacher, recipe).to(self.device)
+        self.ema = ModelEmaV3(model, recipe.ema) if recipe.ema else None
+        fused = {"fused": True} if recipe.optimizer in ("adam", "adamw", "sgd") else {}
+        self.optimizer = create_optimizer_v2(
+            model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **fused
+        )
+        self.schedule = create_scheduler_v2(
+            self.optimizer,
+            num_epochs=recipe.epochs,
+            min_lr=recipe.lr_min,
+            warmup_lr=recipe.lr_start,
+            warmup_epochs=recipe.warmup_epochs,
+            step_on_epochs=False,
+            updates_per_epoch=images.steps,
+        )[0]
+        self.dtype = getattr(torch, recipe.precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.mixup = None
+        if recipe.mixup or recipe.cutmix:
+            self.mixup = Mixup(
+                recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=images.classes
+            )
+        self.epoch = self.step = 0
+        self.sums = [0.0, 0.0]  # loss and updates of this epoch
+        self._restore()
+        if options.compile:
+            for block in (*model.blocks, *(teacher.blocks if teacher is not None else ())):
+                block.compile()
+        if processes.count > 1:
+            self.objective = nn.parallel.DistributedDataParallel(self.objective, broadcast_buffers=False)
+
+    @property
+    def updates(self) -> int:
+        """Updates done."""
+        return self.epoch * self.images.steps + self.step
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What has a state."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
+        return {**parts, "ema": self.ema} if self.ema is not None else parts
+
+    def _restore(self) -> None:
+        if (saved := self.run.saved) is not None:
+            for name, part in self.parts.items():
+                part.load_state_dict(saved[name])
+            self.epoch, self.step, self.sums = saved["epoch"], saved["step"], saved["sums"]
+            self.run.saved = None
+
+    def save(self) -> None:
+        """Save the state, unless it has become no number."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            raise self._not_finite("A weight")
+        position = {"epoch": self.epoch, "step": self.step, "updates": self.updates, "sums": self.sums}
+        self.run.save(**{name: part.state_dict() for name, part in self.parts.items()}, **position)
+        self.saved_at = time.monotonic()
+
+    def fit(self) -> tuple[Illama, dict[str, Any]]:
+        """Train to the end: the network, and the last epoch's record.
+
+        Raises:
+            TrainingError: the loss is no number, or a signal came; the state says where to go on.
+        """
+        self.save()  # so that what was begun is known
+        with _signals() as received:
+            while self.epoch < self.recipe.epochs:
+                try:
+                    self._train_epoch(received)
+                except DataError:
+                    self.save()
+                    raise
+                self._end_epoch()
+        network = self.finish(self._averaged())
+        self.run.plot()
+        return network, self.run.records()[-1] if self.run.writes else {}
+
+    def _train_epoch(self, received: list[int]) -> None:
+        recipe, mask = self.recipe, self.recipe.mask_at(self.epoch)
+        for model in (self.model, self._averaged()):
+            model.set_soft_mask(mask)
+        self.model.train()
+        batches = self.images.epoch(self.epoch, self.step)
+        start, first = time.monotonic(), self.step
+        for pieces in track(batches, f"Epoch {self.epoch + 1} of {recipe.epochs}", self.images.steps - self.step):
+            self.schedule.step_update(self.updates)
+            loss, stop = self._update(pieces, bool(received))
+            if not math.isfinite(loss):
+                raise self._not_finite("The loss")
+            self.step += 1
+            self.sums = [self.sums[0] + loss, self.sums[1] + 1]
+            speed = (self.step - first) * recipe.batch_size / (time.monotonic() - start)
+            lr, at = self.optimizer.param_groups[0]["lr"], round(self.updates / self.images.steps, 4)
+            self.run.log(updates=self.updates, epoch=at, loss=loss, lr=lr, mask=mask, images_per_s=round(speed, 1))
+            if stop or time.monotonic() - self.saved_at > 60 * self.options.save_minutes:
+                self.save()
+            if stop:
+                name = signal.Signals(received[0]).name if received else "a signal to another process"
+                raise TrainingError(
+                    f"Stopped by {name} after {self.updates} updates; all that was done is kept.",
+                    where=self.run.state_file,
+                    hint="Go on with the same command and --resume.",
+                )
+
+    def _update(self, pieces: Sequence[Batch], stop: bool) -> tuple[float, bool]:
+        """One update: (the loss over all processes, whether one of them was told to stop)."""
+        told = torch.tensor([0.0, float(stop)], device=self.device)
+        for i, piece in enumerate(pieces):
+            seed_everything(self.recipe.seed, "update", self.updates, self.processes.rank, i)
+            images, targets = piece.images.to(self.device), piece.labels.to(self.device)
+            if self.mixup is not None:
+                images, targets = self.mixup(images, targets)
+            alone = self.processes.count == 1 or i == len(pieces) - 1
+            with nullcontext() if alone else self.objective.no_sync():  # type: ignore[operator]
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    loss = self.objective(images, targets) / len(pieces)
+                self.scaler.scale(loss).backward()
+            told[0] += loss.detach()
+        loss, stopped = (self.processes.add(told) / self.processes.count).tolist()
+        if math.isfinite(loss):
+            if self.recipe.clip_grad:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.ema is not None:
+                self.ema.update(self.model)
+        self.optimizer.zero_grad()
+        return loss, stopped > 0
+
+    def _end_epoch(self) -> None:
+        self.save()  # one that is killed while it evaluates goes on here
+        mask, loss = self.recipe.mask_at(self.epoch), self.sums[0] / self.sums[1]
+        record: dict[str, Any] = {"updates": self.updates, "epoch": self.epoch + 1, "mean_loss": loss, "mask": mask}
+        line = f"epoch {self.epoch + 1} of {self.recipe.epochs}: loss {loss:.4f}, mask {mask:.2f}"
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0]
+        if self.epoch % self.recipe.evaluate_every == 0 or self.epoch == self.recipe.epochs:
+            network = self.finish(self._averaged())
+            correct, nll, images = count_correct(network, self.held_out, self.processes)
+            record.update(top1=100 * correct / images, nll=nll / images, images=images)
+            line += f", held-out top-1 {record['top1']:.2f} % of {images}"
+            if self.run.writes:
+                self.keep(network)
+        self.run.log(**record)
+        if self.run.writes:
+            self.options.say(line)
+
+    def _averaged(self) -> Illama:
+        return self.model if self.ema is None else self.ema.module
+
+    def _not_finite(self, what: str) -> TrainingError:
+        kept = self.run.state_file.exists()
+        return TrainingError(
+            f"{what} is no finite number after {self.updates} updates.",
+            where=f"epoch {self.epoch + 1}, update {self.step + 1} of {self.images.steps}",
+            hint=(f"The last good state is {self.run.state_file}. " if kept else "")
+            + "Lower --lr, and go on with --resume --force or begin anew.",
+        )
+
+
+@torch.no_grad()
+def count_correct(model: nn.Module, batches: Iterable[Batch], processes: Processes) -> tuple[int, float, int]:
+    """Right guesses, summed negative log-likelihood, and images, over all processes; in float32."""
+    sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
+    model.to(processes.device).eval()
+    for batch in batches:
+        logits, labels = model(batch.images.to(processes.device)), batch.labels.to(processes.device)
+        sums[0] += (logits.argmax(1) == labels).sum()
+        sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+        sums[2] += len(labels)
+    correct, nll, images = processes.add(sums).tolist()
+    return int(correct), nll, int(images)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM instead of being interrupted; a second one interrupts."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+    try:
+        for number in before:
+            signal.signal(number, receive)
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

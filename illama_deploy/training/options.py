@@ -1,0 +1,114 @@
+"""What `train` and `qat` have in common: on which images, for how long, where, and with which means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data import Batch, Loader, Source, open_data
+from ..errors import DataError, UsageError
+from ..preprocessing import Preprocessing
+from .images import Images, TensorImages, TimmImages
+from .processes import Processes
+from .recipe import TrainRecipe
+
+__all__ = ["RunOptions"]
+
+#: Bytes of pixels that the pipeline `auto` keeps in memory.
+MEMORY = 2**30
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a run.
+
+    Attributes:
+        data, split: what to train on; where not given, what the recipe or the checkpoint says, and its training split.
+        eval_data, eval_split: held-out images; the test or validation split of `data` where not given.
+        epochs, batch_size, lr, seed: in place of the recipe's.
+        micro_batch: images that a process takes at a time; its share of a batch where not given.
+        workers: processes that decode, for each that trains.
+        compile: compile the blocks.
+        save_minutes: save the state this often, besides after every epoch and on SIGTERM or SIGINT.
+        out: the run's directory.
+        resume: go on where the run in `out` was stopped (from the start, where there is no state yet).
+        force: replace a run that is there; with `resume`, go on although it was begun with other options.
+        say: gets a line for each epoch.
+    """
+
+    data: str | None = None
+    split: str | None = None
+    eval_data: str | None = None
+    eval_split: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    seed: int | None = None
+    micro_batch: int | None = None
+    workers: int = 0
+    compile: bool = False
+    save_minutes: float = 10.0
+    out: str | Path | None = None
+    resume: bool = False
+    force: bool = False
+    say: Callable[[str], None] = lambda line: None
+
+    def resolve(self, recipe: TrainRecipe | str | Path) -> TrainRecipe:
+        """The recipe of that name, with what is given here in its place."""
+        read = recipe if isinstance(recipe, TrainRecipe) else TrainRecipe.read(recipe)
+        return read.override(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed)
+
+    def open_sources(self, spec: str | None) -> tuple[Source, Source]:
+        """Training and held-out images; `spec` where no data is named here.
+
+        Raises:
+            UsageError: none is named, or both are the same.
+            DataError: one cannot be opened, or their classes differ.
+        """
+        spec = self.data or spec
+        if not spec:
+            raise UsageError(
+                "Training needs images, and neither recipe nor checkpoint says which.",
+                hint="Give them with --data, such as --data folder:PATH or --data parquet:PATH.",
+            )
+        source = open_data(spec, self.split, role="train")
+        held_out = open_data(self.eval_data or spec, self.eval_split, role="evaluate")
+        if (source.spec, source.split) == (held_out.spec, held_out.split):
+            raise UsageError(
+                "Training and held-out images are the same.",
+                where=f"{source.spec}, split {source.split or '(none)'}",
+                hint="Name others with --eval-data or --eval-split, or lay them out as split folders.",
+            )
+        if source.classes and held_out.classes and source.classes != held_out.classes:
+            raise DataError(
+                f"The classes differ: {len(source.classes)} to train on, {len(held_out.classes)} held out, or in "
+                "another order.",
+                where=held_out.spec,
+                hint="Give data of the same classes.",
+            )
+        return source, held_out
+
+    def load(
+        self,
+        sources: tuple[Source, Source],
+        recipe: TrainRecipe,
+        preprocessing: Preprocessing,
+        processes: Processes,
+        classes: int,
+    ) -> tuple[Images, Iterable[Batch]]:
+        """Images to train on, and this process's share of the held-out ones."""
+        size = len(sources[0]) * preprocessing.channels * preprocessing.size[0] * preprocessing.size[1]
+        small = size <= MEMORY if recipe.pipeline == "auto" else recipe.pipeline == "tensor"
+        images = (TensorImages if small else TimmImages)(
+            sources[0],
+            recipe,
+            preprocessing,
+            processes,
+            classes=classes,
+            micro_batch=self.micro_batch,
+            workers=self.workers,
+        )
+        share = range(processes.rank, len(sources[1]), processes.count)
+        held_out = Loader(sources[1], preprocessing, classes=classes, indices=share)
+        return images, list(held_out) if small else held_out

@@ -1,0 +1,177 @@
+"""`train` and `qat` on the command line: what they say, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import get_worker_info
+
+from illama_deploy.training import TimmImages
+
+from .conftest import Cli
+from .test_bad_input import assert_error, limited
+
+#: Seven updates an epoch of a network that takes milliseconds.
+RECIPE = """
+data = "digits"
+epochs = 2
+batch_size = 128
+lr = 2e-3
+warmup_epochs = 1
+flip = 0.0
+mean = [0.3]
+std = [0.3]
+
+[model]
+dim = 32
+depth = 2
+heads = 1
+image_size = 16
+patch_size = 4
+channels = 1
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def folder_of(tmp_path: Path) -> Callable[[int], str]:
+    """Data of so many classes, eight images each in both splits."""
+
+    def make(classes: int) -> str:
+        for split in ("train", "test"):
+            for label in range(classes):
+                (tmp_path / "data" / split / f"class{label}").mkdir(parents=True)
+                for number in range(8):
+                    image = Image.new("L", (16, 16), 20 * label + number)
+                    image.save(tmp_path / "data" / split / f"class{label}" / f"{number}.png")
+        return f"folder:{tmp_path / 'data'}"
+
+    return make
+
+
+def test_train_says_what_it_does_and_goes_on(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    code, out, err = cli("train", "--recipe", recipe, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "epoch 2 of 2: loss" in out + err
+    assert str(tmp_path / "run" / "model.safetensors") in out
+    # A run that is done has nothing left to do.
+    code, _, err = cli("train", "--recipe", recipe, "--out", tmp_path / "run", "--resume")
+    assert code == 0, err
+    code, _, err = cli("train", "--recipe", recipe, "--out", tmp_path / "run")
+    assert_error(code, err, "a run already", "--resume")
+
+
+def test_unknown_key_of_a_recipe(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.replace("epochs = 2", "epoch = 2", 1))
+    code, _, err = cli("train", "--recipe", recipe, "--out", tmp_path / "run")
+    assert_error(code, err, "unknown key 'epoch'", "Did you mean 'epochs'?", str(recipe))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_recipe(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("train", "--recipe", "tinny", "--out", tmp_path / "run")
+    assert_error(code, err, "Cannot read the recipe", "tiny")
+
+
+def test_data_of_other_classes(cli: Cli, folder_of: Callable[[int], str], tmp_path: Path) -> None:
+    data = folder_of(3)
+    options = ("--data", data, "--batch-size", 8, "--epochs", 1, "--out", tmp_path / "run")
+    recipe = tmp_path / "plain.toml"
+    recipe.write_text("flip = 0.0\nwarmup_epochs = 0\n")
+    code, _, err = cli("train", "--recipe", recipe, "--checkpoint", "digits", *options)
+    assert_error(code, err, "The data has 3 classes and the checkpoint 10", "--new-head")
+    code, _, err = cli("qat", "digits", "--recipe", recipe, *options)
+    assert_error(code, err, "The data has 3 classes and the network 10", data)
+    assert not (tmp_path / "run" / "quantized").exists()
+
+
+def test_fewer_images_than_a_batch(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    code, _, err = cli("train", "--recipe", recipe, "--batch-size", 1000, "--out", tmp_path / "run")
+    assert_error(code, err, "899 images and a batch takes 1000", "--batch-size")
+
+
+def test_one_class_only(cli: Cli, recipe: Path, folder_of: Callable[[int], str], tmp_path: Path) -> None:
+    data = folder_of(1)
+    code, _, err = cli("train", "--recipe", recipe, "--data", data, "--batch-size", 8, "--out", tmp_path / "run")
+    assert_error(code, err, "one class only", data)
+
+
+def test_resume_of_another_recipes_run(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    run = ("train", "--recipe", recipe, "--out", tmp_path / "run")
+    assert cli(*run).code == 0
+    code, _, err = cli(*run, "--resume", "--lr", 1e-3, "--epochs", 3)
+    assert_error(code, err, "recipe.lr: 0.002 there, 0.001 now", "recipe.epochs: 2 there, 3 now", "--force")
+    assert cli(*run, "--resume", "--lr", 1e-3, "--epochs", 3, "--force").code == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if "top1" in record] == [1, 2, 3]
+
+
+def test_state_that_is_cut_short(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    run = ("train", "--recipe", recipe, "--out", tmp_path / "run")
+    assert cli(*run).code == 0
+    state = tmp_path / "run" / "state.pt"
+    state.write_bytes(state.read_bytes()[:-1000])
+    code, _, err = cli(*run, "--resume")
+    assert_error(code, err, "state cannot be read", str(state), "--force")
+
+
+def test_worker_that_dies(cli: Cli, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+    """As when memory runs out: killed by the system, after the first epoch."""
+    decode = TimmImages.decode
+
+    def fatal(self: TimmImages, *arguments: object) -> object:
+        if get_worker_info() is not None and Path(tmp_path / "run" / "log.jsonl").stat().st_size > 1000:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(self, *arguments)  # type: ignore[arg-type]
+
+    recipe.write_text('pipeline = "timm"\nauto_augment = ""\ncolor_jitter = 0.0\n' + RECIPE)
+    run = ("train", "--recipe", recipe, "--out", tmp_path / "run", "--workers", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(TimmImages, "decode", fatal)
+        code, _, err = cli(*run)
+    assert_error(code, err, "A worker process died", "--workers", "--resume")
+    assert cli(*run, "--resume").code == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == whole.read_bytes()
+
+
+@pytest.fixture
+def whole(cli: Cli, tmp_path: Path) -> Path:
+    """The network of the same run, undisturbed."""
+    recipe = tmp_path / "whole.toml"
+    recipe.write_text('pipeline = "timm"\nauto_augment = ""\ncolor_jitter = 0.0\n' + RECIPE)
+    assert cli("train", "--recipe", recipe, "--out", tmp_path / "whole", "--workers", 1).code == 0
+    return tmp_path / "whole" / "model.safetensors"
+
+
+def test_disk_that_fills_up(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    # The state before the first update fits, one with the optimizer's moments does not.
+    run = ("train", "--recipe", recipe, "--out", tmp_path / "run")
+    done = limited(500_000, *run)
+    state = tmp_path / "run" / "state.pt"
+    assert_error(done.returncode, done.stderr, "The state before is intact", str(state), "--resume")
+    assert torch.load(state, weights_only=True)["updates"] == 0
+    assert sorted(path.name for path in state.parent.iterdir()) == ["log.jsonl", "state.pt"]
+    assert cli(*run, "--resume").code == 0
+
+
+def test_options_that_do_not_go_together(cli: Cli, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "run")
+    assert_error(*cli("qat", "digits", "--activations", 8, *out)[::2], "--activations needs --weights")
+    code, _, err = cli("qat", "digits", "--weights", 4, "--format", "W4A8", *out)
+    assert_error(code, err, "--weights", "--format")
+    code, _, err = cli("train", "--recipe", "digits", "--micro-batch", 48, *out)
+    assert_error(code, err, "does not split", "--micro-batch")
+    assert not (tmp_path / "run").exists()
