@@ -16,9 +16,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import illama_deploy
 from illama_deploy.environment import describe_environment
-from illama_deploy.measure import Binning
+from illama_deploy.measure import Accuracy, Binning
 from illama_deploy.report.property_rows import PROPERTY_TABLES
 from illama_deploy.steps.properties import PropertyOptions
 
@@ -55,16 +57,16 @@ def main() -> None:
             artifacts[format_] = (made.path, wanted)
         exported = illama_deploy.export(Path(folder) / "W8A8", float=False, out=Path(folder) / "onnx").model
         artifacts["W8A8, ONNX Runtime"] = (exported, PropertyOptions(names, **asked))
-        found = {
-            name: illama_deploy.evaluate(artifact, data=data, limit=options.limit, properties=properties)
-            for name, (artifact, properties) in artifacts.items()
-        }
-        mass = {
-            name: illama_deploy.evaluate(
-                artifact, data=data, limit=options.limit, properties=PropertyOptions(binning=Binning(15, "equal-mass"))
-            ).figures["ece"]
-            for name, (artifact, _) in artifacts.items()
-        }
+        found, mass = {}, {}
+        for number, (name, (artifact, properties)) in enumerate(artifacts.items()):
+            logits = Path(folder) / f"{number}.npz"
+            found[name] = illama_deploy.evaluate(
+                artifact, data=data, limit=options.limit, properties=properties, save_logits=logits
+            )
+            accuracy = Accuracy(1, Binning(15, "equal-mass"))
+            with np.load(logits) as saved:
+                accuracy.update(saved["logits"], saved["labels"])
+            mass[name] = accuracy.to_dict()["ece"]
     environment = describe_environment()
     print("# Properties of illama-tiny-cifar10\n")
     print(f"{date.today()}, {environment['cpu']}, {environment['cores']} cores; ", end="")

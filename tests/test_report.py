@@ -233,7 +233,7 @@ def test_markdown_shows_the_figures_of_the_json() -> None:
     marks = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}
     assert [tuple(row) for row in page.tables[0][1:]] == [(*row[:-1], marks[row[-1]]) for row in gate_rows(content)]
     assert [tuple(row) for row in page.tables[1][1:]] == artifact_rows(content)
-    assert page.tags.count("details") == page.tags.count("summary") == 5
+    assert page.tags.count("details") == page.tags.count("summary") == 9
     for shown in (
         "500 images of digits",
         "1 broken images left out",
