@@ -897,7 +897,11 @@ def _property_options(names: str | None, *, binning: tuple[int, str], **options:
     from .measure import Binning
     from .steps.properties import PROPERTIES, PropertyOptions
 
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items() if value not in (None, [])}
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in options.items()
+        if value not in (None, [])
+    }
     chosen = PROPERTIES if names == "all" else tuple(names.split(",")) if names else ()
     return PropertyOptions(chosen, Binning(*binning), **given)
 

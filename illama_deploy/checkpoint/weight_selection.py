@@ -137,7 +137,7 @@ class _Llama:
 
         try:
             with safe_open(self.files[name], framework="pt") as file:
-                return file.get_tensor(name)  # type: ignore[no-any-return]
+                return file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{name} cannot be read: {error}.", where=self.files[name], hint="It may be cut short; copy it again."

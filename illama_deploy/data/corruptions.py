@@ -33,7 +33,7 @@ def _library() -> ModuleType:
         raise RuntimeUnavailableError(
             f"Images cannot be corrupted here: {error}.", hint="pip install 'illama-deploy[corruptions]'"
         ) from error
-    return imagecorruptions  # type: ignore[no-any-return]
+    return imagecorruptions
 
 
 def corruption_names(chosen: Sequence[str] = ()) -> list[str]:

@@ -6,6 +6,7 @@ Of a quantized head only scales change. The integers stay, the bias too: it is a
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from ..model.illama import Illama
 from .modules import QuantLinear
@@ -16,8 +17,8 @@ __all__ = ["divide_logits"]
 @torch.no_grad()
 def divide_logits(model: Illama, temperature: float) -> None:
     """Fold 1 / temperature into the head of a float or quantized network, in place; each value is rounded once."""
-    head = model.head
-    values = (head.weight_scale, head.bias) if isinstance(head, QuantLinear) else (head.weight, head.bias)
-    for value in values:
+    head = model.get_submodule("head")
+    assert isinstance(head, QuantLinear | nn.Linear)
+    for value in (head.weight_scale if isinstance(head, QuantLinear) else head.weight, head.bias):
         if value is not None:
             value.copy_(value.double() / temperature)
