@@ -1024,6 +1024,7 @@ def shape(tmp_path: Path) -> Callable[..., tuple[object, ...]]:
         (("--categories", "a.json"), ("belongs to the property shape-bias",)),
         (("--fit-temperature",), ("belongs to the property calibration",)),
         (("--corruption", "fog"), ("belongs to the property corruptions",)),
+        (("--mask", "bidirectional"), ("belongs to the property attention-rank",)),
         (("--bins", 0), ("at least one bin", "--bins")),
         (("--binning", "equal"), ("no binning 'equal'", "equal-mass")),
         (("--properties", "attention-rank", "--mask", "odd"), ("no mask 'odd'", "bidirectional")),

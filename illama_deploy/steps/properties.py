@@ -24,6 +24,8 @@ from ..runtime.torch_cpu import TorchRuntime
 __all__ = ["PROPERTIES", "Properties", "PropertyOptions"]
 
 PROPERTIES = ("calibration", "shape-bias", "attention-rank", "corruptions")
+#: What is measured where nothing else is said.
+MASKS, SEVERITIES = ("causal",), (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ class PropertyOptions:
     calib_images: int = 1024
     cue_conflict: str | Path | None = None
     categories: str | Path | None = None
-    masks: tuple[str, ...] = ("causal",)
+    masks: tuple[str, ...] = MASKS
     rank_images: int = 128
     corruptions: tuple[str, ...] = ()
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    severities: tuple[int, ...] = SEVERITIES
     corruption_images: int = 500
     confidence: float = 0.95
 
@@ -67,7 +69,9 @@ class PropertyOptions:
             ("--fit-temperature", self.fit_temperature, "calibration"),
             ("--cue-conflict", self.cue_conflict is not None, "shape-bias"),
             ("--categories", self.categories is not None, "shape-bias"),
+            ("--mask", self.masks != MASKS, "attention-rank"),
             ("--corruption", bool(self.corruptions), "corruptions"),
+            ("--severity", self.severities != SEVERITIES, "corruptions"),
         ):
             if given and name not in self.names:
                 raise UsageError(f"{option} belongs to the property {name}.", hint=f"Add --properties {name}.")
@@ -79,7 +83,7 @@ class PropertyOptions:
             raise UsageError(
                 "At least one image is needed.", hint="Raise --calib-images, --rank-images or --corruption-images."
             )
-        if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
+        if not self.severities or not set(self.severities) <= set(SEVERITIES):
             raise UsageError("Severities are 1 to 5.", hint="Use --severity 3, for example.")
         for mask in self.masks:
             parse_mask(mask)
