@@ -114,6 +114,38 @@ TargetsOption = Annotated[
         show_default=False,
     ),
 ]
+PropertiesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--properties", help="Some of calibration,shape-bias,attention-rank,corruptions, or all.", show_default=False
+    ),
+]
+BinsOption = Annotated[int, typer.Option("--bins", help="Of calibration errors.")]
+BinningOption = Annotated[str, typer.Option("--binning", help="Of calibration errors: equal-width | equal-mass")]
+FitTemperatureOption = Annotated[
+    bool, typer.Option("--fit-temperature", help="Fit a temperature on calibration images (for export --temperature).")
+]
+CalibSplitOption = Annotated[
+    str | None, typer.Option("--calib-split", help="Split to fit it on; train where not given.", show_default=False)
+]
+FitImagesOption = Annotated[int, typer.Option("--calib-images", help="Images to fit it on.")]
+CueConflictOption = Annotated[
+    Path | None, typer.Option("--cue-conflict", help="Folder of cue-conflict stimuli.", show_default=False)
+]
+CategoriesOption = Annotated[
+    Path | None,
+    typer.Option("--categories", help="JSON: category to classes; ImageNet's 16 where not given.", show_default=False),
+]
+MaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--mask", help="Of attention ranks: causal | bidirectional | 0 to 1; may be given again."),
+]
+RankImagesOption = Annotated[int, typer.Option("--rank-images", help="Images that attention ranks are averaged over.")]
+CorruptionOption = Annotated[
+    list[str] | None, typer.Option("--corruption", help="ImageNet-C's 15 where not given; may be given again.")
+]
+SeverityOption = Annotated[list[int] | None, typer.Option("--severity", help="1 to 5, all where not given.")]
+CorruptionImagesOption = Annotated[int, typer.Option("--corruption-images", help="Images that are corrupted.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here.", show_default=False)]
 
 
@@ -396,6 +428,9 @@ def export(
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Formats without a kernel too, for accuracy only; the file says so.")
     ] = False,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Divide logits by it, folded into the head.")
+    ] = 1.0,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every layer with torch; stop at one that departs.")] = False,
     source: Annotated[
         Path | None, typer.Option("--source", help="The float checkpoint, if it has moved.", show_default=False)
@@ -426,6 +461,7 @@ def export(
         float_only=float_only,
         simulate=simulate,
         verify=verify,
+        temperature=temperature,
         source=source,
         flavor=flavor,
         onnx_only=onnx_only,
@@ -475,13 +511,27 @@ def evaluate(
     crop: CropOption = None,
     crop_mode: CropModeOption = None,
     interpolation: InterpolationOption = None,
+    properties: PropertiesOption = None,
+    bins: BinsOption = 15,
+    binning: BinningOption = "equal-width",
+    fit_temperature: FitTemperatureOption = False,
+    calib_split: CalibSplitOption = None,
+    calib_images: FitImagesOption = 1024,
+    cue_conflict: CueConflictOption = None,
+    categories: CategoriesOption = None,
+    mask: MaskOption = None,
+    rank_images: RankImagesOption = 128,
+    corruption: CorruptionOption = None,
+    severity: SeverityOption = None,
+    corruption_images: CorruptionImagesOption = 500,
     skip_broken: SkipOption = False,
     save_logits: Annotated[
         Path | None, typer.Option("--save-logits", help="Write logits and labels (.npz).", show_default=False)
     ] = None,
     json: JsonOption = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts here.", show_default=False)] = None,
 ) -> None:
-    """Measure accuracy, and the distance from a reference."""
+    """Measure accuracy, the distance from a reference, and properties."""
     from .steps.evaluate import evaluate as step
 
     result = step(
@@ -498,14 +548,36 @@ def evaluate(
         heads=heads,
         image_size=_size(image_size),
         ema=ema,
+        properties=_property_options(
+            properties,
+            binning=(bins, binning),
+            fit_temperature=fit_temperature,
+            calib_split=calib_split,
+            calib_images=calib_images,
+            cue_conflict=cue_conflict,
+            categories=categories,
+            masks=mask,
+            rank_images=rank_images,
+            corruptions=corruption,
+            severities=severity,
+            corruption_images=corruption_images,
+        ),
         skip_broken=skip_broken,
         save_logits=save_logits,
         json=json,
+        html=html,
     )
     for key, value in result.figures.items():
         _say(f"{key:<14} {value:.4f}" if isinstance(value, float) else f"{key:<14} {value}")
     if result.skipped:
         _say(_skipped(result.skipped).lstrip(", "))
+    if result.properties:
+        from .report.property_rows import property_tables
+        from .report.terminal import print_table
+
+        for title, columns, left, rows in property_tables([(artifact, result.properties)]):
+            _say(f"\n{title}")
+            print_table(columns, rows, left=left)
 
 
 @app.command()
@@ -595,6 +667,19 @@ def check(
     crop: CropOption = None,
     crop_mode: CropModeOption = None,
     interpolation: InterpolationOption = None,
+    properties: PropertiesOption = None,
+    bins: BinsOption = 15,
+    binning: BinningOption = "equal-width",
+    fit_temperature: FitTemperatureOption = False,
+    calib_split: CalibSplitOption = None,
+    calib_images: FitImagesOption = 1024,
+    cue_conflict: CueConflictOption = None,
+    categories: CategoriesOption = None,
+    mask: MaskOption = None,
+    rank_images: RankImagesOption = 128,
+    corruption: CorruptionOption = None,
+    severity: SeverityOption = None,
+    corruption_images: CorruptionImagesOption = 500,
     skip_broken: SkipOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
     force: ForceOption = False,
@@ -625,6 +710,21 @@ def check(
         cuda_graph=cuda_graph,
         precision=precision,
         sensitivity=sensitivity,
+        properties=_property_options(
+            properties,
+            binning=(bins, binning),
+            fit_temperature=fit_temperature,
+            calib_split=calib_split,
+            calib_images=calib_images,
+            cue_conflict=cue_conflict,
+            categories=categories,
+            masks=mask,
+            rank_images=rank_images,
+            corruptions=corruption,
+            severities=severity,
+            corruption_images=corruption_images,
+            confidence=confidence,
+        ),
         skip_broken=skip_broken,
         out=out or place.report,
         force=force,
@@ -790,6 +890,20 @@ def _preprocessing(
         "crop_mode": crop_mode,
         "interpolation": interpolation,
     }
+
+
+def _property_options(names: str | None, *, binning: tuple[int, str], **options: Any) -> Any:
+    """What `--properties` and its options ask for; options that were not given keep their defaults."""
+    from .measure import Binning
+    from .steps.properties import PROPERTIES, PropertyOptions
+
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in options.items()
+        if value not in (None, [])
+    }
+    chosen = PROPERTIES if names == "all" else tuple(names.split(",")) if names else ()
+    return PropertyOptions(chosen, Binning(*binning), **given)
 
 
 def _floats(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -35,7 +35,7 @@ def artifact(
     role: str, target: str, name: str, format_: str, top1: float, drop: float, times: list[dict[str, Any]], size: int
 ) -> dict[str, Any]:
     """A made-up artefact that was measured."""
-    accuracy = {"top1": top1, "top5": 98.4, "ece": 0.0591, "nll": 0.6123}
+    accuracy = {"top1": top1, "top5": 98.4, "ece": 0.0591, "nll": 0.6123, "brier": 0.2871}
     comparison = {"top1_drop": drop, "agreement": 99.32, "logit_sqnr_db": 34.4}
     return {
         "role": role,
@@ -59,6 +59,36 @@ def artifact(
     }
 
 
+def properties(ratio: float, rank: float) -> dict[str, Any]:
+    """Made-up properties of an artefact."""
+    triples = {
+        name: [value, value - 0.01, value + 0.01] for name, value in (("ece", 0.06), ("nll", 0.6), ("brier", 0.3))
+    }
+    diagram = {"edges": [0.1, 0.55, 0.9, 1.0], "reliability": [[100, 41, 0.4], [200, 161, 0.8], [200, 190, 0.96]]}
+    counts = {"stimuli": 30, "shape": 8, "texture": 12, "neither": 10, "ratio": [ratio, ratio - 0.1, ratio + 0.1]}
+    empty = {"stimuli": 30, "shape": 0, "texture": 0, "neither": 30, "ratio": None}
+    curve = [[(i / 40) ** 0.5 for i in range(41)]] * 3
+    top1 = {"fog": [70.0, 66.0, 61.0], "gaussian_noise": [60.0, 41.0, 22.0]}
+    return {
+        "calibration": {
+            **{"bins": 3, "binning": "equal-mass", **triples, **diagram},
+            "scaled": {"temperature": 1.2345, "split": "train", "images": 1024, **triples, **diagram},
+        },
+        "shape_bias": {
+            **{**counts, "stimuli": 60, "no_conflict": 5, "skipped": [], "source": "a/folder"},
+            **{"categories": {"airplane": counts, "cat": empty}, "mapping": {"airplane": [0], "cat": [3, 5]}},
+        },
+        "attention_rank": {
+            "masks": [
+                {"mask": mask, "share": 0.8, "images": 128, "tokens": 65, "mean": value}
+                | {"rank": [[value, value + 1, value - 1]] * 12, "curve": [curve] * 12}
+                for mask, value in (("causal", rank), ("bidirectional", rank / 2))
+            ]
+        },
+        "corruptions": {"images": 500, "severities": [1, 3, 5], "clean": 81.0, "top1": top1, "mean": 53.3},
+    }
+
+
 def document(**changes: Any) -> dict[str, Any]:
     """Content of a `report.json`; `changes` replace fields of `Report`."""
     artifacts = [
@@ -68,6 +98,10 @@ def document(**changes: Any) -> dict[str, Any]:
         artifact("candidate", "onnx-cpu", INTEGER, "W8A8", 81.08, -0.12, [latency(1, 2.9, 0.478, FLOAT)], 5_720_000),
         artifact("candidate", "openvino", OTHER, "W8A8", 80.4, 0.56, [latency(1, 3.4, 1.046, HALF)], 5_730_000),
     ]
+    artifacts[0]["properties"], artifacts[3]["properties"] = properties(0.41, 41.2), properties(0.39, 40.9)
+    artifacts[4]["properties"] = {
+        "attention_rank": {"not_measured": "openvino does not show attention maps, torch does"}
+    }
     layers = [
         {"name": "blocks.0.attn.q", "kernel": "QGemm", "precision": "int8", "site": "blocks.0.attn.q"},
         {"name": "blocks.0.norm1", "kernel": "RMSNormalization", "precision": "float32", "site": None},

@@ -40,7 +40,7 @@ from illama_deploy.report import (
     seal,
     steadiness_notes,
 )
-from illama_deploy.report.charts import Point, _Scale, pareto
+from illama_deploy.report.charts import Point, _Scale, pareto, reliability
 from illama_deploy.report.rows import artifact_rows, gate_rows
 
 from .reports import ENGINE, FLOAT, HALF, INTEGER, OTHER, artifact, document, latency
@@ -233,7 +233,7 @@ def test_markdown_shows_the_figures_of_the_json() -> None:
     marks = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}
     assert [tuple(row) for row in page.tables[0][1:]] == [(*row[:-1], marks[row[-1]]) for row in gate_rows(content)]
     assert [tuple(row) for row in page.tables[1][1:]] == artifact_rows(content)
-    assert page.tags.count("details") == page.tags.count("summary") == 5
+    assert page.tags.count("details") == page.tags.count("summary") == 9
     for shown in (
         "500 images of digits",
         "1 broken images left out",
@@ -261,6 +261,38 @@ def test_terminal_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in shown
 
 
+def test_pages_show_properties() -> None:
+    content = document()
+    html, markdown = FACES["html"].render(content), FACES["md"].render(content)
+    for text in (
+        "1.2345 (1024 images of train)",
+        "39.0 (29.0–49.0)",
+        "41.20 of 65",
+        "gaussian_noise",
+        "70.0 66.0 61.0",
+    ):
+        assert text.partition(" (")[0] in html, text
+        assert text in markdown, text
+    assert html.count("Rank of attention maps") == 1
+    bare = document()
+    for one in bare["artifacts"]:
+        one.pop("properties", None)
+        if one["accuracy"] is not None:
+            del one["accuracy"]["brier"]  # as an older report has it
+    html = FACES["html"].render(bare)
+    assert "Rank of attention maps" not in html
+    assert "Shape or texture" not in html
+    FACES["md"].render(bare)
+
+
+def test_reliability_bars_stand_between_their_edges() -> None:
+    bins = [[10, 3, 0.3], [10, 9, 0.9]]
+    equal, uneven = reliability(bins, 0, "a"), reliability(bins, 0, "a", [0.0, 0.8, 1.0])
+    widths = [[float(w) for w in re.findall(r'class="count".*?width="([\d.]+)"', svg)] for svg in (equal, uneven)]
+    assert widths[0][0] == pytest.approx(widths[0][1], abs=0.2)
+    assert widths[1][0] == pytest.approx(4 * widths[1][1], rel=0.2)
+
+
 def test_csv_holds_the_json_in_full() -> None:
     content = document()
     rows = list(csv.DictReader(io.StringIO(FACES["csv"].render(content))))
@@ -270,8 +302,8 @@ def test_csv_holds_the_json_in_full() -> None:
             assert (row["top1"], row["p50_ms"], row["not_measured"]) == ("", "", one["not_measured"])
             continue
         [times] = one["latency"]
-        assert [float(row[key]) for key in ("top1", "ece", "nll")] == [
-            one["accuracy"][k] for k in ("top1", "ece", "nll")
+        assert [float(row[key]) for key in ("top1", "ece", "nll", "brier")] == [
+            one["accuracy"][k] for k in ("top1", "ece", "nll", "brier")
         ]
         assert float(row["top1_drop"]) == one["comparison"]["top1_drop"]
         assert [float(row["top1_drop_low"]), float(row["top1_drop_high"])] == one["comparison"]["intervals"][

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from illama_deploy.report import render_history, render_html
-from illama_deploy.report.faces import render_inspection
+from illama_deploy.report.faces import render_inspection, render_properties
 from illama_deploy.report.rows import SITE_COLUMNS, site_rows
 from illama_deploy.steps.inspect import Inspection
 
 from .conftest import ROOT
-from .reports import document
+from .reports import document, properties
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -50,6 +50,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [quantized] = content["quantized"]
     table = Inspection(SITE_COLUMNS, site_rows(quantized), "18 sites", quantized)
     (folder / "inspect.html").write_text(render_inspection("illama-out/quantized", table), encoding="utf-8")
+    evaluation = {
+        "artifact": content["artifacts"][3]["info"],
+        "data": content["data"],
+        "skipped": ["digit 4"],
+        "images": 500,
+        **{"top1": 81.08, "top5": 98.4, "ece": 0.0591, "nll": 0.6123, "brier": 0.2871},
+        "properties": properties(0.41, 41.2),
+    }
+    (folder / "evaluate.html").write_text(render_properties(evaluation), encoding="utf-8")
     reports = [document(created=f"2026-11-{day}T08:00:00Z") for day in range(10, 18)]
     (folder / "history.html").write_text(render_history(reports)["history.html"], encoding="utf-8")
     return folder
@@ -70,7 +79,7 @@ def _screenshot(page: Any, path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["report", "history", "inspect"])
+@pytest.mark.parametrize("name", ["report", "history", "inspect", "evaluate"])
 def test_page_fits(browser: Any, pages: Path, name: str, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()

@@ -92,7 +92,7 @@ def test_evaluate_writes_what_it_says(digits_export: ExportResult, tmp_path: Pat
     )
     written = json.loads((tmp_path / "figures.json").read_text())
     assert {key: written[key] for key in result.figures} == result.figures
-    assert set(result.figures) == {"top1", "top5", "ece", "nll", "images", "agreement", "logit_sqnr_db"}
+    assert set(result.figures) == {"top1", "top5", "ece", "nll", "brier", "images", "agreement", "logit_sqnr_db"}
     saved = np.load(tmp_path / "logits.npz")
     assert saved["logits"].shape == (100, 10)
     assert 100 * (saved["logits"].argmax(1) == saved["labels"]).mean() == pytest.approx(result.figures["top1"])

@@ -3,13 +3,16 @@
 from .geometry import infer_config, interpolate_positions
 from .load import EMBEDDED, Checkpoint, find_checkpoint, read_checkpoint
 from .save import save_checkpoint
+from .weight_selection import Selected, select_weights
 
 __all__ = [
     "EMBEDDED",
     "Checkpoint",
+    "Selected",
     "find_checkpoint",
     "infer_config",
     "interpolate_positions",
     "read_checkpoint",
     "save_checkpoint",
+    "select_weights",
 ]

@@ -11,7 +11,7 @@ from PIL import Image
 from ..errors import DataError
 from .source import Sample, Source
 
-__all__ = ["open_folder"]
+__all__ = ["decode", "open_folder"]
 
 
 class Folder(Source):
@@ -38,10 +38,11 @@ class Folder(Source):
     def read(self, indices: Sequence[int]) -> Iterator[Sample]:
         for i in indices:
             path, label = self.samples[i]
-            yield Sample(i, path, label, partial(_decode, path))
+            yield Sample(i, path, label, partial(decode, path))
 
 
-def _decode(path: str) -> Image.Image:
+def decode(path: str) -> Image.Image:
+    """Open and decode an image file."""
     with Image.open(path) as image:
         image.load()
         return image

@@ -1,23 +1,28 @@
 """Accuracy and latency of artefacts, with their uncertainty."""
 
-from .accuracy import Accuracy, Comparison, measure_accuracy, pack_correct, unpack_correct
+from .accuracy import Accuracy, Comparison, measure_accuracy, pack_correct, run_batch, unpack_correct
+from .calibration import PAPER_BINNING, Binning, fit_temperature
 from .conditions import Conditions, condition_notes
 from .latency import Latency, measure_latency
 from .statistics import Interval, drop_interval, median_ratio, paired_drop, quotient
 
 __all__ = [
+    "PAPER_BINNING",
     "Accuracy",
+    "Binning",
     "Comparison",
     "Conditions",
     "Interval",
     "Latency",
     "condition_notes",
     "drop_interval",
+    "fit_temperature",
     "measure_accuracy",
     "measure_latency",
     "median_ratio",
     "pack_correct",
     "paired_drop",
     "quotient",
+    "run_batch",
     "unpack_correct",
 ]

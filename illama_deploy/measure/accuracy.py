@@ -13,11 +13,10 @@ import numpy as np
 from ..data.loader import Batch
 from ..quant.quality import sqnr_db
 from ..runtime.runtime import Runtime
+from .calibration import PAPER_BINNING, Binning, calibration_error, log_softmax
 from .statistics import Interval, bootstrap, mean_interval, share_interval
 
-__all__ = ["ECE_BINS", "Accuracy", "Comparison", "measure_accuracy", "pack_correct", "unpack_correct"]
-
-ECE_BINS = 15  # as in the paper
+__all__ = ["Accuracy", "Comparison", "measure_accuracy", "pack_correct", "run_batch", "unpack_correct"]
 
 
 @dataclass
@@ -25,14 +24,17 @@ class Accuracy:
     """Figures of one artefact, image by image in data order.
 
     Attributes:
+        binning: for the calibration error.
         not_finite: images with a logit that is NaN or infinite. They count as wrong, and as fully uncertain.
     """
 
     top_k: int
+    binning: Binning = PAPER_BINNING
     not_finite: int = 0
     _correct: list[np.ndarray] = field(default_factory=list)
     _in_top_k: list[np.ndarray] = field(default_factory=list)
     _nll: list[np.ndarray] = field(default_factory=list)
+    _brier: list[np.ndarray] = field(default_factory=list)
     _confidence: list[np.ndarray] = field(default_factory=list)
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
@@ -41,15 +43,16 @@ class Accuracy:
         finite = np.isfinite(logits).all(1)
         self.not_finite += int((~finite).sum())
         logits = np.where(finite[:, None], logits, 0.0)
-        shifted = logits - logits.max(1, keepdims=True)
-        log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        log_p = log_softmax(logits)
         self._correct.append((logits.argmax(1) == labels) & finite)
         # Rank of the right class: how many are ahead of it; among equals the lower number is, as for argmax.
         own = logits[np.arange(len(labels)), labels][:, None]
         before = np.arange(logits.shape[1]) < labels[:, None]
         ahead = ((logits > own) | ((logits == own) & before)).sum(1)
         self._in_top_k.append((ahead < self.top_k) & finite)
-        self._nll.append(-log_p[np.arange(len(labels)), labels])
+        own_log_p = log_p[np.arange(len(labels)), labels]
+        self._nll.append(-own_log_p)
+        self._brier.append(np.exp(2 * log_p).sum(1) - 2 * np.exp(own_log_p) + 1)
         self._confidence.append(np.exp(log_p.max(1)))
 
     @property
@@ -63,41 +66,53 @@ class Accuracy:
         return sum(map(len, self._correct))
 
     @property
+    def confidence(self) -> np.ndarray:
+        """For each image, the first guess's probability."""
+        return np.concatenate(self._confidence) if self._confidence else np.zeros(0)
+
+    @property
     def reliability(self) -> np.ndarray:
-        """Equal-width bins of confidence: count, right answers, summed confidence [3, bins]."""
-        return _binned(self.correct, np.concatenate(self._confidence)) if self.images else np.zeros((3, ECE_BINS))
+        """Bins of confidence: count, right answers, summed confidence [3, bins]."""
+        return self.binning.reliability(self.correct, self.confidence)
 
     def to_dict(self) -> dict[str, Any]:
-        """`top1` and `top5` in percent, `ece`, `nll`, `images`; `not_finite` where there are such images."""
+        """`top1` and `top5` in percent, `ece`, `nll`, `brier`, `images`; `not_finite` where there are such images.
+
+        The Brier score is the squared distance of the probabilities from the answer, summed over classes: 0 to 2.
+        """
         images = max(self.images, 1)
         return {
             "top1": 100 * float(self.correct.sum()) / images,
             "top5": 100 * float(sum(map(np.sum, self._in_top_k))) / images,
-            "ece": _ece(self.reliability),
+            "ece": calibration_error(self.reliability),
             "nll": float(sum(map(np.sum, self._nll))) / images,
+            "brier": float(sum(map(np.sum, self._brier))) / images,
             "images": self.images,
         } | ({"not_finite": self.not_finite} if self.not_finite else {})
 
     def intervals(self, confidence: float) -> dict[str, Interval]:
-        """The four figures of `to_dict` with their intervals over other images like these."""
-        correct, certainty, n = self.correct, np.concatenate(self._confidence), self.images
+        """The figures of `to_dict` with their intervals over other images like these."""
+        correct, certainty, n = self.correct, self.confidence, self.images
         return {
             "top1": share_interval(int(correct.sum()), n, confidence),
             "top5": share_interval(int(np.concatenate(self._in_top_k).sum()), n, confidence),
-            "ece": bootstrap(lambda at: _ece(_binned(correct[at], certainty[at])), n, confidence),
+            "ece": bootstrap(
+                lambda at: calibration_error(self.binning.reliability(correct[at], certainty[at])), n, confidence
+            ),
             "nll": mean_interval(np.concatenate(self._nll), confidence),
+            "brier": mean_interval(np.concatenate(self._brier), confidence),
         }
 
-
-def _binned(correct: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    return np.stack([np.bincount(bins, weight, ECE_BINS) for weight in (np.ones(len(bins)), correct, confidence)])
-
-
-def _ece(reliability: np.ndarray) -> float:
-    """Expected calibration error: mean over bins of |accuracy - confidence|, weighted by count."""
-    count, correct, confidence = reliability
-    return float(np.abs(correct - confidence).sum() / max(count.sum(), 1))
+    def diagram(self) -> dict[str, Any]:
+        """The reliability diagram as plain values: `edges` [bins + 1], and in `reliability` for each bin its images,
+        how many of them are right, and their mean confidence (None where it is empty)."""
+        return {
+            "edges": self.binning.edges(self.confidence).tolist(),
+            "reliability": [
+                [int(count), int(right), float(sure / count) if count else None]
+                for count, right, sure in self.reliability.T
+            ],
+        }
 
 
 @dataclass
@@ -152,20 +167,22 @@ def measure_accuracy(
     runtimes: Sequence[Runtime],
     batches: Iterable[Batch],
     on_logits: Callable[[list[np.ndarray], np.ndarray], None] | None = None,
+    binning: Binning = PAPER_BINNING,
 ) -> tuple[list[Accuracy], list[Comparison]]:
     """Feed every batch to all artefacts.
 
     Args:
         on_logits: called for each batch with all artefacts' logits and the labels.
+        binning: for calibration errors.
 
     Returns:
         Figures of each artefact, and of each against the first.
     """
-    accuracies = [Accuracy(min(5, runtime.classes)) for runtime in runtimes]
+    accuracies = [Accuracy(min(5, runtime.classes), binning) for runtime in runtimes]
     comparisons = [Comparison() for _ in runtimes]
     for batch in batches:
         images, labels = batch.images.numpy(), batch.labels.numpy()
-        logits = [_run(runtime, images) for runtime in runtimes]
+        logits = [run_batch(runtime, images) for runtime in runtimes]
         for one, accuracy, comparison in zip(logits, accuracies, comparisons, strict=True):
             accuracy.update(one, labels)
             comparison.update(one, logits[0])
@@ -174,7 +191,7 @@ def measure_accuracy(
     return accuracies, comparisons
 
 
-def _run(runtime: Runtime, images: np.ndarray) -> np.ndarray:
+def run_batch(runtime: Runtime, images: np.ndarray) -> np.ndarray:
     """Run a batch; the data's last one is filled up where the artefact takes no batch as small."""
     missing = 0 if runtime.batches is None else runtime.batches.smallest - len(images)
     if missing <= 0:

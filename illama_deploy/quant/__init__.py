@@ -7,6 +7,7 @@ from .reconstruct import Reconstructed
 from .sensitivity import SiteSensitivity, measure_sensitivity
 from .sequential import quantize_sequentially
 from .sites import Site, find_sites, select_sites
+from .temperature import divide_logits
 from .trial import trial_product
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Reconstructed",
     "Site",
     "SiteSensitivity",
+    "divide_logits",
     "find_sites",
     "load_quantized",
     "measure_sensitivity",

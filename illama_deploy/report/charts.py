@@ -10,7 +10,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["COLOURS", "Point", "Series", "dot_plot", "interval_bar", "reliability", "scatter", "trend"]
+__all__ = [
+    "COLOURS",
+    "Bias",
+    "Line",
+    "Point",
+    "Series",
+    "dot_plot",
+    "interval_bar",
+    "lines",
+    "reliability",
+    "scatter",
+    "shape_bias",
+    "trend",
+]
 
 COLOURS = 8
 WIDTH = 360.0
@@ -42,6 +55,26 @@ class Series:
     label: str
     colour: int
     points: Sequence[tuple[str, float, float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points (x, y), in order of x; dashed to tell apart lines of one colour."""
+
+    label: str
+    colour: int
+    points: Sequence[tuple[float, float]]
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Shape ratios of an artefact: of all stimuli, and by category [value, low, high]; None where none is decided."""
+
+    label: str
+    colour: int
+    overall: float | None
+    categories: dict[str, Sequence[float] | None]
 
 
 class _Scale:
@@ -136,25 +169,31 @@ def _stack(positions: Sequence[float], radius: float, base: float, most: int) ->
     return "".join(parts)
 
 
-def reliability(bins: Sequence[Sequence[float | None]], colour: int, label: str) -> str:
-    """Accuracy against confidence; the shaded strip along the bottom says how many images each bin has."""
+def reliability(
+    bins: Sequence[Sequence[float | None]], colour: int, label: str, edges: Sequence[float] | None = None
+) -> str:
+    """Accuracy against confidence; the shaded strip along the bottom says how many images each bin has.
+
+    Args:
+        edges: of the bins; equal steps from 0 to 1 where not given.
+    """
     height, left, bottom = 230.0, 40.0, 190.0
     x, y = _Scale((0.0, 1.0), left, WIDTH - 14, pad=0), _Scale((0.0, 1.0), bottom, 10, pad=0)
     most = max(int(b[0] or 0) for b in bins) or 1
-    width = (x(1) - x(0)) / len(bins)
+    edges = edges or [i / len(bins) for i in range(len(bins) + 1)]
     parts = [
         _axes(x, y, left, bottom, "confidence", "accuracy"),
         f'<line class="ideal" x1="{x(0):.1f}" y1="{y(0):.1f}" x2="{x(1):.1f}" y2="{y(1):.1f}"/>',
     ]
     shape = []
-    for number, (count, right, confidence) in enumerate(bins):
+    for (count, right, confidence), low, high in zip(bins, edges, edges[1:], strict=False):
         if not count or confidence is None:
             continue
         share = float(right or 0) / count
         tall = 26 * count / most
         parts.append(
-            f'<rect class="count" x="{x(0) + number * width + 1:.1f}" y="{bottom - tall:.1f}" '
-            f'width="{width - 2:.1f}" height="{tall:.1f}"/>'
+            f'<rect class="count" x="{x(low) + 1:.1f}" y="{bottom - tall:.1f}" '
+            f'width="{max(x(high) - x(low) - 2, 0.5):.1f}" height="{tall:.1f}"/>'
         )
         shape.append(
             (
@@ -172,6 +211,54 @@ def reliability(bins: Sequence[Sequence[float | None]], colour: int, label: str)
         circle = f'<circle class="solid" cx="{a:.1f}" cy="{b:.1f}" r="{r:.1f}"/>'
         parts.append(f'<g class="{kind}"><title>{tip}</title>{circle}</g>')
     return _svg(height, f"Reliability of {label}", parts)
+
+
+def lines(series: Sequence[Line], x_title: str, y_title: str, *, marks: bool = True) -> str:
+    """Values along an axis, such as layers or severities; the lines are told apart by a legend beside the chart."""
+    height, left, bottom = 240.0, 46.0, 200.0
+    x = _Scale((a for one in series for a, _ in one.points), left + 8, WIDTH - 18, pad=0)
+    y = _Scale((b for one in series for _, b in one.points), bottom, 14)
+    parts = [_axes(x, y, left, bottom, x_title, y_title)]
+    for one in series:
+        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in one.points)
+        dashed = " dashed" if one.dashed else ""
+        parts.append(f'<g class="c{one.colour % COLOURS}"><title>{escape(one.label)}</title>')
+        parts.append(f'<polyline class="curve{dashed}" points="{path}"/>')
+        for a, b in one.points if marks else ():
+            tip = f"{escape(one.label)}: {b:.4g} at {a:g}"
+            parts.append(f'<g><title>{tip}</title><circle class="solid" cx="{x(a):.1f}" cy="{y(b):.1f}" r="2.5"/></g>')
+        parts.append("</g>")
+    return _svg(height, f"{y_title} against {x_title}", parts)
+
+
+def shape_bias(series: Sequence[Bias]) -> str:
+    """Decisions by shape (left) and by texture (right) for each category of shape; upright lines: of all stimuli."""
+    names = list(dict.fromkeys(name for one in series for name in one.categories))
+    pitch, left, top = 15.0 + 5.0 * len(series), 76.0, 8.0
+    bottom = top + pitch * len(names)
+    x = _Scale((0.0, 1.0), WIDTH - 14, left, pad=0)
+    parts = [_axes(x, None, left, bottom, "share of decisions by shape; the rest by texture", "")]
+    for one in series:
+        parts.append(f'<g class="c{one.colour % COLOURS}">')
+        if one.overall is not None:
+            at = f'x1="{x(one.overall):.1f}" x2="{x(one.overall):.1f}"'
+            tip = f"<title>{escape(one.label)}: {one.overall:.3f} of all</title>"
+            parts.append(f'<g>{tip}<line class="median" {at} y1="{top:g}" y2="{bottom:g}"/></g>')
+        for name, ratio in one.categories.items():
+            if ratio is None:
+                continue
+            value, low, high = ratio
+            y = top + pitch * (names.index(name) + (series.index(one) + 1) / (len(series) + 1))
+            parts.append(
+                f"<g><title>{escape(one.label)}, {escape(name)}: {value:.3f} ({low:.3f}–{high:.3f})</title>"
+                f'<line class="whisker" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                f'<circle class="solid" cx="{x(value):.1f}" cy="{y:.1f}" r="3.5"/></g>'
+            )
+        parts.append("</g>")
+    for number, name in enumerate(names):
+        y = top + pitch * (number + 0.5) + 3.5
+        parts.append(f'<text class="tick" x="{left - 6:g}" y="{y:.1f}" text-anchor="end">{escape(name)}</text>')
+    return _svg(bottom + 40, "Decisions by shape and by texture", parts)
 
 
 def interval_bar(low: float, value: float, high: float, limit: float, verdict: str) -> str:

@@ -40,7 +40,7 @@ ARTIFACT_COLUMNS = (
     "images/s",
     "ratio",
 )
-ACCURACY_COLUMNS = ("artefact", "images", "top-1 %", "top-5 %", "ECE", "NLL", "agreement %", "logit SQNR dB")
+ACCURACY_COLUMNS = ("artefact", "images", "top-1 %", "top-5 %", "ECE", "NLL", "Brier", "agreement %", "logit SQNR dB")
 TIMING_COLUMNS = ("artefact", "batch", "rounds", "p50 ms", "p90 ms", "p99 ms", "CV %", "outliers", "drift")
 SITE_COLUMNS = (
     "site",
@@ -125,7 +125,7 @@ def accuracy_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
                 str(accuracy["images"]),
                 *(
                     _figure(accuracy, name, digits)
-                    for name, digits in (("top1", 2), ("top5", 2), ("ece", 4), ("nll", 4))
+                    for name, digits in (("top1", 2), ("top5", 2), ("ece", 4), ("nll", 4), ("brier", 4))
                 ),
                 _figure(comparison, "agreement", 2) if compared else "–",
                 _figure(comparison, "logit_sqnr_db", 1) if compared else "–",
@@ -217,6 +217,8 @@ def _compared(comparison: dict[str, Any] | None) -> tuple[str, str]:
 
 
 def _figure(figures: dict[str, Any], name: str, digits: int, between: str = "–") -> str:
+    if name not in figures:  # a report of before it was measured
+        return "–"
     low, high = figures["intervals"][name]
     return f"{figures[name]:.{digits}f} ({low:.{digits}f}{between}{high:.{digits}f})"
 

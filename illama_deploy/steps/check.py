@@ -40,6 +40,7 @@ from .against import compare_with_stored
 from .bench import measure_batches
 from .evaluate import open_evaluation_data
 from .lineup import Group, Member, line_up
+from .properties import Properties, PropertyOptions
 from .sensitivity import SENSITIVITY_IMAGES, describe_sites
 
 __all__ = ["check"]
@@ -67,6 +68,7 @@ def check(
     cuda_graph: bool = False,
     precision: str = "auto",
     sensitivity: bool = True,
+    properties: PropertyOptions | None = None,
     skip_broken: bool = False,
     out: str | Path | None = None,
     force: bool = False,
@@ -96,6 +98,7 @@ def check(
         cuda_graph, precision: as in `open_artifact`.
         sensitivity: measure how much each site costs by itself, where the quantized directory, the float checkpoint and
             its data are at hand.
+        properties: what else to measure of every artefact; the binning of `ece` is theirs.
         out: directory for `report.json` and its faces; the workspace's where not given.
         force: replace a directory that exists.
         command: what was typed, for the report.
@@ -110,7 +113,7 @@ def check(
         )
     if not 0 <= min_effect < 1:
         raise UsageError(f"The smallest effect {min_effect} is no share.", hint="Use --min-effect 0.02 for 2 percent.")
-    workspace = workspace or Workspace()
+    workspace, properties = workspace or Workspace(), properties or PropertyOptions()
     stored = None if against is None else read_report(Path(against))
     out = Path(out) if out is not None else workspace.report
     inputs = [a for a in (baseline, against, *candidates) if isinstance(a, str | Path)]
@@ -120,10 +123,13 @@ def check(
         baselines, members = _members(groups)
         runtimes = [member.artifact for member, _ in members if isinstance(member.artifact, Runtime)]
         loader = digest = None
+        wanted: list[Properties] = []
         if runtimes:
             loader = open_evaluation_data(
                 runtimes, data, split, limit, None, preprocessing=preprocessing, skip_broken=skip_broken
             )
+            used = runtimes[0].preprocessing.override(**(preprocessing or {}))
+            wanted = [Properties(runtime, loader, used, properties) for runtime in runtimes]
         conditions = Conditions()
         timing: dict[str, Any] = {
             "seconds": seconds,
@@ -138,10 +144,16 @@ def check(
         timed_under = conditions.to_dict()
         if loader is not None:
             digest = hashlib.sha256()
-            used = runtimes[0].preprocessing.override(**(preprocessing or {}))
             images = _hashed(track(loader, "Evaluating", len(loader)), used, digest)
-            pairs = zip(*measure_accuracy(runtimes, images), strict=True)
+
+            def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
+                for one, its_logits in zip(wanted, logits, strict=True):
+                    one.update(its_logits, labels)
+
+            pairs = zip(*measure_accuracy(runtimes, images, look, properties.binning), strict=True)
             results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
+            for one in wanted:
+                results.properties[id(one.runtime)] = one.measure(results.accuracy[id(one.runtime)][0])
 
         if baselines and isinstance(members[0][0].artifact, Runtime):
             results.reference = results.accuracy[id(runtimes[0])][0]
@@ -214,6 +226,7 @@ class _Results:
     confidence: float
     latency: dict[int, tuple[Latency, ...]] = field(default_factory=dict)
     accuracy: dict[int, tuple[Accuracy, Comparison]] = field(default_factory=dict)
+    properties: dict[int, dict[str, Any]] = field(default_factory=dict)
     reference: Accuracy | None = None
 
     def entry(self, member: Member, role: str, group: Group) -> dict[str, Any]:
@@ -226,12 +239,11 @@ class _Results:
         accuracy, comparison = self.accuracy[id(artifact)]
         entry["accuracy"] = accuracy.to_dict() | {
             "intervals": _bounds(accuracy.intervals(self.confidence)),
-            "reliability": [
-                [int(count), int(right), float(sure / count) if count else None]
-                for count, right, sure in accuracy.reliability.T
-            ],
+            **accuracy.diagram(),
             "correct": pack_correct(accuracy.correct),
         }
+        if self.properties[id(artifact)]:
+            entry["properties"] = self.properties[id(artifact)]
         if self.reference is not None:
             drop = paired_drop(self.reference.correct, accuracy.correct, self.confidence)
             intervals = {"top1_drop": drop, **comparison.intervals(self.confidence)}

@@ -1,9 +1,9 @@
-"""Accuracy of one artefact, and its distance from a reference."""
+"""Accuracy of one artefact, its distance from a reference, and its properties."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from ..errors import UsageError
 from ..hashing import canonical_json
 from ..measure import measure_accuracy
 from ..progress import track
+from ..report.faces import render_properties
 from ..runtime import Runtime, open_artifact
+from .properties import Properties, PropertyOptions
 
 __all__ = ["Evaluation", "evaluate", "open_evaluation_data"]
 
@@ -25,19 +27,22 @@ class Evaluation:
     """Figures of one artefact on one data set.
 
     Attributes:
-        figures: `top1`, `top5` (percent), `ece`, `nll`, `images`, and with a reference `agreement` (percent) and
-            `logit_sqnr_db`.
+        figures: `top1`, `top5` (percent), `ece`, `nll`, `brier`, `images`, and with a reference `agreement` (percent)
+            and `logit_sqnr_db`.
         skipped: names of broken images left out.
+        properties: what else was asked for, as `Properties.measure` gives it.
     """
 
     artifact: dict[str, Any]
     data: dict[str, Any]
     figures: dict[str, Any]
     skipped: tuple[str, ...]
+    properties: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Figures at the top level, then what they were measured on."""
-        return {**self.figures, "skipped": list(self.skipped), "artifact": self.artifact, "data": self.data}
+        content = {**self.figures, "skipped": list(self.skipped), "artifact": self.artifact, "data": self.data}
+        return content | ({"properties": self.properties} if self.properties else {})
 
 
 def evaluate(
@@ -56,10 +61,12 @@ def evaluate(
     image_size: tuple[int, int] | None = None,
     ema: bool = False,
     skip_broken: bool = False,
+    properties: PropertyOptions | None = None,
     save_logits: str | Path | None = None,
     json: str | Path | None = None,
+    html: str | Path | None = None,
 ) -> Evaluation:
-    """Measure accuracy.
+    """Measure accuracy, and what else is asked for.
 
     Args:
         artifact: float checkpoint, quantized directory, `.onnx` file, engine, or an opened one.
@@ -73,18 +80,20 @@ def evaluate(
         precision: as in `open_artifact`.
         heads, image_size, ema: of float checkpoints, as in `read_checkpoint`.
         skip_broken: leave out images that cannot be decoded, and list them.
+        properties: calibration, shape bias, attention rank, robustness; the binning of `ece` is theirs.
         save_logits: `.npz` to write: `logits` [images, classes] and `labels` [images], in data order.
-        json: file to write the figures to.
+        json, html: files to write the figures and a page with charts to.
 
     Raises:
-        DeployError: bad input; nothing is written.
+        DeployError: bad input, or a property that the artefact cannot show; nothing is written.
     """
+    properties = properties or PropertyOptions()
     inputs = [a for a in (artifact, reference) if isinstance(a, str | Path)]
     with ExitStack() as outputs:
         # Opened first, so that a place that cannot be written shows before any work is done.
-        logits_file, json_file = (
+        logits_file, json_file, html_file = (
             None if path is None else outputs.enter_context(new_file(Path(path), force=True, inputs=inputs))
-            for path in (save_logits, json)
+            for path in (save_logits, json, html)
         )
         options: dict[str, Any] = {"threads": threads, "heads": heads, "image_size": image_size, "ema": ema}
         options["precision"] = precision
@@ -94,13 +103,23 @@ def evaluate(
         loader = open_evaluation_data(
             runtimes[::-1], data, split, limit, batch_size, preprocessing=preprocessing, skip_broken=skip_broken
         )
+        expected = runtimes[-1].preprocessing.override(**(preprocessing or {}))
+        wanted = Properties(runtimes[-1], loader, expected, properties)
+        for name, reason in wanted.cannot.items():
+            raise UsageError(
+                f"The property {name} cannot be measured: {reason}.",
+                where=runtimes[-1].info.name,
+                hint="Measure it on the float checkpoint or the quantized directory.",
+            )
         kept: list[tuple[np.ndarray, np.ndarray]] = []
 
-        def keep(logits: list[np.ndarray], labels: np.ndarray) -> None:
-            kept.append((logits[-1], labels))
+        def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
+            wanted.update(logits[-1], labels)
+            if logits_file is not None:
+                kept.append((logits[-1], labels))
 
         batches = track(loader, "Evaluating", len(loader))
-        accuracies, comparisons = measure_accuracy(runtimes, batches, keep if logits_file else None)
+        accuracies, comparisons = measure_accuracy(runtimes, batches, look, properties.binning)
         figures = accuracies[-1].to_dict()
         if reference is not None:
             figures.update(comparisons[-1].to_dict())
@@ -109,10 +128,11 @@ def evaluate(
             data={
                 "spec": loader.source.spec,
                 "split": loader.source.split,
-                "preprocessing": runtimes[-1].preprocessing.override(**(preprocessing or {})).to_dict(),
+                "preprocessing": expected.to_dict(),
             },
             figures=figures,
             skipped=tuple(loader.skipped),
+            properties=wanted.measure(accuracies[-1]),
         )
         if logits_file is not None:
             with logits_file.open("wb") as file:
@@ -123,6 +143,8 @@ def evaluate(
                 )
         if json_file is not None:
             json_file.write_text(canonical_json(result.to_dict()), encoding="utf-8")
+        if html_file is not None:
+            html_file.write_text(render_properties(result.to_dict()), encoding="utf-8")
     return result
 
 

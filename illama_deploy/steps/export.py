@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..export.targets import TARGETS
 from ..hashing import canonical_json, sha256_file
 from ..model.illama import Illama
 from ..onnx_metadata import PREFIX
-from ..quant import QuantizedArtifact, load_quantized
+from ..quant import QuantizedArtifact, divide_logits, load_quantized
 from ..rewrites import apply_rewrites, online_rotations
 from ..versions import versions
 from ..workspace import Workspace
@@ -65,6 +66,7 @@ def export(
     float_only: bool = False,
     simulate: bool = False,
     verify: bool = False,
+    temperature: float = 1.0,
     source: str | Path | None = None,
     flavor: str = "auto",
     onnx_only: bool = False,
@@ -83,6 +85,7 @@ def export(
         float_only: write the float network alone.
         simulate: export formats that the target has no kernel for, for accuracy only; the file says so.
         verify: compare every layer with torch before anything is kept (where the runtime is one of this CPU).
+        temperature: that logits are divided by, in every file, by folding it into the head (see `evaluate`).
         source: the float checkpoint, where it no longer lies where `quantize` read it.
         flavor: for `tensorrt`: `tensorrt`, `rtx`, or `auto` (see `choose_flavor`).
         onnx_only: for `tensorrt`: write the TensorRT-ready ONNX files and build no engine.
@@ -102,6 +105,8 @@ def export(
         raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
     if float_only and not float:
         raise UsageError("Both --float-only and --no-float are given.", hint="Give one of them.")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise UsageError(f"{temperature} is no temperature.", hint="Use what 'evaluate --fit-temperature' found.")
     chosen = TARGETS[target]
     out = Path(out) if out is not None else workspace.root / chosen.folder
     unavailable: RuntimeUnavailableError | None = None
@@ -114,6 +119,9 @@ def export(
         artifact = load_quantized(path)
         rotations = {} if float_only else online_rotations(artifact.model)
         about = {**_metadata(artifact), "target": target}
+        divide_logits(artifact.model, temperature)
+        if temperature != 1:
+            about["temperature"] = repr(temperature)
         if not float_only:
             formats = artifact.formats
             simulated = chosen.simulates(formats.values(), allowed=simulate)
@@ -133,7 +141,9 @@ def export(
                 "format": chosen.float_format,
                 "source_sha256": artifact.manifest["source"]["sha256"],
             }
-            _write(chosen.build(_float_network(artifact, source)), directory / "model.float.onnx", float_about)
+            network = _float_network(artifact, source)
+            divide_logits(network, temperature)
+            _write(chosen.build(network), directory / "model.float.onnx", float_about)
             files.append("model.float.onnx")
         if target == "tensorrt" and not onnx_only:
             try:
@@ -149,6 +159,7 @@ def export(
             "target": target,
             "manifest_sha256": artifact.manifest_sha256,
             "simulated": simulated,
+            "temperature": temperature,
             "files": {name: {"sha256": sha256_file(directory / name)} for name in files},
             "engines": [engine.name for engine in engines],
             "online_rotations": rotations,

@@ -8,12 +8,13 @@ from typing import Any
 
 from .benchmark_json import render_benchmark_json
 from .csv import render_csv
+from .evaluation import render_properties
 from .html import render_html
 from .inspection import render_inspection
 from .junit import render_junit
 from .markdown import render_markdown, render_short
 
-__all__ = ["FACES", "Face", "render_html", "render_inspection", "render_markdown", "render_short"]
+__all__ = ["FACES", "Face", "render_html", "render_inspection", "render_markdown", "render_properties", "render_short"]
 
 
 @dataclass(frozen=True)

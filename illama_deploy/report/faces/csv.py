@@ -10,7 +10,7 @@ __all__ = ["COLUMNS", "render_csv"]
 
 COLUMNS = (
     *("created", "fingerprint", "role", "target", "artifact", "format", "backend", "provider", "size_bytes", "sha256"),
-    *("images", "top1", "top1_low", "top1_high", "top5", "ece", "ece_low", "ece_high", "nll"),
+    *("images", "top1", "top1_low", "top1_high", "top5", "ece", "ece_low", "ece_high", "nll", "brier"),
     *("top1_drop", "top1_drop_low", "top1_drop_high", "agreement", "agreement_low", "agreement_high", "logit_sqnr_db"),
     *("batch", "threads", "rounds", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "cv", "outliers", "drift"),
     *("ratio", "ratio_low", "ratio_high", "ratio_to", "not_measured"),

@@ -23,6 +23,7 @@ from ..rows import (
     site_rows,
     timing_rows,
 )
+from .property_charts import Shown, describe_properties
 
 __all__ = ["describe_bars", "page", "render_html"]
 
@@ -54,6 +55,9 @@ def render_html(report: dict[str, Any]) -> str:
         reliability=[
             (artifact["info"]["name"], artifact["accuracy"]["ece"], _reliability(i, artifact)) for i, artifact in shown
         ],
+        properties=describe_properties(
+            [Shown(i, _label(one), one["info"]["name"], one.get("properties", {})) for i, one in shown]
+        ),
         quantized=[describe_bars(quantized) for quantized in report["quantized"]],
         proofs=[
             (a["info"]["name"], a["proof"], precision_counts(a["proof"]), (LAYER_COLUMNS, layer_rows(a["proof"])))
@@ -121,7 +125,8 @@ def _distributions(shown: list[tuple[int, dict[str, Any]]], batch: int) -> Marku
 
 
 def _reliability(colour: int, artifact: dict[str, Any]) -> Markup:
-    return Markup(charts.reliability(artifact["accuracy"]["reliability"], colour, artifact["info"]["name"]))
+    accuracy = artifact["accuracy"]
+    return Markup(charts.reliability(accuracy["reliability"], colour, artifact["info"]["name"], accuracy.get("edges")))
 
 
 def describe_bars(quantized: dict[str, Any]) -> dict[str, Any]:

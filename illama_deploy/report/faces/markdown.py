@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..property_rows import property_tables
 from ..rows import (
     ACCURACY_COLUMNS,
     ARTIFACT_COLUMNS,
@@ -44,6 +45,8 @@ def render_markdown(report: dict[str, Any]) -> str:
             "How steady the timings were", _table(TIMING_COLUMNS, timing_rows(report)) + "\n\n" + _conditions(report)
         ),
     ]
+    named = [(artifact["info"]["name"], artifact.get("properties", {})) for artifact in report["artifacts"]]
+    sections += [_folded(title, _table(columns, rows)) for title, columns, _, rows in property_tables(named)]
     for quantized in report["quantized"]:
         rows = sorted(zip(quantized["sites"], site_rows(quantized), strict=True), key=lambda pair: _cost(pair[0]))
         title = f"The {min(WORST_SITES, len(rows))} most sensitive of {len(rows)} sites, {quantized['format']}"

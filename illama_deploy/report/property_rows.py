@@ -1,0 +1,115 @@
+"""Tables of properties as text, shared by every face; each takes (name of the artefact, its properties)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["PROPERTY_TABLES", "calibration_rows", "corruption_rows", "property_tables", "rank_rows", "shape_rows"]
+
+Artifacts = Sequence[tuple[str, dict[str, Any]]]
+
+CALIBRATION_COLUMNS = ("artefact", "temperature", "ECE", "NLL", "Brier")
+SHAPE_COLUMNS = ("artefact", "shape of", "stimuli", "by shape", "by texture", "by neither", "shape ratio %")
+RANK_COLUMNS = ("artefact", "mask", "layer", "rank, mean of heads", "share %", "head by head")
+CORRUPTION_COLUMNS = ("artefact", "corruption", "top-1 %", "by severity")
+
+
+def calibration_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
+    """As it is, and with the temperature that was fitted."""
+    rows: list[tuple[str, ...]] = []
+    for name, found in _measured(artifacts, "calibration"):
+        scaled = found["scaled"]
+        rows.append((name, "1", *_triples(found)))
+        if scaled is not None:
+            rows.append(
+                ("", f"{scaled['temperature']:.4f} ({scaled['images']} images of {scaled['split']})", *_triples(scaled))
+            )
+    return rows
+
+
+def shape_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
+    """All stimuli, then by the category of their shape."""
+    rows: list[tuple[str, ...]] = []
+    for name, found in _measured(artifacts, "shape_bias"):
+        for number, (category, counts) in enumerate([("all", found), *found["categories"].items()]):
+            ratio = "–" if counts["ratio"] is None else _interval([100 * value for value in counts["ratio"]], 1)
+            numbers = (str(counts[key]) for key in ("stimuli", "shape", "texture", "neither"))
+            rows.append(("" if number else name, category, *numbers, ratio))
+    return rows
+
+
+def rank_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
+    """Every layer, then the mean of all."""
+    rows: list[tuple[str, ...]] = []
+    for name, found in _measured(artifacts, "attention_rank"):
+        for by_mask in found["masks"]:
+            mask, tokens = by_mask["mask"], by_mask["tokens"]
+            for layer, ranks in enumerate(by_mask["rank"], 1):
+                mean = sum(ranks) / len(ranks)
+                heads = " ".join(f"{rank:.1f}" for rank in ranks)
+                first = layer == 1
+                rows.append((name if first else "", mask if first else "", str(layer), *_rank(mean, tokens), heads))
+            rows.append(("", "", "all", *_rank(by_mask["mean"], tokens), ""))
+    return rows
+
+
+def corruption_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
+    """The mean of all, then each corruption; top-1 at each severity."""
+    rows: list[tuple[str, ...]] = []
+    for name, found in _measured(artifacts, "corruptions"):
+        rows.append((name, "none", f"{found['clean']:.2f}", "–"))
+        rows.append(
+            (
+                "",
+                "mean of all",
+                f"{found['mean']:.2f}",
+                _severities(map(_mean, zip(*found["top1"].values(), strict=True))),
+            )
+        )
+        rows += [("", kind, f"{_mean(top1):.2f}", _severities(top1)) for kind, top1 in found["top1"].items()]
+    return rows
+
+
+#: Property to its title, its columns, how many of them hold words, and its rows.
+PROPERTY_TABLES = {
+    "calibration": ("Calibration", CALIBRATION_COLUMNS, 2, calibration_rows),
+    "shape_bias": ("Shape or texture", SHAPE_COLUMNS, 2, shape_rows),
+    "attention_rank": ("Attention rank", RANK_COLUMNS, 2, rank_rows),
+    "corruptions": ("Corrupted images", CORRUPTION_COLUMNS, 2, corruption_rows),
+}
+
+
+def property_tables(artifacts: Artifacts) -> list[tuple[str, tuple[str, ...], int, list[tuple[str, ...]]]]:
+    """Title, columns, columns of words, and rows of each property that was measured."""
+    tables = [(title, columns, left, rows(artifacts)) for title, columns, left, rows in PROPERTY_TABLES.values()]
+    return [table for table in tables if table[-1]]
+
+
+def _measured(artifacts: Artifacts, name: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    return [
+        (label, found[name])
+        for label, found in artifacts
+        if "not_measured" not in found.get(name, {"not_measured": ""})
+    ]
+
+
+def _triples(figures: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(_interval(figures[name], 4) for name in ("ece", "nll", "brier"))
+
+
+def _interval(triple: Sequence[float], digits: int) -> str:
+    value, low, high = triple
+    return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def _rank(rank: float, tokens: int) -> tuple[str, str]:
+    return f"{rank:.2f} of {tokens}", f"{100 * rank / tokens:.1f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _severities(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.1f}" for value in values)

@@ -1,0 +1,256 @@
+"""What the paper shows of iLLaMA beyond accuracy: calibration, shape bias, attention rank, and robustness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data import IMAGENET16, Batch, CueConflict, Loader, Source, open_data, read_categories, sample_indices
+from ..data.corruptions import Corruptor, corruption_names
+from ..errors import ArtifactError, UsageError
+from ..measure import PAPER_BINNING, Accuracy, Binning, fit_temperature, run_batch
+from ..measure.attention_rank import measure_attention_rank, parse_mask
+from ..measure.shape_bias import decide, shape_bias
+from ..preprocessing import Preprocessing
+from ..progress import track
+from ..runtime import Runtime
+from ..runtime.torch_cpu import TorchRuntime
+
+__all__ = ["PROPERTIES", "Properties", "PropertyOptions"]
+
+PROPERTIES = ("calibration", "shape-bias", "attention-rank", "corruptions")
+#: What is measured where nothing else is said.
+MASKS, SEVERITIES = ("causal",), (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class PropertyOptions:
+    """What to measure, and how.
+
+    Attributes:
+        names: of `PROPERTIES`.
+        binning: of calibration errors.
+        fit_temperature: fit a temperature on calibration images, and say what it would change.
+        calib_split, calib_images: which ones: `train` where not given, and how many are drawn.
+        cue_conflict: folder of stimuli.
+        categories: file that says which classes make up each category; ImageNet's 16 where not given.
+        masks: `causal`, `bidirectional`, or shares of the hidden attention that are let through.
+        rank_images: how many images ranks are averaged over.
+        corruptions, severities: ImageNet-C's 15 where none is named, and 1 to 5.
+        corruption_images: how many images each corruption is measured on.
+        confidence: of each bound of each interval.
+    """
+
+    names: tuple[str, ...] = ()
+    binning: Binning = PAPER_BINNING
+    fit_temperature: bool = False
+    calib_split: str | None = None
+    calib_images: int = 1024
+    cue_conflict: str | Path | None = None
+    categories: str | Path | None = None
+    masks: tuple[str, ...] = MASKS
+    rank_images: int = 128
+    corruptions: tuple[str, ...] = ()
+    severities: tuple[int, ...] = SEVERITIES
+    corruption_images: int = 500
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.names if name not in PROPERTIES]:
+            raise UsageError(
+                f"There is no property {unknown[0]!r}.", hint=f"Use --properties {','.join(PROPERTIES)}, or some."
+            )
+        for option, given, name in (
+            ("--fit-temperature", self.fit_temperature, "calibration"),
+            ("--cue-conflict", self.cue_conflict is not None, "shape-bias"),
+            ("--categories", self.categories is not None, "shape-bias"),
+            ("--mask", self.masks != MASKS, "attention-rank"),
+            ("--corruption", bool(self.corruptions), "corruptions"),
+            ("--severity", self.severities != SEVERITIES, "corruptions"),
+        ):
+            if given and name not in self.names:
+                raise UsageError(f"{option} belongs to the property {name}.", hint=f"Add --properties {name}.")
+        if "shape-bias" in self.names and self.cue_conflict is None:
+            raise UsageError(
+                "Shape bias needs cue-conflict stimuli.", hint="Name their folder with --cue-conflict DIR."
+            )
+        if min(self.calib_images, self.rank_images, self.corruption_images) < 1:
+            raise UsageError(
+                "At least one image is needed.", hint="Raise --calib-images, --rank-images or --corruption-images."
+            )
+        if not self.severities or not set(self.severities) <= set(SEVERITIES):
+            raise UsageError("Severities are 1 to 5.", hint="Use --severity 3, for example.")
+        for mask in self.masks:
+            parse_mask(mask)
+        if "corruptions" in self.names:
+            corruption_names(self.corruptions)
+
+
+class Properties:
+    """Measures what is asked for of one artefact. What may be wrong with the input shows when it is made.
+
+    Args:
+        loader: the evaluation images, whose preprocessing is `preprocessing`.
+
+    Attributes:
+        cannot: properties that the artefact cannot show, and why.
+
+    Raises:
+        DeployError: stimuli, mapping, calibration images or network do not do for what is asked.
+    """
+
+    def __init__(
+        self, runtime: Runtime, loader: Loader, preprocessing: Preprocessing, options: PropertyOptions
+    ) -> None:
+        self.runtime, self.loader, self.preprocessing, self.options = runtime, loader, preprocessing, options
+        if "shape-bias" in options.names:
+            self.stimuli = CueConflict(options.cue_conflict or "")
+            names = runtime.class_names or loader.source.classes
+            self.categories = read_categories(options.categories, runtime.classes, names)
+            self.stimuli.require(self.categories, options.categories or IMAGENET16.name)
+        if "corruptions" in options.names:
+            self.corruptor = Corruptor(preprocessing)
+        self.cannot: dict[str, str] = {}
+        if "attention-rank" in options.names and not isinstance(runtime, TorchRuntime):
+            self.cannot["attention-rank"] = f"{runtime.info.backend} does not show attention maps, torch does"
+        self.scaled: Accuracy | None = None
+        if options.fit_temperature:
+            self.temperature, self.fitted_on = self._fit()
+            self.scaled = Accuracy(1, options.binning)
+
+    def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Look at a batch of the evaluation images, as `measure_accuracy` does: logits [B, classes], labels [B]."""
+        if self.scaled is not None:
+            self.scaled.update(logits / self.temperature, labels)
+
+    def measure(self, accuracy: Accuracy) -> dict[str, Any]:
+        """Measure the rest.
+
+        Args:
+            accuracy: on the evaluation images, which `update` has seen too.
+
+        Returns:
+            Property (with `_` for `-`) to its figures; `not_measured`, the reason, where the artefact cannot show it.
+        """
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "calibration": lambda: self._calibration(accuracy),
+            "shape-bias": self._shape_bias,
+            "attention-rank": self._attention_rank,
+            "corruptions": self._corruptions,
+        }
+        return {
+            name.replace("-", "_"): {"not_measured": self.cannot[name]} if name in self.cannot else measures[name]()
+            for name in PROPERTIES
+            if name in self.options.names
+        }
+
+    def _fit(self) -> tuple[float, dict[str, Any]]:
+        """Fit a temperature on calibration images."""
+        judged = self.loader.source
+        source = open_data(judged.spec, self.options.calib_split, role="calibrate")
+        if source.split == judged.split:
+            raise UsageError(
+                "The temperature would be fitted on the images that it is judged on.",
+                where=f"{source.spec}, split {source.split!r}",
+                hint="Name other images with --calib-split, or others to judge it on with --split.",
+            )
+        loader = self._images(source, sample_indices(len(source), self.options.calib_images, seed=0))
+        pairs = [
+            (run_batch(self.runtime, batch.images.numpy()), batch.labels.numpy())
+            for batch in track(loader, "Fitting the temperature", len(loader))
+        ]
+        logits, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        if not np.isfinite(logits).all():
+            raise ArtifactError(
+                "Logits are NaN or infinite, so no temperature can be fitted.",
+                where=self.runtime.info.name,
+                hint="Leave --fit-temperature out.",
+            )
+        return fit_temperature(logits, labels), {"split": source.split, "images": len(labels)}
+
+    def _calibration(self, accuracy: Accuracy) -> dict[str, Any]:
+        figures: dict[str, Any] = {
+            "bins": self.options.binning.bins,
+            "binning": self.options.binning.scheme,
+            "scaled": None,
+        }
+        if self.scaled is not None:
+            figures["scaled"] = {"temperature": self.temperature, **self.fitted_on, **self._calibrated(self.scaled)}
+        return figures | self._calibrated(accuracy)
+
+    def _calibrated(self, accuracy: Accuracy) -> dict[str, Any]:
+        """Figures with their intervals as [value, low, high], and the reliability diagram."""
+        intervals = accuracy.intervals(self.options.confidence)
+        return {**{name: list(intervals[name]) for name in ("ece", "nll", "brier")}, **accuracy.diagram()}
+
+    def _shape_bias(self) -> dict[str, Any]:
+        loader = self._images(self.stimuli, range(len(self.stimuli)), classes=len(self.stimuli))
+        numbers: list[int] = []  # of the stimuli that could be decoded
+        decisions: list[str] = []
+        for batch in track(loader, "Stimuli", len(loader)):
+            numbers += batch.labels.tolist()
+            decisions += decide(run_batch(self.runtime, batch.images.numpy()), self.categories)
+        shapes, textures = ([cues[i] for i in numbers] for cues in (self.stimuli.shapes, self.stimuli.textures))
+        return {
+            **shape_bias(shapes, textures, decisions, self.options.confidence),
+            "no_conflict": self.stimuli.no_conflict,
+            "skipped": loader.skipped,
+            "source": self.stimuli.spec,
+            "mapping": {name: list(classes) for name, classes in self.categories.items()},
+        }
+
+    def _attention_rank(self) -> dict[str, Any]:
+        assert isinstance(self.runtime, TorchRuntime)
+        model = self.runtime.model
+        torch.set_num_threads(self.runtime.threads)
+        by_mask: list[dict[str, Any]] = []
+        for mask in dict.fromkeys(self.options.masks):
+            loader = self._some(self.options.rank_images)
+            batches = (batch.images for batch in track(loader, f"Attention rank, {mask}", len(loader)))
+            by_mask.append({"mask": mask, **measure_attention_rank(model, batches, parse_mask(mask))})
+        return {"masks": by_mask}
+
+    def _corruptions(self) -> dict[str, Any]:
+        names, severities = corruption_names(self.options.corruptions), sorted(set(self.options.severities))
+        batches = list(self._some(self.options.corruption_images))
+        conditions = [(name, severity) for name in names for severity in severities]
+        top1: dict[str, list[float]] = {name: [] for name in names}
+        for name, severity in track(conditions, "Corruptions", len(conditions)):
+            top1[name].append(100 * float(np.mean(self._correct(batches, name, severity))))
+        return {
+            "images": sum(len(batch.labels) for batch in batches),
+            "severities": severities,
+            "clean": 100 * float(np.mean(self._correct(batches))),
+            "top1": top1,
+            "mean": float(np.mean(list(top1.values()))),
+        }
+
+    def _correct(self, batches: Sequence[Batch], name: str | None = None, severity: int = 0) -> np.ndarray:
+        """Whether the first guess is right, image by image, as they are or corrupted."""
+        right, first = [], 0
+        for batch in batches:
+            images = batch.images if name is None else self.corruptor(batch.images, name, severity, first)
+            first += len(images)
+            right.append(run_batch(self.runtime, images.numpy()).argmax(1) == batch.labels.numpy())
+        return np.concatenate(right)
+
+    def _some(self, count: int) -> Loader:
+        """A fixed draw of the evaluation images."""
+        indices = self.loader.indices
+        return self._images(self.loader.source, [indices[i] for i in sample_indices(len(indices), count, seed=0)])
+
+    def _images(self, source: Source, indices: Sequence[int], *, classes: int | None = None) -> Loader:
+        """Prepared as the evaluation images are, in batches of the same size."""
+        return Loader(
+            source,
+            self.preprocessing,
+            classes=classes or self.loader.classes,
+            batch_size=self.loader.batch_size,
+            indices=indices,
+            skip_broken=self.loader.skip_broken,
+        )
