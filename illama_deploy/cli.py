@@ -158,6 +158,10 @@ def train(
     teacher: Annotated[
         str | None, typer.Option("--teacher", help="To distil from, if the recipe does; --checkpoint.", show_default=False)
     ] = None,
+    select_from: Annotated[
+        str | None,
+        typer.Option("--select-from", help="Start with weights selected from this larger iLLaMA or LLaMA.", show_default=False),
+    ] = None,
     new_head: Annotated[bool, typer.Option("--new-head", help="For other classes than the checkpoint's.")] = False,
     data: DataOption = None,
     split: SplitOption = None,
@@ -186,6 +190,7 @@ def train(
         recipe or "digits",
         checkpoint=checkpoint,
         teacher=teacher,
+        select_from=select_from,
         new_head=new_head,
         data=data,
         split=split,

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
+from illama_deploy.checkpoint import read_checkpoint
 from illama_deploy.training import TimmImages
 
 from .conftest import Cli
@@ -165,6 +166,26 @@ def test_disk_that_fills_up(cli: Cli, recipe: Path, tmp_path: Path) -> None:
     assert torch.load(state, weights_only=True)["updates"] == 0
     assert sorted(path.name for path in state.parent.iterdir()) == ["log.jsonl", "state.pt"]
     assert cli(*run, "--resume").code == 0
+
+
+def test_weights_selected_from_a_larger_network(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(
+        RECIPE.replace("lr = 2e-3", "lr = 1e-6")
+        .replace("epochs = 2", "epochs = 1")
+        .replace("warmup_epochs = 1", "warmup_epochs = 0")
+    )
+    code, _, err = cli("train", "--recipe", recipe, "--select-from", "digits", "--out", tmp_path / "run")
+    assert code == 0, err
+    small, large = (read_checkpoint(name).state for name in (tmp_path / "run" / "model.safetensors", "digits"))
+    every_fourth = large["blocks.1.mlp.fc2.weight"][::4]
+    torch.testing.assert_close(small["blocks.1.mlp.fc2.weight"][:, 0], every_fourth[:, 0], rtol=0, atol=1e-4)
+    out = ("--out", tmp_path / "other")
+    code, _, err = cli("train", "--recipe", recipe, "--select-from", "digits", "--checkpoint", "digits", *out)
+    assert_error(code, err, "--select-from", "--checkpoint")
+    recipe.write_text(RECIPE.replace("dim = 32", "dim = 256").replace("heads = 1", "heads = 4"))
+    code, _, err = cli("train", "--recipe", recipe, "--select-from", "digits", *out)
+    assert_error(code, err, "larger network")
+    assert not (tmp_path / "other").exists()
 
 
 def test_options_that_do_not_go_together(cli: Cli, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_weights
 from ..errors import DataError, UsageError
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing, default_preprocessing
@@ -45,6 +45,7 @@ def train(
     *,
     checkpoint: str | Path | None = None,
     teacher: str | Path | None = None,
+    select_from: str | Path | None = None,
     new_head: bool = False,
     image_size: tuple[int, int] | None = None,
     heads: int | None = None,
@@ -57,6 +58,8 @@ def train(
         recipe: a `TrainRecipe`, a TOML file, or a shipped recipe's name.
         checkpoint: where to start; `heads` and `ema` as in `read_checkpoint`.
         teacher: checkpoint to distil from, where the recipe asks for a teacher; `checkpoint` where not given.
+        select_from: a larger iLLaMA, or a LLaMA in Hugging Face's format, whose weights to start with a selection of;
+            instead of `checkpoint` (see `select_weights`).
         new_head: start with a new head, for other classes than the checkpoint's.
         image_size: (height, width) in place of the recipe's; a checkpoint's position embedding is interpolated.
         options: those of `RunOptions`; `out` is `illama-out/train` where not given.
@@ -64,6 +67,8 @@ def train(
     Raises:
         DeployError: bad input, or a run that stopped; what it had done is kept.
     """
+    if checkpoint is not None and select_from is not None:
+        raise UsageError("Both --checkpoint and --select-from are given.", hint="Give one of them.")
     shared = RunOptions(**options)
     resolved, out = shared.resolve(recipe), Path(shared.out or Workspace().trained)
     size = image_size or dict(resolved.model).get("image_size")
@@ -75,8 +80,11 @@ def train(
         config = _config(resolved, start, size, classes, new_head=new_head)
         preprocessing = _preprocessing(resolved, start, config)
         images, held_out = shared.load(sources, resolved, preprocessing, processes, classes)
+        seed_everything(resolved.seed, "weights")
+        selected = None if select_from is None else select_weights(config, select_from, heads=heads)
         identity = {**resolved.identity(), "data": sources[0].spec, "split": sources[0].split,
-                    "image_size": config.image_size, "start": start and start.sha256}  # fmt: skip
+                    "image_size": config.image_size, "start": start and start.sha256,
+                    "select_from": select_from and str(select_from)}  # fmt: skip
         run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
 
         def keep(network: Illama) -> None:
@@ -85,6 +93,8 @@ def train(
 
         seed_everything(resolved.seed, "weights")
         model = Illama(config, drop_path=resolved.drop_path)
+        if selected is not None:
+            model.load_state_dict(selected.state)
         if start is not None:
             kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
             model.load_state_dict(kept, strict=not new_head)
