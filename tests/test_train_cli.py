@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import get_worker_info
 
 from illama_deploy.checkpoint import read_checkpoint
-from illama_deploy.training import TimmImages
 
 from .conftest import Cli
 from .test_bad_input import assert_error, limited
@@ -129,32 +127,43 @@ def test_state_that_is_cut_short(cli: Cli, recipe: Path, tmp_path: Path) -> None
     assert_error(code, err, "state cannot be read", str(state), "--force")
 
 
-def test_worker_that_dies(cli: Cli, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
-    """As when memory runs out: killed by the system, after the first epoch."""
-    decode = TimmImages.decode
+#: A worker process is killed by the system, as when memory runs out, once a few updates are done.
+FATAL = """
+import os, signal, sys
+from pathlib import Path
+from torch.utils.data import get_worker_info
+from illama_deploy.cli import main
+from illama_deploy.training import TimmImages
 
-    def fatal(self: TimmImages, *arguments: object) -> object:
-        if get_worker_info() is not None and Path(tmp_path / "run" / "log.jsonl").stat().st_size > 1000:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return decode(self, *arguments)  # type: ignore[arg-type]
+log, decode = Path(sys.argv.pop(1)), TimmImages.decode
 
+def fatal(self, *arguments):
+    if get_worker_info() is not None and log.stat().st_size > 1000:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode(self, *arguments)
+
+TimmImages.decode = fatal
+main()
+"""
+
+
+def test_worker_that_dies(recipe: Path, tmp_path: Path) -> None:
+    """In processes of their own: workers are forks, and this process has the threads of every runtime."""
     recipe.write_text('pipeline = "timm"\nauto_augment = ""\ncolor_jitter = 0.0\n' + RECIPE)
-    run = ("train", "--recipe", recipe, "--out", tmp_path / "run", "--workers", 1)
-    with monkeypatch.context() as patched:
-        patched.setattr(TimmImages, "decode", fatal)
-        code, _, err = cli(*run)
+
+    def train(name: str, *more: str, start: Sequence[str] = ("-m", "illama_deploy")) -> tuple[int, str]:
+        command = [sys.executable, *start, "train", "--recipe", str(recipe), "--out", str(tmp_path / name), *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    fatal = ("-c", FATAL, str(tmp_path / "run" / "log.jsonl"))
+    code, err = train("run", "--workers", "1", start=fatal)
     assert_error(code, err, "A worker process died", "--workers", "--resume")
-    assert cli(*run, "--resume").code == 0
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == whole.read_bytes()
-
-
-@pytest.fixture
-def whole(cli: Cli, tmp_path: Path) -> Path:
-    """The network of the same run, undisturbed."""
-    recipe = tmp_path / "whole.toml"
-    recipe.write_text('pipeline = "timm"\nauto_augment = ""\ncolor_jitter = 0.0\n' + RECIPE)
-    assert cli("train", "--recipe", recipe, "--out", tmp_path / "whole", "--workers", 1).code == 0
-    return tmp_path / "whole" / "model.safetensors"
+    code, err = train("run", "--workers", "2", "--resume")
+    assert code == 0, err
+    assert train("whole")[0] == 0  # without workers
+    one, other = (tmp_path / name / "model.safetensors" for name in ("run", "whole"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_disk_that_fills_up(cli: Cli, recipe: Path, tmp_path: Path) -> None:
