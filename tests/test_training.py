@@ -56,13 +56,14 @@ TINY = TrainRecipe(
 QUIET = replace(TINY, mixup=0.0, cutmix=0.0, drop_path=0.0, ema=0.0, precision="float32")
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sums come out the same to the bit only with as many threads; one is the fastest for what is trained here."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums come out the same to the bit only with as many threads; of the module, so that its fixtures have it too."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(before)
 
 
