@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["PROPERTY_TABLES", "calibration_rows", "corruption_rows", "property_tables", "rank_rows", "shape_rows"]
+__all__ = [
+    "PROPERTY_TABLES",
+    "calibration_rows",
+    "corruption_rows",
+    "property_tables",
+    "rank_rows",
+    "shape_rows",
+    "was_measured",
+]
 
 Artifacts = Sequence[tuple[str, dict[str, Any]]]
 
@@ -86,12 +94,13 @@ def property_tables(artifacts: Artifacts) -> list[tuple[str, tuple[str, ...], in
     return [table for table in tables if table[-1]]
 
 
+def was_measured(properties: dict[str, Any], name: str) -> bool:
+    """Whether a property was asked for, and the artefact could show it."""
+    return name in properties and "not_measured" not in properties[name]
+
+
 def _measured(artifacts: Artifacts, name: str) -> Iterable[tuple[str, dict[str, Any]]]:
-    return [
-        (label, found[name])
-        for label, found in artifacts
-        if "not_measured" not in found.get(name, {"not_measured": ""})
-    ]
+    return [(label, found[name]) for label, found in artifacts if was_measured(found, name)]
 
 
 def _triples(figures: dict[str, Any]) -> tuple[str, ...]:

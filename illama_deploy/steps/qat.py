@@ -67,12 +67,25 @@ def qat(
             where=given,
             hint="Leave --bits, --format, --calib-images, --heads, --image-size and --ema out.",
         )
-    origin = load_quantized(given) if is_directory else read_checkpoint(checkpoint, heads=heads, ema=ema)
-    known = origin.manifest["data"]["spec"] if isinstance(origin, QuantizedArtifact) else origin.data
+    if is_directory:
+        quantized = load_quantized(given)
+        known, sha256, classes = (
+            quantized.manifest["data"]["spec"],
+            quantized.manifest_sha256,
+            quantized.model.num_classes,
+        )
+    else:
+        start = read_checkpoint(checkpoint, heads=heads, ema=ema)
+        known, sha256, classes = start.data, start.sha256, start.config.classes
     sources = shared.open_sources(known)
     spec, names = sources[0].spec, sources[0].classes
+    if names and len(names) != classes:
+        raise DataError(
+            f"The data has {len(names)} classes and the network {classes}.",
+            where=spec,
+            hint="Give the data that the network was trained for.",
+        )
     resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else "qat"))
-    sha256 = origin.manifest_sha256 if isinstance(origin, QuantizedArtifact) else origin.sha256
     identity = {**resolved.identity(), **quantizing, "data": spec, "split": sources[0].split, "start": sha256}
     with join_processes() as processes:
         run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
@@ -80,13 +93,7 @@ def qat(
             quantize(checkpoint, **quantizing, data=spec, split=shared.split, out=out / START, force=True)  # type: ignore[arg-type]
         processes.wait()
         artifact = load_quantized(given if is_directory else out / START)
-        model, classes = artifact.model, artifact.model.config.classes
-        if names and len(names) != classes:
-            raise DataError(
-                f"The data has {len(names)} classes and the network {classes}.",
-                where=spec,
-                hint="Give the data that the network was trained for.",
-            )
+        model = artifact.model
         images, held_out = shared.load(sources, resolved, artifact.preprocessing, processes, classes)
         target = rewritten_network(artifact, source)
         model.requires_grad_(True)

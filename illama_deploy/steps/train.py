@@ -81,7 +81,10 @@ def train(
         preprocessing = _preprocessing(resolved, start, config)
         images, held_out = shared.load(sources, resolved, preprocessing, processes, classes)
         seed_everything(resolved.seed, "weights")
-        selected = None if select_from is None else select_weights(config, select_from, heads=heads)
+        model = Illama(config, drop_path=resolved.drop_path)
+        if select_from is not None:
+            selected = select_weights(config, select_from, heads=heads)
+            model.load_state_dict({key: selected.state[key] for key in selected.taken}, strict=False)
         identity = {**resolved.identity(), "data": sources[0].spec, "split": sources[0].split,
                     "image_size": config.image_size, "start": start and start.sha256,
                     "select_from": select_from and str(select_from)}  # fmt: skip
@@ -91,10 +94,6 @@ def train(
             state = {key: tensor.to(getattr(torch, resolved.stored)) for key, tensor in network.state_dict().items()}
             save_checkpoint(out / MODEL, state, config, preprocessing, classes=names, data=sources[0].spec, force=True)
 
-        seed_everything(resolved.seed, "weights")
-        model = Illama(config, drop_path=resolved.drop_path)
-        if selected is not None:
-            model.load_state_dict(selected.state)
         if start is not None:
             kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
             model.load_state_dict(kept, strict=not new_head)

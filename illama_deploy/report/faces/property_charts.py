@@ -17,6 +17,7 @@ from ..property_rows import (
     corruption_rows,
     rank_rows,
     shape_rows,
+    was_measured,
 )
 
 __all__ = ["Shown", "describe_properties", "reliability_charts"]
@@ -64,11 +65,7 @@ def reliability_charts(artifact: Shown) -> list[tuple[str, float, Markup]]:
 
 
 def _found(artifacts: Sequence[Shown], name: str) -> list[tuple[Shown, dict[str, Any]]]:
-    return [
-        (one, one.properties[name])
-        for one in artifacts
-        if "not_measured" not in one.properties.get(name, {"not_measured": ""})
-    ]
+    return [(one, one.properties[name]) for one in artifacts if was_measured(one.properties, name)]
 
 
 def _shape_charts(artifacts: Sequence[Shown]) -> list[tuple[str, Markup]]:
