@@ -2,9 +2,10 @@
 
     python benchmarks/train_throughput.py [--batch 128] [--threads 2] [--rounds 30] [--eager]
 
-Both train the same network in bfloat16 autocast with AdamW, each in a process of its own, and take turns of one update.
-The plain loop is what one would write: model, loss, backward, step, on one batch that is there already. Ours is the
-package's own update with everything in it: decoding apart, augmentation, CutMix, schedule, checks and log.
+Both train the same network with AdamW, each in a process of its own, and take turns of one update. The plain loop is
+what one would write: model, loss, backward, step, in bfloat16 autocast, on one batch that is there already. Ours is the
+package's own update with everything in it (decoding apart: augmentation, CutMix, schedule, checks and log), in the
+precision that the recipe's `auto` takes here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from illama_deploy.measure import median_ratio
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.preprocessing import Preprocessing
 from illama_deploy.rewrites import restructure
-from illama_deploy.training import Processes, RunDirectory, RunOptions, TensorImages, Trainer, TrainRecipe
+from illama_deploy.training import Processes, RunDirectory, RunOptions, TensorImages, Trainer
+from illama_deploy.training.processes import fast_precision
 
 CONFIG = IllamaConfig(dim=192, depth=12, heads=3, image_size=(32, 32), patch_size=4, classes=10)
 
@@ -69,12 +71,13 @@ def plain(batch: int) -> Callable[[], object]:
 
 def ours(batch: int, *, compile: bool) -> Callable[[], object]:
     """The package's loop, an update at a time."""
-    recipe = TrainRecipe.read("cifar10-scratch").override(batch_size=batch, epochs=1000)
+    options = RunOptions(batch_size=batch, epochs=1000, compile=compile)
+    recipe = options.resolve("cifar10-scratch")
     model = Illama(CONFIG)
     restructure(model, ["class_token_last_block"])
     images = TensorImages(Noise(8 * batch), recipe, Preprocessing((32, 32)), Processes(), classes=10)
     run = RunDirectory(Path(tempfile.mkdtemp()), {}, resume=False, force=True)
-    trainer = Trainer(model, None, images, [], run, RunOptions(compile=compile), finish=lambda m: m)
+    trainer = Trainer(model, None, images, [], run, options, finish=lambda m: m)
     model.train()
 
     def updates() -> Iterator[None]:
@@ -133,7 +136,8 @@ def main() -> None:
         worker.stdin.close()
         worker.wait()
     environment = describe_environment()
-    print(f"{environment['cpu']}, {options.threads} threads, batch {options.batch}, {options.rounds} rounds\n")
+    print(f"{environment['cpu']} ({environment['instruction sets']}), `auto` is {fast_precision()};")
+    print(f"{options.threads} threads, batch {options.batch}, {options.rounds} rounds\n")
     print("| loop | images/s | times the plain loop |\n| --- | --- | --- |")
     for kind in kinds:
         ratio = median_ratio(np.array(times["plain"]), np.array(times[kind]))

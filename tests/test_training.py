@@ -29,7 +29,8 @@ from illama_deploy.quant import load_quantized
 from illama_deploy.steps.qat import qat
 from illama_deploy.steps.quantize import quantize as quantize_step
 from illama_deploy.steps.train import train
-from illama_deploy.training import Images, Processes, TensorImages, TimmImages, Trainer
+from illama_deploy.training import Images, Processes, RunOptions, TensorImages, TimmImages, Trainer
+from illama_deploy.training import processes as processes_module
 from illama_deploy.training.recipe import SHIPPED
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,7 @@ TINY = TrainRecipe(
     flip=0.0,
     rotate=10,
     shift=0.1,
+    precision="bfloat16",
 )
 QUIET = replace(TINY, mixup=0.0, cutmix=0.0, drop_path=0.0, ema=0.0, precision="float32")
 
@@ -101,6 +103,20 @@ def test_recipe_is_the_papers() -> None:
         "rand-m9-mstd0.5-inc1", 0.4, 0.25, 0.1,
     )  # fmt: skip
     assert (base.mixup, base.cutmix, base.drop_path, base.warmup_epochs) == (0.95, 1.0, 0.4, 50)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU decides")
+@pytest.mark.parametrize(
+    ("features", "fast"),
+    [(["avx512_bf16"], "bfloat16"), (["avx512f", "amx_bf16"], "bfloat16"), (["avx512_vnni"], "float32")],
+)
+def test_auto_is_the_precision_that_is_fast_here(
+    features: list[str], fast: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes_module, "cpu_features", lambda: features)
+    assert RunOptions().resolve("cifar10-scratch").precision == fast
+    assert RunOptions().resolve(QUIET).precision == "float32"
+    assert RunOptions().resolve(TINY).precision == "bfloat16"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from ..data import Batch, Loader, Source, open_data
 from ..errors import DataError, UsageError
 from ..preprocessing import Preprocessing
 from .images import Images, TensorImages, TimmImages
-from .processes import Processes
+from .processes import Processes, fast_precision
 from .recipe import TrainRecipe
 
 __all__ = ["RunOptions"]
@@ -55,9 +55,12 @@ class RunOptions:
     say: Callable[[str], None] = lambda line: None
 
     def resolve(self, recipe: TrainRecipe | str | Path) -> TrainRecipe:
-        """The recipe of that name, with what is given here in its place."""
+        """The recipe of that name, with what is given here in its place, and a precision for this machine."""
         read = recipe if isinstance(recipe, TrainRecipe) else TrainRecipe.read(recipe)
-        return read.override(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed)
+        precision = fast_precision() if read.precision == "auto" else None
+        return read.override(
+            epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed, precision=precision
+        )
 
     def open_sources(self, spec: str | None) -> tuple[Source, Source]:
         """Training and held-out images; `spec` where no data is named here.

@@ -11,7 +11,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Processes", "join_processes"]
+from ..environment import cpu_features
+
+__all__ = ["Processes", "fast_precision", "join_processes"]
+
+
+def fast_precision() -> str:
+    """The recipe's `precision` that this machine is fastest at: CPUs without bfloat16 units emulate it."""
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(cpu_features()) else "float32"
 
 
 @dataclass(frozen=True)

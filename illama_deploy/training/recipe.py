@@ -17,7 +17,7 @@ SHIPPED = Path(__file__).parent / "recipes"
 CHOICES = {
     "pipeline": ("auto", "timm", "tensor"),
     "soft_mask": ("none", "constant", "linear"),
-    "precision": ("float32", "bfloat16", "float16"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
     "steps": ("learned", "fixed"),
     "stored": ("float32", "float16"),
 }
@@ -51,7 +51,7 @@ class TrainRecipe:
         rotate, shear (degrees), shift (share of the size), zoom (from, to), brightness: of the `tensor` pipeline.
         data: spec to train on where none is named.
         stored: precision of the weights in the file; what is evaluated is rounded to it.
-        precision: `bfloat16` and `float16` by autocast.
+        precision: `bfloat16` and `float16` by autocast; `auto`: the one that this machine is fastest at.
         seed: of everything random.
         teacher: share of the loss that is the divergence from the teacher's logits; the rest is that from labels.
         temperature: of both logits in it.
@@ -92,7 +92,7 @@ class TrainRecipe:
     brightness: float = 0.0
     data: str = ""
     stored: str = "float32"
-    precision: str = "bfloat16"
+    precision: str = "auto"
     seed: int = 0
     teacher: float = 0.0
     temperature: float = 1.0
