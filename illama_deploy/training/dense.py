@@ -52,13 +52,13 @@ class DenseImages(TimmImages):
         own = self.preprocessing
         image = self.load(sample, lambda image: image.convert(own.mode))
         assert sample.mask is not None
-        labels = tv_tensors.Mask(labels_of(sample.mask(image.size))[None])
+        mask = sample.mask(image.size)
         low, high = self.recipe.zoom
         zoom = low + (high - low) * float(torch.rand(()))
-        ratio = zoom * max(side / own.crop / has for side, has in zip(own.size, labels.shape[-2:], strict=True))
-        size = [max(round(side * ratio), 1) for side in labels.shape[-2:]]
+        ratio = zoom * max(side / own.crop / has for side, has in zip(own.size, (mask.height, mask.width), strict=True))
+        size = [max(round(side * ratio), 1) for side in (mask.height, mask.width)]
         image = tv.resize(image, size, InterpolationMode(own.interpolation))
-        x_CHW, labels_1HW = self.change(
-            tv_tensors.Image(tv.pil_to_tensor(image)), tv.resize(labels, size, InterpolationMode.NEAREST)
-        )
+        # Both by Pillow: torch's nearest pixel is another one.
+        labels = labels_of(tv.resize(mask, size, InterpolationMode.NEAREST))
+        x_CHW, labels_1HW = self.change(tv_tensors.Image(tv.pil_to_tensor(image)), tv_tensors.Mask(labels[None]))
         return x_CHW.as_subclass(Tensor), labels_1HW[0].as_subclass(Tensor)
