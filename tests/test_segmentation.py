@@ -643,7 +643,7 @@ def test_going_on_ends_in_the_same_weights(world: Path, tmp_path: Path) -> None:
     ("recipe", "options", "error", "match"),
     [
         (replace(TINY, cutmix=1.0), {}, RecipeError, "cannot be mixed"),
-        (TINY, {"micro_batch": 1}, UsageError, "at least two images"),
+        (TINY, {"micro_batch": 1}, UsageError, "two images at a time"),
         (replace(TINY, model=(("image_size", 24), ("patch_size", 4))), {}, DataError, "labelled for segmentation"),
         (replace(TINY, model=(("head_width", 8), ("image_size", 20), ("patch_size", 4))), {}, UsageError, "even"),
         (replace(TINY, model=(("head_width", 8), ("image_size", 26), ("patch_size", 4))), {}, UsageError, "multiple"),

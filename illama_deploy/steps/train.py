@@ -85,7 +85,8 @@ def train(
         names = sources[0].classes
         classes = len(names) or 1 + max(sample.label for sample in sources[0].read(range(len(sources[0]))))
         task = "segmentation" if table.get("head_width", start and start.config.head_width) else "classification"
-        sources[0].require_task(task)
+        for source in sources:
+            source.require_task(task)
         new_head = new_head or (start is not None and start.config.task != task)
         config = _config(resolved, start, size, classes, new_head=new_head)
         preprocessing = _preprocessing(resolved, start, config)
