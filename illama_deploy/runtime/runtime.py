@@ -92,6 +92,7 @@ class Runtime(ABC):
         info: what it is.
         preprocessing: what it expects of images.
         classes: number of classes.
+        task: `classification`, or `segmentation` where every pixel has logits.
         class_names: in label order, or empty where unknown.
         data: data spec that it belongs to, or None.
         threads: threads that it uses.
@@ -101,6 +102,7 @@ class Runtime(ABC):
     info: ArtifactInfo
     preprocessing: Preprocessing
     classes: int
+    task: str = "classification"
     class_names: tuple[str, ...] = ()
     data: str | None = None
     threads: int
@@ -109,8 +111,8 @@ class Runtime(ABC):
     def describe(self, file: OnnxFile, threads: int) -> None:
         """Take over what an exported file says of itself."""
         self.preprocessing, self.classes, self.class_names = file.preprocessing, file.classes, file.class_names
-        self.data, self.threads = file.data, threads
+        self.task, self.data, self.threads = file.task, file.data, threads
 
     @abstractmethod
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
-        """Preprocessed float32 images to float32 logits [B, classes]."""
+        """Preprocessed float32 images to float32 logits [B, classes], or of pixels [B, classes, H, W]."""

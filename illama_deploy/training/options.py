@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data import Batch, Loader, Source, open_data
+from ..data import Batch, Loader, Scenes, Source, open_data
 from ..errors import DataError, UsageError
 from ..preprocessing import Preprocessing
+from .dense import DenseImages
 from .images import Images, TensorImages, TimmImages
 from .processes import Processes, fast_precision
 from .recipe import TrainRecipe
@@ -102,8 +103,9 @@ class RunOptions:
     ) -> tuple[Images, Iterable[Batch]]:
         """Images to train on, and this process's share of the held-out ones."""
         size = len(sources[0]) * preprocessing.channels * preprocessing.size[0] * preprocessing.size[1]
-        small = size <= MEMORY if recipe.pipeline == "auto" else recipe.pipeline == "tensor"
-        images = (TensorImages if small else TimmImages)(
+        dense = sources[0].task == "segmentation"
+        small = not dense and (size <= MEMORY if recipe.pipeline == "auto" else recipe.pipeline == "tensor")
+        images = (DenseImages if dense else TensorImages if small else TimmImages)(
             sources[0],
             recipe,
             preprocessing,
@@ -113,5 +115,5 @@ class RunOptions:
             workers=self.workers,
         )
         share = range(processes.rank, len(sources[1]), processes.count)
-        held_out = Loader(sources[1], preprocessing, classes=classes, indices=share)
+        held_out = (Scenes if dense else Loader)(sources[1], preprocessing, classes=classes, indices=share)
         return images, list(held_out) if small else held_out
