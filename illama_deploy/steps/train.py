@@ -48,6 +48,7 @@ def train(
     teacher: str | Path | None = None,
     select_from: str | Path | None = None,
     new_head: bool = False,
+    frozen: bool = False,
     image_size: tuple[int, int] | None = None,
     heads: int | None = None,
     ema: bool = False,
@@ -63,6 +64,7 @@ def train(
         select_from: a larger iLLaMA, or a LLaMA in Hugging Face's format, whose weights to start with a selection of;
             instead of `checkpoint` (see `select_weights`).
         new_head: start with a new head, for other classes than the checkpoint's.
+        frozen: train the head alone, also where the recipe does not say so.
         image_size: (height, width) in place of the recipe's; a checkpoint's position embedding is interpolated.
         options: those of `RunOptions`; `out` is `illama-out/train` where not given.
 
@@ -72,7 +74,9 @@ def train(
     if checkpoint is not None and select_from is not None:
         raise UsageError("Both --checkpoint and --select-from are given.", hint="Give one of them.")
     shared = RunOptions(**options)
-    resolved, out = shared.resolve(recipe), Path(shared.out or Workspace().trained)
+    resolved, out = shared.resolve(recipe).override(frozen=frozen or None), Path(shared.out or Workspace().trained)
+    if resolved.frozen and checkpoint is None:
+        raise UsageError("Only the head is to learn, and the rest has no weights.", hint="Give them with --checkpoint.")
     table = dict(resolved.model)
     size, patch = image_size or table.get("image_size"), table.get("patch_size") if table.get("head_width") else None
     start = (
@@ -108,6 +112,9 @@ def train(
         if start is not None:
             kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
             model.load_state_dict(kept, strict=not new_head)
+        if resolved.frozen:
+            for key, parameter in model.named_parameters():
+                parameter.requires_grad_(key.startswith("head."))
         distilled = _teacher(resolved, teacher or checkpoint, config, heads=heads, ema=ema)
         for network in (model, distilled):
             if network is not None and config.class_token == "last":

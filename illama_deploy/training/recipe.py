@@ -60,6 +60,7 @@ class TrainRecipe:
         teacher: share of the loss that is the divergence from the teacher's logits; the rest is that from labels.
         temperature: of both logits in it.
         features: weight of the distance from the teacher's residual stream, relative to its size, mean over blocks.
+        frozen: of `train`: the checkpoint's weights stay, only the head learns.
         steps: of `qat`: step sizes are `learned` (LSQ) or `fixed` (straight-through alone).
     """
 
@@ -103,6 +104,7 @@ class TrainRecipe:
     teacher: float = 0.0
     temperature: float = 1.0
     features: float = 0.0
+    frozen: bool = False
     steps: str = "learned"
 
     def __post_init__(self) -> None:
