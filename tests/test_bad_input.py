@@ -763,7 +763,7 @@ def running(place: Path) -> Iterator[subprocess.Popen[str]]:
     )
     signal.signal(signal.SIGINT, before)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not list(place.glob(".quantized.partial-*")):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)

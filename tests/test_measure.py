@@ -305,6 +305,13 @@ def test_few_rounds_are_not_certain() -> None:
     assert interval.high - interval.low > 0.05
 
 
+def test_bounds_of_a_ratio_stay_positive_on_a_machine_in_turmoil() -> None:
+    rng = np.random.default_rng(0)
+    interval = median_ratio(rng.lognormal(0, 2, 10), rng.lognormal(0, 2, 10))
+    assert 0 < interval.low < 0.2 < interval.value < 5 < interval.high
+    assert all(np.isfinite(quotient(interval, interval)))
+
+
 def test_slowness_is_found_where_it_is() -> None:
     logits = np.zeros((8, 3))
     base, slow = Table(logits, "base", 0.002), Table(logits, "slow", 0.003)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -261,12 +262,16 @@ def test_it_goes_on_where_it_was_killed(
     """kill -9 after some measurements; what they took is not done again, and the result is the same."""
     out = tmp_path / "q"
     command = ["quantize", "--max-size", "0.42MB", "--recipe", "w8a8", "--calib-images", 48, "--held-out-images", 200]
-    with subprocess.Popen(
-        [sys.executable, "-m", "illama_deploy", *map(str, command), "--out", str(out)], start_new_session=True
-    ) as process:
-        while process.poll() is None and len(list(tmp_path.glob(".q.unfinished/site-*.json"))) < 7:
-            time.sleep(0.002)
-        process.kill()
+    for _ in range(5):  # on a busy machine it may be done before this process wakes up
+        shutil.rmtree(out, ignore_errors=True)
+        with subprocess.Popen(
+            [sys.executable, "-m", "illama_deploy", *map(str, command), "--out", str(out)], start_new_session=True
+        ) as process:
+            while process.poll() is None and len(list(tmp_path.glob(".q.unfinished/site-*.json"))) < 7:
+                time.sleep(0.002)
+            process.kill()
+        if process.returncode:
+            break
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     left = len(list(tmp_path.glob(".q.unfinished/site-*.json")))

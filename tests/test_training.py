@@ -379,7 +379,9 @@ def test_new_head_for_other_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_frozen_trains_the_head_alone(tmp_path: Path, frozen: bool) -> None:
-    recipe = QUIET.override(epochs=1, warmup_epochs=0.0, soft_mask="none", soft_mask_epochs=0.0, model=(), data="digits")
+    recipe = QUIET.override(
+        epochs=1, warmup_epochs=0.0, soft_mask="none", soft_mask_epochs=0.0, model=(), data="digits"
+    )
     result = train(recipe, checkpoint="digits", frozen=frozen, out=tmp_path / "run")
     before, after = weights(Path(str(read_checkpoint("digits").path))), weights(result.path)
     changed = {key for key in before if not torch.equal(before[key], after[key])}

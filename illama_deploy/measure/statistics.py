@@ -128,7 +128,8 @@ def median_ratio(
     samples = ratios[(starts[..., None] + np.arange(size)).reshape(RESAMPLES, -1) % len(ratios)]
     low, high = np.quantile(np.median(samples, axis=1), [1 - confidence, confidence])
     value, wider = float(np.median(ratios)), _student_factor(len(ratios) // size, confidence)
-    return Interval(value, value - wider * (value - float(low)), value + wider * (float(high) - value))
+    # As factors, so that however far they move, no bound becomes negative.
+    return Interval(value, value * (float(low) / value) ** wider, value * (float(high) / value) ** wider)
 
 
 def _student_factor(values: int, confidence: float) -> float:
