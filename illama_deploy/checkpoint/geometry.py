@@ -12,11 +12,14 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..model.illama import Illama, IllamaConfig
+from ..model.upernet import LEVELS
 
 __all__ = ["check_state", "infer_config", "interpolate_positions"]
 
 HEAD_DIM = 64  # of all published geometries
-NEEDED = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "head.weight")
+NEEDED = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
+#: One of them says what the head is: of images, or (a UperNet's) of pixels.
+HEADS = {"head.weight": 2, "head.classifier.weight": 4}
 
 
 def infer_config(
@@ -37,7 +40,8 @@ def infer_config(
     Raises:
         CheckpointError: keys are missing, or shapes cannot belong to an iLLaMA.
     """
-    if absent := [key for key in NEEDED if key not in state]:
+    head = next((key for key in HEADS if key in state), "head.weight")
+    if absent := [key for key in (*NEEDED, head) if key not in state]:
         raise CheckpointError(
             f"This is not an iLLaMA checkpoint: it lacks {', '.join(absent)}.",
             where=where,
@@ -48,7 +52,7 @@ def infer_config(
         (NEEDED[2], patch, 4),
         ("pos_embed", positions, 3),
         (NEEDED[3], fc1, 2),
-        ("head.weight", state["head.weight"], 2),
+        (head, state[head], HEADS[head]),
     ):
         if tensor.ndim != rank:
             raise CheckpointError(
@@ -84,6 +88,9 @@ def infer_config(
             hint="Use another --heads.",
         )
     depth = 1 + max((int(m[1]) for key in state if (m := re.match(r"blocks\.(\d+)\.", key))), default=0)
+    head_width = state[head].shape[1] if HEADS[head] == 4 else 0
+    if head_width:
+        _check_fit(state, dim, depth, where)
     return IllamaConfig(
         dim=dim,
         depth=depth,
@@ -91,10 +98,28 @@ def infer_config(
         image_size=image_size,
         patch_size=patch_size,
         channels=channels,
-        classes=state["head.weight"].shape[0],
+        classes=state[head].shape[0],
         hidden=fc1.shape[0],
+        head_width=head_width,
         **(variation or {}),
     )
+
+
+def _check_fit(state: Mapping[str, Tensor], dim: int, depth: int, where: object | None) -> None:
+    """Hold a UperNet to the backbone that it stands on.
+
+    Raises:
+        CheckpointError: it was made for another width, or reads more blocks than there are.
+    """
+    made_for = {state[key].shape[-1] for key in state if re.fullmatch(r"head\.reads\.\d+\.weight", key)}
+    if made_for - {dim} or depth < LEVELS:
+        own = f"it reads features of width {max(made_for - {dim})}" if made_for - {dim} else f"it reads {LEVELS} depths"
+        raise CheckpointError(
+            f"The segmentation head does not fit the backbone: {own}, and the backbone has width {dim} and {depth} "
+            "blocks.",
+            where=where,
+            hint="Give backbone and head of one training.",
+        )
 
 
 def check_state(state: Mapping[str, Tensor], config: IllamaConfig, *, where: object | None = None) -> None:

@@ -1,6 +1,7 @@
 """The network, trainable, in float32."""
 
 from .illama import Illama, IllamaConfig, MatMul, RMSNorm
+from .upernet import UperNet
 from .registry import illama_base, illama_large, illama_small, illama_tiny
 
 __all__ = [
@@ -8,6 +9,7 @@ __all__ = [
     "IllamaConfig",
     "MatMul",
     "RMSNorm",
+    "UperNet",
     "illama_base",
     "illama_large",
     "illama_small",

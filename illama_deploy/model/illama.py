@@ -9,6 +9,9 @@ weights need each of them:
   (the paper's Eq. 1 writes the additive -inf form; the released code and weights use this one);
 - rotary embedding turns **adjacent** pairs (2i, 2i+1), the class token standing at position N.
 
+With a UperNet for a head (`IllamaConfig.head_width`) every image token is read instead of the class token, which stays
+in the sequence: it sees everything and nothing sees it, but for softmax's denominators.
+
 `IllamaConfig` can also express the steps of the paper's road from ViT to iLLaMA (its *variations*), for training
 and for evaluation in torch; rewrites, quantization and export take the network above only.
 
@@ -17,7 +20,7 @@ Shapes in names: B batch, H heads, S sequence (N image tokens + 1), D head dimen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -26,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .upernet import LEVELS, UperNet
 
 __all__ = [
     "Attention",
@@ -64,6 +68,7 @@ class IllamaConfig:
     Attributes:
         image_size: (height, width) in pixels; multiples of `patch_size`.
         hidden: width of the FFN; the LLaMA rule (4·dim for `gelu`) where not given.
+        head_width: channels of a UperNet, which classifies every pixel; 0 for a classifier of whole images.
         ffn: `swiglu`, or `gelu` for ViT's MLP with biases.
         norm: `rms`, or `layer` for LayerNorm.
         mask: causal, `multiplied` after softmax or `additive` before it (-inf, the paper's Eq. 1); `modified` is
@@ -80,6 +85,7 @@ class IllamaConfig:
     channels: int = 3
     classes: int = 1000
     hidden: int = 0
+    head_width: int = 0
     ffn: str = "swiglu"
     norm: str = "rms"
     mask: str = "multiplied"
@@ -98,6 +104,24 @@ class IllamaConfig:
             raise ValueError(f"dim {self.dim} must split into {self.heads} heads of an even size")
         if any(side % self.patch_size or side < self.patch_size for side in self.image_size):
             raise ValueError(f"image size {self.image_size} must be a multiple of patch size {self.patch_size}")
+        if self.head_width:
+            if self.head_width < 1 or self.depth < LEVELS:
+                raise ValueError(f"a UperNet must read {LEVELS} of at least {LEVELS} blocks; there are {self.depth}")
+            if any(side % 2 for side in self.grid):
+                raise ValueError(f"the grid of patches {self.grid} must be even, since a UperNet halves it")
+
+    @property
+    def task(self) -> str:
+        """`classification` of images, or `segmentation`: classification of pixels."""
+        return "segmentation" if self.head_width else "classification"
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The blocks after which a UperNet reads: the last, and those about 2/3, 1/2 and 1/3 of the way."""
+        chosen = [self.depth - 1]
+        for share in (2 / 3, 1 / 2, 1 / 3):
+            chosen.insert(0, min(round(share * self.depth) - 1, chosen[0] - 1))
+        return tuple(chosen)
 
     @property
     def head_dim(self) -> int:
@@ -296,9 +320,10 @@ class PatchEmbed(nn.Module):
 
 
 class Illama(nn.Module):
-    """Images [B, C, H, W], normalised, to logits [B, classes]."""
+    """Images [B, C, H, W], normalised, to logits: [B, classes], or of every pixel [B, classes, H, W]."""
 
     blocks: Sequence[Block]
+    head: nn.Linear | UperNet
 
     def __init__(self, config: IllamaConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -309,16 +334,20 @@ class Illama(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, config.tokens, config.dim))
         rates = [drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)  # type: ignore[assignment]
-        self.norm = _norm(config)
-        self.head = nn.Linear(config.dim, config.classes)
+        if config.head_width:
+            self.head = UperNet(config, [_norm(config) for _ in range(LEVELS)])
+        else:
+            self.norm = _norm(config)
+            self.head = nn.Linear(config.dim, config.classes)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as the authors do: truncated normal of deviation 0.02, zero biases."""
+        """Initialise as the authors do: truncated normal of deviation 0.02, zero biases; a UperNet as torch does."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        own = set(self.head.modules()) if isinstance(self.head, UperNet) else set()
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, nn.Linear | nn.Conv2d) and module not in own:
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -344,11 +373,22 @@ class Illama(nn.Module):
             x_BSE = block(x_BSE)
             yield x_BSE
 
-    def classify(self, x_BSE: Tensor) -> Tensor:
-        """Logits [B, classes] from the last block's output."""
-        return self.head(self.norm(x_BSE[:, 0 if self.config.class_token == "first" else -1]))
+    def reads(self) -> list[tuple[str, RMSNorm, nn.Linear]]:
+        """What reads the residual stream behind blocks: (name of the Linear layer, the norm before it, the layer)."""
+        if isinstance(self.head, UperNet):
+            pairs = zip(self.head.norms, self.head.reads, strict=True)
+            return [(f"head.reads.{i}", norm, read) for i, (norm, read) in enumerate(pairs)]
+        return [("head", self.norm, self.head)]
+
+    def decode(self, stream: Iterable[Tensor]) -> Tensor:
+        """Logits from what `stream` yields."""
+        first = self.config.class_token == "first"
+        if not isinstance(self.head, UperNet):
+            for x_BSE in stream:  # noqa: B007
+                pass
+            return self.head(self.norm(x_BSE[:, 0 if first else -1]))
+        image = slice(1, None) if first else slice(None, -1)
+        return self.head([x_BSE[:, image] for i, x_BSE in enumerate(stream) if i in self.config.levels])
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        for last_BSE in self.stream(images_BCHW):  # noqa: B007
-            pass
-        return self.classify(last_BSE)
+        return self.decode(self.stream(images_BCHW))

@@ -74,7 +74,7 @@ def find_rewrites(names: Sequence[str]) -> list[Rewrite]:
 def apply_rewrites(
     model: Illama, names: Sequence[str], observe: Callable[[Illama], Observations] | None = None, *, seed: int = 0
 ) -> None:
-    """Apply rewrites in order, in place.
+    """Apply rewrites in order, in place; those that are not for the network's task are left out.
 
     Args:
         observe: gives observations of the network; called when the first rewrite that needs them comes up, and
@@ -87,7 +87,7 @@ def apply_rewrites(
     """
     model.config.require_illama()
     observations: Observations | None = None
-    for rewrite in find_rewrites(names):
+    for rewrite in _for_task(model, names):
         rewrite.fold(model)
         rewrite.restructure(model)
         if rewrite.draw is not None:
@@ -105,5 +105,9 @@ def apply_rewrites(
 
 def restructure(model: Illama, names: Sequence[str]) -> None:
     """Change the structure alone, as for a network whose rewritten values will be loaded."""
-    for rewrite in find_rewrites(names):
+    for rewrite in _for_task(model, names):
         rewrite.restructure(model)
+
+
+def _for_task(model: Illama, names: Sequence[str]) -> list[Rewrite]:
+    return [rewrite for rewrite in find_rewrites(names) if model.config.task in rewrite.tasks]

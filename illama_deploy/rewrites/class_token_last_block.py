@@ -1,6 +1,7 @@
 """In the last block only the class token is read: its query, attention row, proj and FFN are enough.
 
-Keys and values are still made for every token. About 10/12 of one block is saved.
+Keys and values are still made for every token. About 10/12 of one block is saved. A UperNet reads all image tokens of the
+last block, so there it does not apply.
 """
 
 from __future__ import annotations
@@ -16,4 +17,4 @@ def _restructure(model: Illama) -> None:
         model.blocks[-1].attn.last_query_only = True
 
 
-CLASS_TOKEN_LAST_BLOCK = Rewrite("class_token_last_block", restructure=_restructure)
+CLASS_TOKEN_LAST_BLOCK = Rewrite("class_token_last_block", tasks=("classification",), restructure=_restructure)

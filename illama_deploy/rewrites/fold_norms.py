@@ -23,7 +23,8 @@ def _fold(model: Illama) -> None:
     for block in model.blocks:
         _fold_one(block.norm1, block.attn.qkv)
         _fold_one(block.norm2, block.mlp.fc1, block.mlp.fc3)
-    _fold_one(model.norm, model.head)
+    for _, norm, read in model.reads():
+        _fold_one(norm, read)
 
 
 FOLD_NORMS = Rewrite("fold_norms", fold=_fold)

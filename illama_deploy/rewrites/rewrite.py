@@ -18,7 +18,9 @@ def places(model: Illama) -> list[str]:
     """Names of the modules whose inputs a rewrite can look at: what reads a norm (fc3 sees what fc1 does), and where an
     online rotation stands or could stand, so that what is seen there is not rotated yet."""
     inside = ("attn.qkv", "attn.rotate_q", "attn.rotate_k", "mlp.fc1", "mlp.rotate")
-    return [f"blocks.{i}.{name}" for i in range(len(model.blocks)) for name in inside] + ["head"]
+    return [f"blocks.{i}.{name}" for i in range(len(model.blocks)) for name in inside] + [
+        name for name, _, _ in model.reads()
+    ]
 
 
 class Observations(Protocol):
@@ -47,6 +49,7 @@ class Rewrite:
     """An exact change of a network, in place.
 
     Attributes:
+        tasks: of the networks that it is exact for (`IllamaConfig.task`); others are left as they are.
         fold: changes values so that, with `restructure`, the function stays the same.
         restructure: changes what the modules compute; touches no value and may run on empty weights.
         balance: like `fold`, for a rewrite that needs to know the activations.
@@ -55,6 +58,7 @@ class Rewrite:
     """
 
     name: str
+    tasks: tuple[str, ...] = ("classification", "segmentation")
     fold: Callable[[Illama], None] = _nothing
     restructure: Callable[[Illama], None] = _nothing
     balance: Callable[[Illama, Observations], None] | None = None

@@ -1,7 +1,8 @@
 """R1: rotate the residual stream, so that no channel of it is louder than others.
 
 RMSNorm without weights commutes with rotations, so everything that writes the stream (patch embedding, class token,
-position embedding, proj, fc2) is turned by R and everything that reads it (qkv, fc1, fc3, head) back by Rᵀ. Norm
+position embedding, proj, fc2) is turned by R and everything that reads it (qkv, fc1, fc3, and the head or a UperNet's four
+`reads`) back by Rᵀ. Norm
 weights are folded first, as `fold_norms` does.
 
 Sources: Ashkboos et al., *SliceGPT* (arXiv 2401.15024) and *QuaRot* (arXiv 2404.00456).
@@ -27,7 +28,7 @@ def _draw(model: Illama, generator: torch.Generator) -> None:
     for stream in (model.cls_token, model.pos_embed):
         stream.copy_((stream.double() @ rotation).float())
     writes: list[nn.Linear | nn.Conv2d] = [model.patch_embed.proj]
-    reads: list[nn.Linear] = [model.head]
+    reads = [read for _, _, read in model.reads()]
     for block in model.blocks:
         writes += [block.attn.proj, block.mlp.fc2]
         reads += [block.attn.qkv, block.mlp.fc1, block.mlp.fc3]

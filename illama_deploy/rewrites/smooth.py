@@ -42,7 +42,8 @@ def normed_linears(model: Illama) -> Iterator[tuple[str, RMSNorm, dict[str, nn.L
         yield f"blocks.{i}.attn.qkv", block.norm1, {f"blocks.{i}.attn.qkv": block.attn.qkv}
         ffn = {f"blocks.{i}.mlp.fc1": block.mlp.fc1, f"blocks.{i}.mlp.fc3": block.mlp.fc3}
         yield f"blocks.{i}.mlp.fc1", block.norm2, ffn
-    yield "head", model.norm, {"head": model.head}
+    for name, norm, read in model.reads():
+        yield name, norm, {name: read}
 
 
 @torch.no_grad()

@@ -43,14 +43,14 @@ class Objective(nn.Module):
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         recipe = self.recipe
         stream = list(self.model.stream(images))
-        logits = self.model.classify(stream[-1]).float()
+        logits = self.model.decode(stream).float()
         smoothing = recipe.smoothing if targets.ndim == 1 else 0.0  # mixed targets are smooth already
         loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         if self.teacher is None:
             return loss
         with torch.no_grad():
             wanted = list(self.teacher.stream(images))
-            wanted_logits = self.teacher.classify(wanted[-1]).float()
+            wanted_logits = self.teacher.decode(wanted).float()
         own, theirs = (F.log_softmax(x / recipe.temperature, -1) for x in (logits, wanted_logits))
         divergence = F.kl_div(own, theirs, reduction="batchmean", log_target=True) * recipe.temperature**2
         loss = (1 - recipe.teacher) * loss + recipe.teacher * divergence
