@@ -47,14 +47,17 @@ def find_sites(model: Illama) -> list[Site]:
         UsageError: the network is a variation of iLLaMA.
     """
     model.config.require_illama()
-    sites = []
-    for name, module in model.named_modules():
+    sites, modules = [], dict(model.named_modules())
+    for name, module in modules.items():
         if isinstance(module, MatMul):
             sites.append(Site(name, ("a", "b"), weighted=False))
-        elif isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            sites.append(Site(name, overlaps=isinstance(module, nn.Conv2d) and module.stride < module.kernel_size))
-        elif isinstance(module, ConvNormReLU) and module.conv.stride < module.conv.kernel_size:
-            relus.append
+        elif isinstance(module, nn.Linear | nn.ConvTranspose2d):
+            sites.append(Site(name))
+        elif isinstance(module, nn.Conv2d):
+            sites.append(Site(name, overlaps=module.stride < module.kernel_size))
+        elif isinstance(module, nn.ReLU) and (behind := modules.get(f"{name.rpartition('.')[0]}.conv")) is not None:
+            if isinstance(behind, nn.Conv2d) and behind.stride < behind.kernel_size:
+                sites.append(Site(name, weighted=False, overlaps=True))
     return sites
 
 

@@ -12,7 +12,7 @@ from ..data import Loader, open_data
 from ..errors import DataError, UsageError
 from ..formats import parse_format
 from ..model.illama import Illama
-from ..quant import QuantizedArtifact, QuantMatMul, load_quantized, quantized_modules, save_quantized
+from ..quant import QuantizedArtifact, QuantMatMul, QuantReLU, load_quantized, quantized_modules, save_quantized
 from ..quant.artifact import MANIFEST
 from ..quant.learnable import freeze, make_learnable
 from ..quant.modules import QuantWeighted
@@ -161,6 +161,8 @@ def _figures(artifact: QuantizedArtifact, target: Illama, network: Illama) -> di
         sites[name]["sqnr_db"] = sqnr[name]
         if isinstance(module, QuantMatMul):
             scales = dict(zip(("a", "b"), module.scales(), strict=True))
+        elif isinstance(module, QuantReLU):
+            scales = {"input": module.scale}
         else:
             assert isinstance(module, QuantWeighted)
             scales = {} if module.input_scale is None else {"input": module.input_scale}
