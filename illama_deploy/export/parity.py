@@ -92,7 +92,8 @@ def measure_parity(network: Illama, target: Target, *, images: Tensor | None = N
     """
     images = _images(network) if images is None else images
     graph = target.graph(network).graph
-    watched = [(node, _result(node)) for node in graph if SITE in node.metadata_props]
+    # A convolution is watched behind its ReLU: were its own result asked for, it would not stay an integer one.
+    watched = [(node, _result(node)) for node in graph if SITE in node.metadata_props and node.op_type != "Conv"]
     names = [value.name or "" for _, value in watched]
     expected = _torch_outputs(network, {node.metadata_props[SITE] for node, _ in watched}, images)
 
@@ -161,9 +162,11 @@ def _torch_outputs(network: Illama, sites: set[str], images: Tensor) -> dict[str
 
 def _align(node: ir.Node, wanted: Tensor, found: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Bring both to [B, S, channels], with the channels and the tokens that this GEMM computes."""
-    if wanted.ndim == 4 and node.metadata_props[SITE] != "patch_embed.proj":  # products of attention, [B, H, S, S]
+    if found.ndim == 4:  # products of attention, [B, H, S, S], and maps
         return wanted, found.view(wanted.shape)
     if wanted.ndim == 4:
+        side = round((len(site_rows(node)) / wanted.shape[1]) ** 0.5)  # of the squares of a transposed convolution
+        wanted = nn.functional.pixel_unshuffle(wanted, side) if side > 1 else wanted
         wanted = wanted.flatten(2).transpose(1, 2)
     wanted = wanted.view(batch, -1, wanted.shape[-1])[..., site_rows(node)]
     if found.ndim == 2:  # sequence-major: row s·B + b

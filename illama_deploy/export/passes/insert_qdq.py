@@ -11,7 +11,7 @@ from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, Precondi
 
 from ...formats import FloatType, NumberType
 from ...model.illama import Illama
-from ...quant.modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
+from ...quant.modules import QuantMatMul, QuantModule, QuantReLU, QuantWeighted
 from ...quant.network import quantized_modules
 from ..float_graph import SITE, site_rows
 from ..values import constant_value
@@ -43,7 +43,10 @@ class InsertQDQ(InPlacePass):
     3. A weight-only site keeps x; its weight becomes DequantizeLinear(INT4, by blocks of inputs), and a Gemm
        becomes MatMul and Add, which is what block kernels (MatMulNBits) are made from.
     4. A bias becomes DequantizeLinear(int32, scale s_x·s_w), or stays float (see `ActivationSpelling`).
-    5. The second operand of a product of two activations is S8 in any spelling: U8×S8 is what kernels take.
+    5. The values of a ReLU behind a convolution get a pair, too. Where activations are U8 it stands between the two, which
+       is what QLinearConv is made from: integers in and out. Elsewhere it stands behind the ReLU, as kernels are fused
+       there. The integers are the same, since rounding commutes with ReLU.
+    6. The second operand of a product of two activations is S8 in any spelling: U8×S8 is what kernels take.
 
     Sites with dynamic activations are left to `DynamicIntegers`.
     """
@@ -67,21 +70,32 @@ class InsertQDQ(InPlacePass):
             if isinstance(module, QuantMatMul):
                 self._activation(node, 0, float(module.a_scale), module.activations, self.spelling.unsigned)
                 self._activation(node, 1, float(module.b_scale), module.activations, False)
-            elif isinstance(module, QuantLinear | QuantConv2d):
+            elif isinstance(module, QuantReLU):
+                self._rectified(node, module)
+            elif isinstance(module, QuantWeighted):
                 self._weighted(node, module)
         return PassResult(model, bool(self.sites))
 
     def ensures(self, model: ir.Model) -> None:
         """Every operand of a quantized GEMM that the format quantizes comes from a DequantizeLinear."""
         for node in model.graph:
-            if (module := self.sites.get(node.metadata_props.get(SITE, ""))) is None:
+            module = self.sites.get(node.metadata_props.get(SITE, ""))
+            if module is None or (isinstance(module, QuantReLU) and not self.spelling.unsigned):
                 continue
             for operand in node.inputs[0 if module.format.is_static else 1 : 2]:
                 producer = operand.producer() if operand is not None else None
                 if producer is None or producer.op_type != "DequantizeLinear":
                     raise PostconditionError(f"{node.name} has an operand that is not quantized")
 
-    def _weighted(self, node: ir.Node, module: QuantLinear | QuantConv2d) -> None:
+    def _rectified(self, node: ir.Node, module: QuantReLU) -> None:
+        scale, y = float(module.scale), node.outputs[0]
+        if self.spelling.unsigned:
+            self._activation(node, 0, scale, module.activations, True)
+            return
+        for reader, position in y.uses():
+            self._activation(reader, position, scale, module.activations, False)
+
+    def _weighted(self, node: ir.Node, module: QuantWeighted) -> None:
         rows = site_rows(node)
         name, format_ = node.name or "", module.format
         if module.input_scale is not None:
@@ -89,12 +103,15 @@ class InsertQDQ(InPlacePass):
             self._activation(node, 0, scale, module.activations, self.spelling.unsigned)
         elif node.op_type == "Gemm":
             node = self._split_bias(node)
-        weight_q, step = module.weight_q.flatten(1)[rows].T.contiguous(), module.weight_scale[rows].numpy()
+        weight_q, step = module.weight_q[rows], module.weight_scale[rows].numpy()
+        is_conv = node.op_type == "Conv"
+        if not is_conv:  # a GEMM takes [in, out]
+            weight_q = weight_q.flatten(1).T.contiguous()
         if isinstance(format_.weights, FloatType):
             weight = weight_q.float().numpy().astype(ml_dtypes.float8_e4m3fn)
         else:
             weight = weight_q.numpy().astype(np.int8 if format_.weights.bits > 4 else ml_dtypes.int4)
-        self._constant(node, 1, f"{name}.weight", weight, step.T, axis=1 if step.ndim == 1 else 0, wide=format_.is_static)
+        self._constant(node, 1, f"{name}.weight", weight, step.T, axis=int(step.ndim == 1 and not is_conv), wide=format_.is_static)
         if module.bias_q is not None and self.spelling.integer_bias:
             bias, step = module.bias_q[rows].numpy(), module.output_scale[rows].numpy()
             self._constant(node, 2, f"{name}.bias", bias, step, axis=0, wide=False)

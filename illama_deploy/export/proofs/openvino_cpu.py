@@ -48,7 +48,7 @@ def prove_openvino(path: Path, sites: Mapping[str, Format]) -> KernelProof:
     expected = {
         node.name or "": required_precision(sites[site])
         for node in ir.load(path).graph
-        if (site := node.metadata_props.get(SITE, "")) in sites
+        if (site := node.metadata_props.get(SITE, "")) in sites and node.op_type != "Relu"
     }
     compiled = ov.Core().compile_model(str(path), "CPU")
     # Kernels are chosen at the first inference.
