@@ -26,10 +26,14 @@ class ActivationSpelling:
     Attributes:
         unsigned: U8 with zero point 128 (ONNX Runtime's CPU kernels), or S8 with zero point 0.
         integer_bias: bias as DequantizeLinear(int32), or as the float values that it stands for.
+        unsigned_maps: U8 for what convolutions read.
+        output_integers: quantize what a convolution gives before its ReLU, or behind it.
     """
 
     unsigned: bool
     integer_bias: bool
+    unsigned_maps: bool = False
+    output_integers: bool = False
 
 
 class InsertQDQ(InPlacePass):
@@ -43,9 +47,9 @@ class InsertQDQ(InPlacePass):
     3. A weight-only site keeps x; its weight becomes DequantizeLinear(INT4, by blocks of inputs), and a Gemm
        becomes MatMul and Add, which is what block kernels (MatMulNBits) are made from.
     4. A bias becomes DequantizeLinear(int32, scale s_x·s_w), or stays float (see `ActivationSpelling`).
-    5. The values of a ReLU behind a convolution get a pair, too. Where activations are U8 it stands between the two, which
-       is what QLinearConv is made from: integers in and out. Elsewhere it stands behind the ReLU, as kernels are fused
-       there. The integers are the same, since rounding commutes with ReLU.
+    5. The values of a ReLU behind a convolution get a pair, too. ONNX Runtime needs it between the two, to make a
+       QLinearConv, whose output is integers; others fuse convolution, ReLU and the pair behind it. The integers are
+       the same, since rounding commutes with ReLU.
     6. The second operand of a product of two activations is S8 in any spelling: U8×S8 is what kernels take.
 
     Sites with dynamic activations are left to `DynamicIntegers`.
@@ -80,7 +84,7 @@ class InsertQDQ(InPlacePass):
         """Every operand of a quantized GEMM that the format quantizes comes from a DequantizeLinear."""
         for node in model.graph:
             module = self.sites.get(node.metadata_props.get(SITE, ""))
-            if module is None or (isinstance(module, QuantReLU) and not self.spelling.unsigned):
+            if module is None or (isinstance(module, QuantReLU) and not self.spelling.output_integers):
                 continue
             for operand in node.inputs[0 if module.format.is_static else 1 : 2]:
                 producer = operand.producer() if operand is not None else None
@@ -88,19 +92,20 @@ class InsertQDQ(InPlacePass):
                     raise PostconditionError(f"{node.name} has an operand that is not quantized")
 
     def _rectified(self, node: ir.Node, module: QuantReLU) -> None:
-        scale, y = float(module.scale), node.outputs[0]
-        if self.spelling.unsigned:
-            self._activation(node, 0, scale, module.activations, True)
+        pair = float(module.scale), module.activations, self.spelling.unsigned
+        if self.spelling.output_integers:
+            self._activation(node, 0, *pair)
             return
-        for reader, position in y.uses():
-            self._activation(reader, position, scale, module.activations, False)
+        for reader, position in node.outputs[0].uses():
+            self._activation(reader, position, *pair)
 
     def _weighted(self, node: ir.Node, module: QuantWeighted) -> None:
         rows = site_rows(node)
         name, format_ = node.name or "", module.format
         if module.input_scale is not None:
             scale = float(module.input_scale)
-            self._activation(node, 0, scale, module.activations, self.spelling.unsigned)
+            unsigned = self.spelling.unsigned_maps if node.op_type == "Conv" else self.spelling.unsigned
+            self._activation(node, 0, scale, module.activations, unsigned)
         elif node.op_type == "Gemm":
             node = self._split_bias(node)
         weight_q, step = module.weight_q[rows], module.weight_scale[rows].numpy()
