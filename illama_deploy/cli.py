@@ -35,7 +35,7 @@ app = typer.Typer(
 # Options that several commands share.
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="digits | folder:PATH | parquet:PATH | timm:NAME[?root=PATH]", show_default=False),
+    typer.Option("--data", help="digits | folder:PATH | parquet:PATH | segmentation:PATH | timm:NAME[?root=PATH]", show_default=False),
 ]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Split of the data.", show_default=False)]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", show_default=False)]
@@ -867,8 +867,9 @@ def _say(text: str) -> None:
 
 def _say_trained(result: TrainResult) -> None:
     if result.rank == 0:
-        figures = result.figures
-        _say(f"held-out top-1 {figures['top1']:.2f} % of {figures['images']} images")
+        from .training import headline
+
+        _say(f"{headline(result.figures)} images")
         _say(f"wrote {result.path} (log and curves in {result.directory})")
 
 

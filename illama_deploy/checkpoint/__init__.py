@@ -1,6 +1,6 @@
 """Trained float checkpoints: read safely, geometry inferred from the tensors."""
 
-from .geometry import infer_config, interpolate_positions
+from .geometry import infer_config, interpolate_positions, resample_patches
 from .load import EMBEDDED, Checkpoint, find_checkpoint, read_checkpoint
 from .save import save_checkpoint
 from .weight_selection import Selected, select_weights
@@ -13,6 +13,7 @@ __all__ = [
     "infer_config",
     "interpolate_positions",
     "read_checkpoint",
+    "resample_patches",
     "save_checkpoint",
     "select_weights",
 ]

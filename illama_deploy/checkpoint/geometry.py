@@ -14,10 +14,11 @@ from ..errors import CheckpointError
 from ..model.illama import Illama, IllamaConfig
 from ..model.upernet import LEVELS
 
-__all__ = ["check_state", "infer_config", "interpolate_positions"]
+__all__ = ["PATCHES", "check_state", "infer_config", "interpolate_positions", "resample_patches"]
 
 HEAD_DIM = 64  # of all published geometries
-NEEDED = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
+PATCHES = "patch_embed.proj.weight"
+NEEDED = ("cls_token", "pos_embed", PATCHES, "blocks.0.mlp.fc1.weight")
 #: One of them says what the head is: of images, or (a UperNet's) of pixels.
 HEADS = {"head.weight": 2, "head.classifier.weight": 4}
 
@@ -164,6 +165,16 @@ def interpolate_positions(pos_embed: Tensor, old: tuple[int, int], new: tuple[in
     planes = image.reshape(1, *old, -1).permute(0, 3, 1, 2)
     planes = F.interpolate(planes, size=new, mode="bicubic", align_corners=False, antialias=False)
     return torch.cat((planes.permute(0, 2, 3, 1).flatten(1, 2), last), 1)
+
+
+def resample_patches(weight: Tensor, patch_size: int) -> Tensor:
+    """Resample a patch embedding's kernel [E, C, p, p] so that it gives for an enlarged patch what it gave for the patch.
+
+    Source: Beyer et al., *FlexiViT* (arXiv 2212.08013), PI-resize.
+    """
+    from timm.layers.patch_embed import resample_patch_embed
+
+    return resample_patch_embed(weight, [patch_size, patch_size])
 
 
 def _tokens(image_size: tuple[int, int], patch_size: int) -> int | None:

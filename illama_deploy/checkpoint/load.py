@@ -21,7 +21,7 @@ from ..errors import CheckpointError, UsageError
 from ..hashing import sha256_file
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing, default_preprocessing
-from .geometry import check_state, infer_config, interpolate_positions
+from .geometry import PATCHES, check_state, infer_config, interpolate_positions, resample_patches
 
 __all__ = ["EMBEDDED", "METADATA_KEY", "Checkpoint", "find_checkpoint", "read_checkpoint"]
 
@@ -87,6 +87,7 @@ def read_checkpoint(
     *,
     heads: int | None = None,
     image_size: tuple[int, int] | None = None,
+    patch_size: int | None = None,
     ema: bool = False,
 ) -> Checkpoint:
     """Read `.pth` or `.safetensors`; the geometry comes from the tensors.
@@ -95,6 +96,7 @@ def read_checkpoint(
         name: path, or `digits` for the embedded default.
         heads: number of heads (dim / 64, or what the file's metadata says, where not given).
         image_size: another (height, width) than trained: interpolates the position embedding.
+        patch_size: another than trained: resamples the patch embedding, too (see `resample_patches`).
         ema: take the averaged weights where the file holds both.
 
     Raises:
@@ -118,9 +120,10 @@ def read_checkpoint(
         ) from error
     check_state(state, config, where=path)
     preprocessing = about.preprocessing or default_preprocessing(config.image_size, config.channels)
-    if image_size is not None and image_size != config.image_size:
-        config, state = _resize(config, state, image_size)
-        preprocessing = replace(preprocessing, size=image_size)
+    size, patch = image_size or config.image_size, patch_size or config.patch_size
+    if (size, patch) != (config.image_size, config.patch_size):
+        config, state = _resize(config, state, size, patch)
+        preprocessing = replace(preprocessing, size=size)
     return Checkpoint(
         path=path,
         sha256=sha256_file(path),
@@ -176,17 +179,17 @@ class _Metadata:
 
 
 def _resize(
-    config: IllamaConfig, state: dict[str, Tensor], image_size: tuple[int, int]
+    config: IllamaConfig, state: dict[str, Tensor], image_size: tuple[int, int], patch_size: int
 ) -> tuple[IllamaConfig, dict[str, Tensor]]:
     config.require_illama()  # where its class token is first, the position embedding would be cut elsewhere
     try:
-        resized = replace(config, image_size=image_size)
+        resized = replace(config, image_size=image_size, patch_size=patch_size)
     except ValueError as error:
-        raise UsageError(
-            f"--image-size does not fit: {error}.", hint=f"Use multiples of {config.patch_size}."
-        ) from error
+        multiple = patch_size * (2 if config.head_width else 1)
+        raise UsageError(f"--image-size does not fit: {error}.", hint=f"Use multiples of {multiple}.") from error
     positions = interpolate_positions(state["pos_embed"], config.grid, resized.grid)
-    return resized, {**state, "pos_embed": positions}
+    patches = resample_patches(state[PATCHES], patch_size)
+    return resized, {**state, "pos_embed": positions, PATCHES: patches}
 
 
 def _strip(key: str) -> str:

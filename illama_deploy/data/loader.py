@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -11,14 +12,20 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..preprocessing import Preprocessing
+from .segmentation import labels_of
 from .source import Sample, Source
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 __all__ = ["Batch", "Loader", "sample_indices"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images float32 [B, C, H, W], labels int64 [B]."""
+    """images float32 [B, C, H, W]; labels int64 [B], or of pixels [B, H, W] (`IGNORE` where there is no class)."""
 
     images: Tensor
     labels: Tensor
@@ -50,10 +57,14 @@ class Loader:
                 hint="Give the data that the network was trained for.",
             )
         self.source, self.classes, self.batch_size = source, classes, batch_size
+        self.preprocessing = preprocessing
         self.indices = range(len(source)) if indices is None else indices
         self.skip_broken = skip_broken
         self.skipped: list[str] = []
         self._transform = preprocessing.transform()
+        self._mask_transform = replace(preprocessing, mean=(0.0,), std=(1.0,), interpolation="nearest").transform(
+            normalize=False
+        )
 
     def __len__(self) -> int:
         """Images to read, broken ones included."""
@@ -62,11 +73,12 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         self.skipped = []
         images: list[Tensor] = []
-        labels: list[int] = []
+        labels: list[Tensor] = []
         for sample in self.source.read(self.indices):
-            image = self._decode(sample)
-            if image is None:
+            found = self.decode(sample, lambda image: (self._transform(image), image.size))
+            if found is None:
                 continue
+            image, size = found
             if not 0 <= sample.label < self.classes:
                 raise DataError(
                     f"Label {sample.label} is outside the network's {self.classes} classes.",
@@ -74,18 +86,27 @@ class Loader:
                     hint="Give the data that the network was trained for.",
                 )
             images.append(image)
-            labels.append(sample.label)
+            labels.append(torch.tensor(sample.label) if sample.mask is None else self._labels(sample.mask(size)))
             if len(images) == self.batch_size:
-                yield Batch(torch.stack(images), torch.tensor(labels))
+                yield Batch(torch.stack(images), torch.stack(labels))
                 images, labels = [], []
         if images:
-            yield Batch(torch.stack(images), torch.tensor(labels))
+            yield Batch(torch.stack(images), torch.stack(labels))
         if len(self.skipped) == len(self.indices):
             raise DataError("No image could be decoded.", where=self.source.spec, hint="Check the files.")
 
-    def _decode(self, sample: Sample) -> Tensor | None:
+    def _labels(self, mask: Image) -> Tensor:
+        """Labels [H, W] of a mask that is resized and cropped as its image."""
+        return labels_of(self._mask_transform(mask)[0])
+
+    def decode(self, sample: Sample, transform: Callable[[Image], T]) -> T | None:
+        """The sample's image, transformed; None where it is broken and such images are left out.
+
+        Raises:
+            DataError: it is broken.
+        """
         try:
-            return self._transform(sample.load())
+            return transform(sample.load())
         except (OSError, ValueError, SyntaxError) as error:
             if self.skip_broken:
                 self.skipped.append(sample.name)

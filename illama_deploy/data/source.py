@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import DataError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -27,13 +29,16 @@ class Sample:
     Attributes:
         index: position in the source's order.
         name: what to call it in a message.
+        label: 0 where pixels have labels instead.
         load: decodes it; raises OSError, ValueError or SyntaxError where the image is broken.
+        mask: decodes the pixels' labels, given the image's (width, height); see `labels_of`.
     """
 
     index: int
     name: str
     label: int
     load: Callable[[], Image]
+    mask: Callable[[tuple[int, int]], Image] | None = None
 
 
 class Source(ABC):
@@ -43,11 +48,13 @@ class Source(ABC):
         spec: the spec string that opens it again.
         split: the split's name, or "" where there is only one.
         classes: class names in label order, or empty where unknown.
+        task: what labels are of: `classification` of images, or `segmentation` of pixels.
     """
 
     spec: str
     split: str
     classes: tuple[str, ...] = ()
+    task: str = "classification"
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -55,6 +62,19 @@ class Source(ABC):
     @abstractmethod
     def read(self, indices: Sequence[int]) -> Iterator[Sample]:
         """Yield the samples of `indices`, which ascend."""
+
+    def require_task(self, task: str) -> None:
+        """Hold the labels to what the network does.
+
+        Raises:
+            DataError: it has another task.
+        """
+        if self.task != task:
+            raise DataError(
+                f"The data is labelled for {self.task} and the network is for {task}.",
+                where=self.spec,
+                hint="Use segmentation:PATH for networks that classify pixels, and for no other.",
+            )
 
     def at(self, index: int) -> Sample:
         """One sample, in any order."""

@@ -9,6 +9,7 @@ from ..errors import DataError
 from .digits import open_digits
 from .folder import open_folder
 from .parquet import open_parquet
+from .segmentation import open_segmentation
 from .source import ROLES, Source
 from .timm_dataset import open_timm
 
@@ -24,6 +25,10 @@ SCHEMES: dict[str, tuple[Opener, str]] = {
     "parquet": (
         open_parquet,
         "parquet:PATH: Hugging Face parquet, a file or a directory of split-named shards",
+    ),
+    "segmentation": (
+        open_segmentation,
+        "segmentation:PATH: images/SPLIT and annotations/SPLIT, a label for every pixel",
     ),
     "timm": (open_timm, "timm:NAME[?root=PATH]: any timm data set, such as timm:torch/cifar10?root=data"),
 }

@@ -11,6 +11,7 @@ from ..checkpoint import EMBEDDED, read_checkpoint
 from ..data import Loader, open_data
 from ..errors import DataError, UsageError
 from ..formats import parse_format
+from ..measure.held_out import measure_held_out
 from ..model.illama import Illama
 from ..quant import QuantizedArtifact, QuantMatMul, QuantReLU, load_quantized, quantized_modules, save_quantized
 from ..quant.artifact import MANIFEST
@@ -99,7 +100,10 @@ def qat(
         model.requires_grad_(True)
         make_learnable(model, target, learn_steps=resolved.steps == "learned", towards=TOWARDS)
         teacher = target if resolved.teacher or resolved.features else None
-        network, figures = Trainer(model, teacher, images, held_out, run, shared, finish=_frozen).fit()
+        trainer = Trainer(
+            model, teacher, images, held_out, run, shared, judge=measure_held_out, finish=_frozen
+        )
+        network, figures = trainer.fit()
         if run.writes:
             about = {"recipe": resolved.to_dict(), "data": spec, "start_sha256": artifact.manifest_sha256}
             with new_directory(out / RESULT, force=True) as directory:

@@ -11,6 +11,7 @@ import torch
 
 from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_weights
 from ..errors import DataError, UsageError
+from ..measure.held_out import measure_held_out
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing, default_preprocessing
 from ..rewrites import restructure
@@ -30,7 +31,7 @@ class TrainResult:
     Attributes:
         path: the trained network (a checkpoint, or of `qat` a quantized directory).
         directory: the run's: state, log, curves.
-        figures: the last epoch's: `mean_loss`, `top1` (percent), `nll`, `images`.
+        figures: the last epoch's: `mean_loss`, and those of `measure_held_out`.
         rank: of this process; only 0 wrote anything.
     """
 
@@ -56,7 +57,8 @@ def train(
 
     Args:
         recipe: a `TrainRecipe`, a TOML file, or a shipped recipe's name.
-        checkpoint: where to start; `heads` and `ema` as in `read_checkpoint`.
+        checkpoint: where to start; `heads` and `ema` as in `read_checkpoint`. One for another task gives its backbone, at
+            the recipe's patch size.
         teacher: checkpoint to distil from, where the recipe asks for a teacher; `checkpoint` where not given.
         select_from: a larger iLLaMA, or a LLaMA in Hugging Face's format, whose weights to start with a selection of;
             instead of `checkpoint` (see `select_weights`).
@@ -71,13 +73,20 @@ def train(
         raise UsageError("Both --checkpoint and --select-from are given.", hint="Give one of them.")
     shared = RunOptions(**options)
     resolved, out = shared.resolve(recipe), Path(shared.out or Workspace().trained)
-    size = image_size or dict(resolved.model).get("image_size")
-    start = None if checkpoint is None else read_checkpoint(checkpoint, heads=heads, image_size=size, ema=ema)
+    table = dict(resolved.model)
+    size, patch = image_size or table.get("image_size"), table.get("patch_size") if table.get("head_width") else None
+    start = (
+        None
+        if checkpoint is None
+        else read_checkpoint(checkpoint, heads=heads, image_size=size, patch_size=patch, ema=ema)
+    )
     with join_processes() as processes:
         sources = shared.open_sources(resolved.data or (start.data if start else None))
         names = sources[0].classes
         classes = len(names) or 1 + max(sample.label for sample in sources[0].read(range(len(sources[0]))))
+        new_head = new_head or (start is not None and start.config.task != sources[0].task)
         config = _config(resolved, start, size, classes, new_head=new_head)
+        sources[0].require_task(config.task)
         preprocessing = _preprocessing(resolved, start, config)
         images, held_out = shared.load(sources, resolved, preprocessing, processes, classes)
         seed_everything(resolved.seed, "weights")
@@ -95,14 +104,22 @@ def train(
             save_checkpoint(out / MODEL, state, config, preprocessing, classes=names, data=sources[0].spec, force=True)
 
         if start is not None:
-            kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
+            kept = {k: v for k, v in start.state.items() if k in model.state_dict() and not (new_head and k.startswith("head."))}
             model.load_state_dict(kept, strict=not new_head)
         distilled = _teacher(resolved, teacher or checkpoint, config, heads=heads, ema=ema)
         for network in (model, distilled):
             if network is not None and config.class_token == "last":
                 restructure(network, ["class_token_last_block"])  # the same function, for 10/12 of a block less
         trainer = Trainer(
-            model, distilled, images, held_out, run, shared, finish=lambda m: _rounded(m, resolved), keep=keep
+            model,
+            distilled,
+            images,
+            held_out,
+            run,
+            shared,
+            judge=measure_held_out,
+            finish=lambda m: _rounded(m, resolved),
+            keep=keep,
         )
         network, figures = trainer.fit()
         if run.writes:
@@ -129,7 +146,8 @@ def _config(
             where=start.path,
             hint="Give the data that it was trained for, or train a new head (--new-head).",
         )
-    own = replace(start.config, classes=classes)
+    width = (table.get("head_width", start.config.head_width)) if new_head else start.config.head_width
+    own = replace(start.config, classes=classes, head_width=width)
     differs = [f"{key} {getattr(own, key)}, not {value}" for key, value in table.items() if getattr(own, key) != value]
     if differs:
         raise UsageError(
@@ -142,7 +160,9 @@ def _config(
 
 def _preprocessing(recipe: TrainRecipe, start: Checkpoint | None, config: IllamaConfig) -> Preprocessing:
     default = start.preprocessing if start is not None else default_preprocessing(config.image_size, config.channels)
-    own = default.override(mean=recipe.mean or None, std=recipe.std or None)
+    own = default.override(
+        mean=recipe.mean or None, std=recipe.std or None, crop=recipe.crop if config.head_width else None
+    )
     if own.channels != config.channels:
         raise UsageError(
             f"The recipe has means for {own.channels} channels and the network {config.channels}.",
@@ -163,7 +183,6 @@ def _rounded(model: Illama, recipe: TrainRecipe) -> Illama:
     """A copy whose weights are what the file will hold."""
     network = copy.deepcopy(model).cpu().eval()
     if recipe.stored == "float16":
-        for parameter in network.parameters():
-            parameter.data = parameter.half().float()
+        network.load_state_dict({key: tensor.half() for key, tensor in network.state_dict().items()})
     network.blocks[-1].attn.last_query_only = False
     return network

@@ -1,13 +1,15 @@
 """One loop for float networks and for quantized ones."""
 
+from .dense import DenseImages
 from .images import Images, TensorImages, TimmImages, seed_everything
 from .loop import Trainer
 from .options import RunOptions
 from .processes import Processes, join_processes
 from .recipe import TrainRecipe
-from .run import RunDirectory
+from .run import RunDirectory, headline
 
 __all__ = [
+    "DenseImages",
     "Images",
     "Processes",
     "RunDirectory",
@@ -16,6 +18,7 @@ __all__ = [
     "TimmImages",
     "TrainRecipe",
     "Trainer",
+    "headline",
     "join_processes",
     "seed_everything",
 ]

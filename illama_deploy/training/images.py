@@ -10,7 +10,7 @@ import random
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["Images", "TensorImages", "TimmImages", "seed_everything"]
+
+T = TypeVar("T")
 
 
 def seed_of(*parts: int | str) -> int:
@@ -126,8 +128,17 @@ class Images(ABC):
         if not 0 <= sample.label < self.classes:
             what, hint = f"Label {sample.label} is outside the network's {self.classes} classes.", "Check the data."
             raise DataError(what, where=sample.name, hint=hint)
+        return self.load(sample, transform), sample.label
+
+    @staticmethod
+    def load(sample: Sample, transform: Callable[[Image], T]) -> T:
+        """The sample's image, transformed.
+
+        Raises:
+            DataError: it is broken.
+        """
         try:
-            return transform(sample.load()), sample.label
+            return transform(sample.load())
         except (OSError, ValueError, SyntaxError) as error:
             what = f"The image cannot be decoded ({error})."
             raise DataError(what, where=sample.name, hint="Mend or remove it.") from error
@@ -159,12 +170,16 @@ class TimmImages(Images):
         )
         self.transform = lambda image: changed(image.convert(mode))
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | DataError:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int | Tensor] | DataError:
         seed_everything(self.recipe.seed, "image", *key)
         try:
-            return self.decode(self.source.at(key[1]), self.transform)
+            return self.item(self.source.at(key[1]))
         except DataError as error:
             return error  # a worker that raises hands over its text alone
+
+    def item(self, sample: Sample) -> tuple[Tensor, int | Tensor]:
+        """The changed image, and its label or its pixels'."""
+        return self.decode(sample, self.transform)
 
     def read(self, epoch: int, pieces: Sequence[Tensor]) -> Iterator[Batch]:
         from torch.utils.data import DataLoader
@@ -187,14 +202,14 @@ class TimmImages(Images):
             ) from error
 
 
-def _collate(items: Sequence[tuple[Tensor, int] | DataError]) -> Batch | DataError:
+def _collate(items: Sequence[tuple[Tensor, int | Tensor] | DataError]) -> Batch | DataError:
     images, labels = [], []
     for item in items:
         if isinstance(item, DataError):
             return item
         images.append(item[0])
-        labels.append(item[1])
-    return Batch(torch.stack(images), torch.tensor(labels))
+        labels.append(torch.as_tensor(item[1]))
+    return Batch(torch.stack(images), torch.stack(labels))
 
 
 class TensorImages(Images):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import Batch
+from ..data import IGNORE, Batch
 from ..errors import DataError, TrainingError
 from ..model.illama import Illama
 from ..progress import track
@@ -27,13 +27,17 @@ from .images import Images, seed_everything
 from .options import RunOptions
 from .processes import Processes
 from .recipe import TrainRecipe
-from .run import RunDirectory
+from .run import RunDirectory, headline
 
-__all__ = ["Objective", "Trainer", "count_correct"]
+__all__ = ["Judge", "Objective", "Trainer"]
+
+#: A network, held-out images and the processes that share them, to figures; the first is the one to look at.
+Judge = Callable[[Illama, Iterable[Batch], Processes], dict[str, Any]]
 
 
 class Objective(nn.Module):
-    """images [B, C, H, W] and targets ([B] or [B, classes]) to the loss: labels, and the teacher where there is one."""
+    """images [B, C, H, W] and targets ([B], [B, classes] or, of pixels, [B, H, W]) to the loss: labels, and the teacher
+    where there is one."""
 
     def __init__(self, model: Illama, teacher: Illama | None, recipe: TrainRecipe) -> None:
         super().__init__()
@@ -44,14 +48,15 @@ class Objective(nn.Module):
         recipe = self.recipe
         stream = list(self.model.stream(images))
         logits = self.model.decode(stream).float()
-        smoothing = recipe.smoothing if targets.ndim == 1 else 0.0  # mixed targets are smooth already
-        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        smoothing = 0.0 if targets.is_floating_point() else recipe.smoothing  # mixed targets are smooth already
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing, ignore_index=IGNORE)
         if self.teacher is None:
             return loss
         with torch.no_grad():
             wanted = list(self.teacher.stream(images))
             wanted_logits = self.teacher.decode(wanted).float()
-        own, theirs = (F.log_softmax(x / recipe.temperature, -1) for x in (logits, wanted_logits))
+        rows = (x.movedim(1, -1).flatten(0, -2) for x in (logits, wanted_logits))
+        own, theirs = (F.log_softmax(x / recipe.temperature, -1) for x in rows)
         divergence = F.kl_div(own, theirs, reduction="batchmean", log_target=True) * recipe.temperature**2
         loss = (1 - recipe.teacher) * loss + recipe.teacher * divergence
         if recipe.features:
@@ -65,7 +70,8 @@ class Trainer:
     """Trains `model`, in place.
 
     Args:
-        held_out: batches on which accuracy is measured; this process's share.
+        held_out: images on which accuracy is measured; this process's share.
+        judge: measures it.
         finish: makes of the model in training the network that is evaluated and kept: a copy.
         keep: gets that network each time it is evaluated, in the process that writes.
     """
@@ -79,6 +85,7 @@ class Trainer:
         run: RunDirectory,
         options: RunOptions,
         *,
+        judge: Judge,
         finish: Callable[[Illama], Illama],
         keep: Callable[[Illama], None] = lambda network: None,
     ) -> None:
@@ -90,7 +97,7 @@ class Trainer:
         recipe, processes = images.recipe, images.processes
         self.model, self.images, self.held_out, self.run, self.options = model, images, held_out, run, options
         self.recipe, self.processes, self.device = recipe, processes, processes.device
-        self.finish, self.keep = finish, keep
+        self.judge, self.finish, self.keep = judge, finish, keep
         self.objective: nn.Module = Objective(model, teacher, recipe).to(self.device)
         self.ema = ModelEmaV3(model, recipe.ema) if recipe.ema else None
         fused = {"fused": True} if recipe.optimizer in ("adam", "adamw", "sgd") else {}
@@ -99,6 +106,8 @@ class Trainer:
         )
         self.schedule = create_scheduler_v2(
             self.optimizer,
+            sched=recipe.schedule,
+            decay_rate=1.0,  # the power of `poly`
             num_epochs=recipe.epochs,
             min_lr=recipe.lr_min,
             warmup_lr=recipe.lr_start,
@@ -228,9 +237,9 @@ class Trainer:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0]
         if self.epoch % self.recipe.evaluate_every == 0 or self.epoch == self.recipe.epochs:
             network = self.finish(self._averaged())
-            correct, nll, images = count_correct(network, self.held_out, self.processes)
-            record.update(top1=100 * correct / images, nll=nll / images, images=images)
-            line += f", held-out top-1 {record['top1']:.2f} % of {images}"
+            figures = self.judge(network, self.held_out, self.processes)
+            record.update(figures)
+            line += f", {headline(figures)}"
             if self.run.writes:
                 self.keep(network)
         self.run.log(**record)
@@ -248,20 +257,6 @@ class Trainer:
             hint=(f"The last good state is {self.run.state_file}. " if kept else "")
             + "Lower --lr, and go on with --resume --force or begin anew.",
         )
-
-
-@torch.no_grad()
-def count_correct(model: nn.Module, batches: Iterable[Batch], processes: Processes) -> tuple[int, float, int]:
-    """Right guesses, summed negative log-likelihood, and images, over all processes; in float32."""
-    sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
-    model.to(processes.device).eval()
-    for batch in batches:
-        logits, labels = model(batch.images.to(processes.device)), batch.labels.to(processes.device)
-        sums[0] += (logits.argmax(1) == labels).sum()
-        sums[1] += F.cross_entropy(logits, labels, reduction="sum")
-        sums[2] += len(labels)
-    correct, nll, images = processes.add(sums).tolist()
-    return int(correct), nll, int(images)
 
 
 @contextmanager

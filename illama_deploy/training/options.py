@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data import Batch, Loader, Source, open_data
+from ..data import Batch, Loader, Scenes, Source, open_data
 from ..errors import DataError, UsageError
 from ..preprocessing import Preprocessing
+from .dense import DenseImages
 from .images import Images, TensorImages, TimmImages
 from .processes import Processes
 from .recipe import TrainRecipe
@@ -80,6 +81,12 @@ class RunOptions:
                 where=f"{source.spec}, split {source.split or '(none)'}",
                 hint="Name others with --eval-data or --eval-split, or lay them out as split folders.",
             )
+        if source.task != held_out.task:
+            raise UsageError(
+                f"The training images are for {source.task} and the held-out ones for {held_out.task}.",
+                where=held_out.spec,
+                hint="Name held-out images of the same kind with --eval-data.",
+            )
         if source.classes and held_out.classes and source.classes != held_out.classes:
             raise DataError(
                 f"The classes differ: {len(source.classes)} to train on, {len(held_out.classes)} held out, or in "
@@ -99,8 +106,9 @@ class RunOptions:
     ) -> tuple[Images, Iterable[Batch]]:
         """Images to train on, and this process's share of the held-out ones."""
         size = len(sources[0]) * preprocessing.channels * preprocessing.size[0] * preprocessing.size[1]
-        small = size <= MEMORY if recipe.pipeline == "auto" else recipe.pipeline == "tensor"
-        images = (TensorImages if small else TimmImages)(
+        dense = sources[0].task == "segmentation"
+        small = not dense and (size <= MEMORY if recipe.pipeline == "auto" else recipe.pipeline == "tensor")
+        images = (DenseImages if dense else TensorImages if small else TimmImages)(
             sources[0],
             recipe,
             preprocessing,
@@ -110,5 +118,5 @@ class RunOptions:
             workers=self.workers,
         )
         share = range(processes.rank, len(sources[1]), processes.count)
-        held_out = Loader(sources[1], preprocessing, classes=classes, indices=share)
+        held_out = (Scenes if dense else Loader)(sources[1], preprocessing, classes=classes, indices=share)
         return images, list(held_out) if small else held_out

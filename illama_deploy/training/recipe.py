@@ -20,6 +20,7 @@ CHOICES = {
     "precision": ("float32", "bfloat16", "float16"),
     "steps": ("learned", "fixed"),
     "stored": ("float32", "float16"),
+    "schedule": ("cosine", "poly"),
 }
 #: Keys that are shares or probabilities.
 SHARES = ("lr_min", "weight_decay", "smoothing", "mixup", "cutmix", "drop_path", "ema", "flip", "erasing", "teacher")
@@ -35,7 +36,8 @@ class TrainRecipe:
         mean, std: per channel; what the starting checkpoint or the default preprocessing says where empty.
         epochs, batch_size: over all processes; images that fill no batch sit an epoch out.
         optimizer: a name that timm knows.
-        lr, lr_min, lr_start, warmup_epochs: linear from `lr_start`, then cosine to `lr_min`, update by update.
+        lr, lr_min, lr_start, warmup_epochs: linear from `lr_start`, then by the schedule to `lr_min`, update by update.
+        schedule: `cosine`, or `poly`: linearly in the updates (power 1).
         clip_grad: limit on the gradient's norm; 0 is none.
         smoothing: of labels.
         mixup, cutmix: alpha of timm's `Mixup`; 0 is off.
@@ -49,6 +51,8 @@ class TrainRecipe:
         flip: probability, in both pipelines.
         crop_scale, auto_augment, color_jitter, erasing: of the `timm` pipeline.
         rotate, shear (degrees), shift (share of the size), zoom (from, to), brightness: of the `tensor` pipeline.
+        crop: of pixels that are classified: share of an image's side that a window of the network's size is, trained on
+            with `zoom`, `flip` and `color_jitter`, and evaluated with.
         data: spec to train on where none is named.
         stored: precision of the weights in the file; what is evaluated is rounded to it.
         precision: `bfloat16` and `float16` by autocast.
@@ -68,6 +72,7 @@ class TrainRecipe:
     lr: float = 4e-3
     lr_min: float = 1e-6
     lr_start: float = 1e-6
+    schedule: str = "cosine"
     warmup_epochs: float = 5.0
     weight_decay: float = 0.05
     clip_grad: float = 0.0
@@ -90,6 +95,7 @@ class TrainRecipe:
     shift: float = 0.0
     zoom: tuple[float, ...] = (1.0, 1.0)
     brightness: float = 0.0
+    crop: float = 1.0
     data: str = ""
     stored: str = "float32"
     precision: str = "bfloat16"
@@ -123,6 +129,10 @@ class TrainRecipe:
         ):
             if not getattr(self, name) >= least:
                 raise RecipeError(f"Recipe key {name!r} must be at least {least}.", hint="Raise it.")
+        if not 0 < self.crop <= 1 or len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1]:
+            raise RecipeError(
+                "Recipe key 'crop' must be a share above 0, and 'zoom' two rising factors.", hint="Mend it."
+            )
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"Recipe key {name!r} must be in 0..1, not {getattr(self, name)}.", hint="Mend it.")

@@ -13,9 +13,17 @@ import torch
 from ..atomic import explain_oserror, new_file
 from ..errors import ArtifactError, CheckpointError, UsageError
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "headline"]
 
+#: What held-out images are judged by first (percent), and what to call it.
+HELD_OUT = {"top1": "top-1", "miou": "mIoU"}
 SCHEMA = "illama-deploy/run/1"
+
+
+def headline(figures: Mapping[str, Any]) -> str:
+    """What a line says of held-out figures."""
+    key = next(key for key in HELD_OUT if key in figures)
+    return f"held-out {HELD_OUT[key]} {figures[key]:.2f} % of {figures['images']}"
 
 
 class RunDirectory:
@@ -135,12 +143,13 @@ class RunDirectory:
         if not self.writes:
             return
         records = self.records()
+        judged = next((key for key in HELD_OUT if any(key in record for record in records)), "top1")
         figure = Figure(figsize=(7, 7), layout="constrained")
         axes = figure.subplots(3, sharex=True)
-        for number, key, color in ((0, "loss", "0.7"), (0, "mean_loss", "C0"), (1, "top1", "C0"), (2, "mask", "C0")):
+        for number, key, color in ((0, "loss", "0.7"), (0, "mean_loss", "C0"), (1, judged, "C0"), (2, "mask", "C0")):
             known = [record for record in records if key in record]
             axes[number].plot([record["epoch"] for record in known], [record[key] for record in known], color=color)
-        for axis, name in zip(axes, ("training loss", "held-out top-1, %", "mask open"), strict=True):
+        for axis, name in zip(axes, ("training loss", f"held-out {HELD_OUT[judged]}, %", "mask open"), strict=True):
             axis.set_ylabel(name)
             axis.grid(alpha=0.3)
         axes[2].set_xlabel("epoch")

@@ -1,0 +1,50 @@
+"""Accuracy of a network in training, over all processes; in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..data import Batch, Scenes
+from ..model.illama import Illama
+from ..training import Processes
+from .segmentation import PixelAccuracy, Sliding, predict
+
+__all__ = ["measure_held_out"]
+
+#: Windows at a time.
+WINDOWS = 8
+
+
+@torch.no_grad()
+def measure_held_out(model: Illama, held_out: Iterable[Batch] | Scenes, processes: Processes) -> dict[str, Any]:
+    """Figures on held-out images, each process having its share: `top1` (percent), `nll` and `images`; of a network that
+    classifies pixels those of `PixelAccuracy`, the one to look at first."""
+    model.to(processes.device).eval()
+    if isinstance(held_out, Scenes):
+        return _segmentation(model, held_out, processes)
+    sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
+    for batch in held_out:
+        logits, labels = model(batch.images.to(processes.device)), batch.labels.to(processes.device)
+        sums[0] += (logits.argmax(1) == labels).sum()
+        sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+        sums[2] += len(labels)
+    correct, nll, images = processes.add(sums).tolist()
+    return {"top1": 100 * correct / images, "nll": nll / images, "images": int(images)}
+
+
+def _segmentation(model: Illama, scenes: Scenes, processes: Processes) -> dict[str, Any]:
+    def run(images_BCHW: np.ndarray) -> np.ndarray:
+        return model(torch.from_numpy(images_BCHW).to(processes.device)).cpu().numpy()
+
+    accuracy = PixelAccuracy(scenes.classes)
+    for scene in scenes.scenes():
+        accuracy.update(predict([run], scene, Sliding(), WINDOWS)[0], scene.labels)
+    counts = torch.from_numpy(accuracy.total.astype(np.float64)).to(processes.device)
+    images = processes.add(torch.tensor([float(accuracy.images)], dtype=torch.float64, device=processes.device))
+    everything = PixelAccuracy(scenes.classes, [processes.add(counts).cpu().numpy().astype(np.int64)])
+    return {**everything.to_dict(), "images": int(images)}
