@@ -26,6 +26,7 @@ class OnnxFile:
         format: `W8A8`, ...; `unknown` for a file of other origin.
         target: name of the target that it was written for, or None.
         input: name of the images' input.
+        task: `classification`, or `segmentation` where there are logits for every pixel.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class OnnxFile:
     manifest_sha256: str | None
     data: str | None
     input: str
+    task: str
     classes: int
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
@@ -59,9 +61,11 @@ def read_onnx(path: Path) -> OnnxFile:
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initializers]
     shapes = [[_side(side) for side in value.type.tensor_type.shape.dim] for value in (*inputs, *model.graph.output)]
-    if len(inputs) != 1 or len(model.graph.output) != 1 or len(shapes[0]) != 4 or len(shapes[1]) != 2:
+    known = len(inputs) == len(model.graph.output) == 1 and len(shapes[0]) == 4
+    if not known or shapes[1][2:] not in ([], shapes[0][2:]) or len(shapes[1]) < 2:
         raise ArtifactError(
-            "It does not take one batch of images [batch, C, H, W] to one batch of logits [batch, classes].",
+            "It does not take one batch of images [batch, C, H, W] to one batch of logits [batch, classes], or of pixels "
+            "[batch, classes, H, W].",
             where=path,
             hint=_AGAIN,
         )
@@ -104,6 +108,7 @@ def read_onnx(path: Path) -> OnnxFile:
         about.get("manifest_sha256"),
         about.get("data"),
         inputs[0].name,
+        "segmentation" if len(shapes[1]) == 4 else "classification",
         classes,
         class_names,
         preprocessing,

@@ -91,6 +91,7 @@ class Runtime(ABC):
     Attributes:
         info: what it is.
         preprocessing: what it expects of images.
+        task: what it classifies: images (`classification`) or pixels (`segmentation`).
         classes: number of classes.
         class_names: in label order, or empty where unknown.
         data: data spec that it belongs to, or None.
@@ -100,6 +101,7 @@ class Runtime(ABC):
 
     info: ArtifactInfo
     preprocessing: Preprocessing
+    task: str = "classification"
     classes: int
     class_names: tuple[str, ...] = ()
     data: str | None = None
@@ -109,8 +111,8 @@ class Runtime(ABC):
     def describe(self, file: OnnxFile, threads: int) -> None:
         """Take over what an exported file says of itself."""
         self.preprocessing, self.classes, self.class_names = file.preprocessing, file.classes, file.class_names
-        self.data, self.threads = file.data, threads
+        self.task, self.data, self.threads = file.task, file.data, threads
 
     @abstractmethod
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
-        """Preprocessed float32 images to float32 logits [B, classes]."""
+        """Preprocessed float32 images to float32 logits [B, classes], of pixels [B, classes, H, W]."""

@@ -407,6 +407,7 @@ def _open_images(
             hint="Give --image-size for another size, and as many means and deviations as channels.",
         )
     source = open_data(spec, split, role="calibrate")
+    source.require_task(checkpoint.config.task)
     indices = sample_indices(len(source), recipe.calib_images, recipe.seed)
     return Loader(
         source,

@@ -65,6 +65,7 @@ def prove_openvino(path: Path, sites: Mapping[str, Format]) -> KernelProof:
         precision = NAMES.get(about["runtimePrecision"], about["runtimePrecision"])
         gemm, gemm_of = kind in GEMMS, None
         if gemm:
+            precision = "int8" if precision == "uint8" else precision  # U8 activations with S8 weights
             sources = about.get("originalLayersNames", "").split(",")
             gemm_of = next((name for part in sources if (name := part.removesuffix(_FUSED)) in expected), None)
             if gemm_of is None and precision in expected.values():
