@@ -529,6 +529,18 @@ def evaluate(
     corruption: CorruptionOption = None,
     severity: SeverityOption = None,
     corruption_images: CorruptionImagesOption = 500,
+    stride: Annotated[
+        int | None,
+        typer.Option("--stride", help="Pixels from window to window, of segmentation; 2/3 of one.", show_default=False),
+    ] = None,
+    scales: Annotated[
+        str | None, typer.Option("--scales", help="Of segmentation: averaged, as 0.75,1,1.25.", show_default=False)
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Of segmentation: average with the mirrored image.")] = False,
+    draw: Annotated[
+        Path | None,
+        typer.Option("--draw", help="New folder for images with predicted classes over them.", show_default=False),
+    ] = None,
     skip_broken: SkipOption = False,
     save_logits: Annotated[
         Path | None, typer.Option("--save-logits", help="Write logits and labels (.npz).", show_default=False)
@@ -567,13 +579,19 @@ def evaluate(
             severities=severity,
             corruption_images=corruption_images,
         ),
+        sliding=_sliding(stride, scales, flip),
+        draw=draw,
         skip_broken=skip_broken,
         save_logits=save_logits,
         json=json,
         html=html,
     )
-    for key, value in result.figures.items():
+    figures = dict(result.figures)
+    by_class = figures.pop("iou", {})
+    for key, value in figures.items():
         _say(f"{key:<14} {value:.4f}" if isinstance(value, float) else f"{key:<14} {value}")
+    for name, iou in by_class.items():
+        _say(f"  IoU {name:<24} {'–' if iou is None else f'{iou:.2f}'}")
     if result.skipped:
         _say(_skipped(result.skipped).lstrip(", "))
     if result.properties:
@@ -896,6 +914,15 @@ def _preprocessing(
         "crop_mode": crop_mode,
         "interpolation": interpolation,
     }
+
+
+def _sliding(stride: int | None, scales: str | None, flip: bool) -> Any:
+    """How whole images are predicted, where something is said of it."""
+    if stride is None and scales is None and not flip:
+        return None
+    from .measure import Sliding
+
+    return Sliding(stride, _floats("--scales", scales) or (1.0,), flip)
 
 
 def _property_options(names: str | None, *, binning: tuple[int, str], **options: Any) -> Any:

@@ -168,7 +168,7 @@ def interpolate_positions(pos_embed: Tensor, old: tuple[int, int], new: tuple[in
 
 
 def resample_patches(weight: Tensor, patch_size: int) -> Tensor:
-    """Resample a patch embedding's kernel [E, C, p, p] so that it gives for an enlarged patch what it gave for the patch.
+    """Resample a patch embedding's kernel [E, C, p, p]: it gives for an enlarged patch what it gave for the patch.
 
     Source: Beyer et al., *FlexiViT* (arXiv 2212.08013), PI-resize.
     """

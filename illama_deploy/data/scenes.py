@@ -36,8 +36,8 @@ class Scene:
     def view(self, scale: float = 1.0, *, flip: bool = False) -> tuple[Tensor, tuple[int, int]]:
         """The image resized and normalised, float32 [C, H, W], and its (height, width) before it was filled up.
 
-        Resized so that a window of the network's size is the share `crop` of it, times `scale`. Filled up with the mean,
-        right and below, where a window would not fit.
+        Resized so that a window of the network's size is the share `crop` of it, times `scale`. Filled up with the
+        mean, right and below, where a window would not fit.
         """
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as tv

@@ -1,8 +1,8 @@
 """Images with a label for every pixel, in ADE20K's layout: PATH/{images,annotations}/SPLIT/NAME, labels as PNG.
 
-What a label means is said by PATH/classes.json, `{"classes": [NAME, ...], "ignore_index": 11}`: the number is the class, and
-one number is no class. Without that file it is as in ADE20K: 0 is no class, and k the class k - 1 of 150, whose names are
-in PATH/objectInfo150.txt if that is there.
+What a label means is said by PATH/classes.json, `{"classes": [NAME, ...], "ignore_index": 11}`: the number is the
+class, and one number is no class. Without that file it is as in ADE20K: 0 is no class, and k the class k - 1 of 150,
+whose names are in PATH/objectInfo150.txt if that is there.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from .accuracy import Accuracy, Comparison, measure_accuracy, pack_correct, run_
 from .calibration import PAPER_BINNING, Binning, fit_temperature
 from .conditions import Conditions, condition_notes
 from .latency import Latency, measure_latency
+from .segmentation import PixelAccuracy, PixelComparison, Sliding, measure_segmentation
 from .statistics import Interval, drop_interval, median_ratio, paired_drop, quotient
 
 __all__ = [
@@ -14,11 +15,15 @@ __all__ = [
     "Conditions",
     "Interval",
     "Latency",
+    "PixelAccuracy",
+    "PixelComparison",
+    "Sliding",
     "condition_notes",
     "drop_interval",
     "fit_temperature",
     "measure_accuracy",
     "measure_latency",
+    "measure_segmentation",
     "median_ratio",
     "pack_correct",
     "paired_drop",

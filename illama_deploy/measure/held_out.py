@@ -22,8 +22,8 @@ WINDOWS = 8
 
 @torch.no_grad()
 def measure_held_out(model: Illama, held_out: Iterable[Batch] | Scenes, processes: Processes) -> dict[str, Any]:
-    """Figures on held-out images, each process having its share: `top1` (percent), `nll` and `images`; of a network that
-    classifies pixels those of `PixelAccuracy`, the one to look at first."""
+    """Figures on held-out images, each process having its share: `top1` (percent), `nll` and `images`, or, where pixels
+    are classified, those of `PixelAccuracy`."""
     model.to(processes.device).eval()
     if isinstance(held_out, Scenes):
         return _segmentation(model, held_out, processes)

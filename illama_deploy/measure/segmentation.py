@@ -2,8 +2,8 @@
 
     IoU of a class = TP / (TP + FP + FN),   mIoU: its mean over the classes that labels or predictions show
 
-Pixels without a label count nowhere. Overlapping windows are averaged as logits, scales and mirrored images as probabilities;
-scores are resized to the image's own size before the best class is taken.
+Pixels without a label count nowhere. Overlapping windows are averaged as logits, scales and mirrored images as
+probabilities; scores are resized to the image's own size before the best class is taken.
 Source: mmsegmentation's whole-image evaluation (mode `slide`, `IoUMetric`), which the paper's figures are made with.
 """
 
@@ -108,8 +108,8 @@ class PixelAccuracy:
 
     Attributes:
         classes: K.
-        confusions: for each image, pixels by label and prediction, int64 [K, K + 1]; the last column counts pixels whose
-            scores are not finite.
+        confusions: for each image, pixels by label and prediction, int64 [K, K + 1]; the last column counts pixels
+            whose scores are not finite.
     """
 
     classes: int

@@ -1,8 +1,8 @@
 """The network, trainable, in float32."""
 
 from .illama import Illama, IllamaConfig, MatMul, RMSNorm
-from .upernet import UperNet
 from .registry import illama_base, illama_large, illama_small, illama_tiny
+from .upernet import UperNet
 
 __all__ = [
     "Illama",

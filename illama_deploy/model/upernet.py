@@ -4,12 +4,13 @@
     PPM      the coarsest level, averaged over 1, 2, 3 and 6 cells along each side
     FPN      each level added to the next finer one, then all of them side by side
 
-Every level is read by a Linear layer first and resampled then, as in DPT, where the usual ViT-UperNet resamples the stream
-itself: so norms, rotations and scales of the stream fold into it exactly, as they do into a classifier. Every BatchNorm
-follows a convolution.
+Every level is read by a Linear layer first and resampled then, as in DPT, where the usual ViT-UperNet resamples the
+stream itself: so norms, rotations and scales of the stream fold into it exactly, as they do into a classifier. Every
+BatchNorm follows a convolution.
 
-Sources: Xiao et al., *Unified Perceptual Parsing* (arXiv 1807.10221); Ranftl et al., *DPT* (arXiv 2103.13413), for the
-order of reading and resampling; Bao et al., *BEiT* (arXiv 2106.08254), for the depths and the resampling of a plain ViT.
+Sources: Xiao et al., *Unified Perceptual Parsing* (arXiv 1807.10221); Ranftl et al., *DPT* (arXiv 2103.13413), for
+the order of reading and resampling; Bao et al., *BEiT* (arXiv 2106.08254), for the depths and how a plain ViT's
+features are resampled.
 
 Shapes in names: B batch, N image tokens, E embedding dimension, C the head's width, K classes, h and w those of a map.
 """
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .illama import IllamaConfig, RMSNorm
 
-__all__ = ["LEVELS", "POOLS", "ConvNormReLU", "UperNet", "UpNormReLU", "resize"]
+__all__ = ["LEVELS", "POOLS", "ConvNormReLU", "UpNormReLU", "UperNet", "resize"]
 
 #: Feature maps that are read.
 LEVELS = 4

@@ -1,7 +1,7 @@
 """In the last block only the class token is read: its query, attention row, proj and FFN are enough.
 
-Keys and values are still made for every token. About 10/12 of one block is saved. A UperNet reads all image tokens of the
-last block, so there it does not apply.
+Keys and values are still made for every token. About 10/12 of one block is saved. A UperNet reads all image tokens of
+the last block, so there it does not apply.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """R1: rotate the residual stream, so that no channel of it is louder than others.
 
 RMSNorm without weights commutes with rotations, so everything that writes the stream (patch embedding, class token,
-position embedding, proj, fc2) is turned by R and everything that reads it (qkv, fc1, fc3, and the head or a UperNet's four
-`reads`) back by Rᵀ. Norm
-weights are folded first, as `fold_norms` does.
+position embedding, proj, fc2) is turned by R and everything that reads it (qkv, fc1, fc3, and the head or a UperNet's
+four `reads`) back by Rᵀ. Norm weights are folded first, as `fold_norms` does.
 
 Sources: Ashkboos et al., *SliceGPT* (arXiv 2401.15024) and *QuaRot* (arXiv 2404.00456).
 """

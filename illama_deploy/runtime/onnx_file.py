@@ -26,7 +26,7 @@ class OnnxFile:
         format: `W8A8`, ...; `unknown` for a file of other origin.
         target: name of the target that it was written for, or None.
         input: name of the images' input.
-        task: `classification`, or `segmentation` where there are logits for every pixel.
+        task: `classification`, or `segmentation` where every pixel has logits.
     """
 
     path: Path
@@ -35,11 +35,11 @@ class OnnxFile:
     manifest_sha256: str | None
     data: str | None
     input: str
-    task: str
     classes: int
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     sha256: str
+    task: str = "classification"
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -61,11 +61,11 @@ def read_onnx(path: Path) -> OnnxFile:
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initializers]
     shapes = [[_side(side) for side in value.type.tensor_type.shape.dim] for value in (*inputs, *model.graph.output)]
-    known = len(inputs) == len(model.graph.output) == 1 and len(shapes[0]) == 4
-    if not known or shapes[1][2:] not in ([], shapes[0][2:]) or len(shapes[1]) < 2:
+    pixels = len(shapes[1]) == 4 and shapes[1][2:] == shapes[0][2:]
+    if len(inputs) != 1 or len(model.graph.output) != 1 or len(shapes[0]) != 4 or not (pixels or len(shapes[1]) == 2):
         raise ArtifactError(
-            "It does not take one batch of images [batch, C, H, W] to one batch of logits [batch, classes], or of pixels "
-            "[batch, classes, H, W].",
+            "It does not take one batch of images [batch, C, H, W] to one batch of logits [batch, classes] "
+            "(or of pixels' logits [batch, classes, H, W]).",
             where=path,
             hint=_AGAIN,
         )
@@ -108,11 +108,11 @@ def read_onnx(path: Path) -> OnnxFile:
         about.get("manifest_sha256"),
         about.get("data"),
         inputs[0].name,
-        "segmentation" if len(shapes[1]) == 4 else "classification",
         classes,
         class_names,
         preprocessing,
         sha256_file(path),
+        "segmentation" if pixels else "classification",
     )
 
 

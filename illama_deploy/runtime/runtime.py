@@ -91,8 +91,8 @@ class Runtime(ABC):
     Attributes:
         info: what it is.
         preprocessing: what it expects of images.
-        task: what it classifies: images (`classification`) or pixels (`segmentation`).
         classes: number of classes.
+        task: `classification`, or `segmentation` where every pixel has logits.
         class_names: in label order, or empty where unknown.
         data: data spec that it belongs to, or None.
         threads: threads that it uses.
@@ -101,8 +101,8 @@ class Runtime(ABC):
 
     info: ArtifactInfo
     preprocessing: Preprocessing
-    task: str = "classification"
     classes: int
+    task: str = "classification"
     class_names: tuple[str, ...] = ()
     data: str | None = None
     threads: int
@@ -115,4 +115,4 @@ class Runtime(ABC):
 
     @abstractmethod
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
-        """Preprocessed float32 images to float32 logits [B, classes], of pixels [B, classes, H, W]."""
+        """Preprocessed float32 images to float32 logits [B, classes], or of pixels [B, classes, H, W]."""

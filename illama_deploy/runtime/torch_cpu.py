@@ -22,7 +22,7 @@ class TorchRuntime(Runtime):
 
     def __init__(self, model: Illama, info: ArtifactInfo, preprocessing: Preprocessing, threads: int) -> None:
         self.model, self.info, self.preprocessing, self.threads = model, info, preprocessing, threads
-        self.task, self.classes = model.config.task, model.config.classes
+        self.classes, self.task = model.config.classes, model.config.task
 
     @torch.inference_mode()
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:

@@ -8,14 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from ..atomic import new_file
-from ..data import Loader, open_data
+from ..atomic import new_directory, new_file
+from ..data import Loader, Scene, Scenes, open_data
 from ..errors import UsageError
 from ..hashing import canonical_json
-from ..measure import measure_accuracy
+from ..measure import (
+    Accuracy,
+    Comparison,
+    PixelAccuracy,
+    PixelComparison,
+    Sliding,
+    measure_accuracy,
+    measure_segmentation,
+)
 from ..progress import track
 from ..report.faces import render_properties
+from ..report.overlay import draw_classes
 from ..runtime import Runtime, open_artifact
 from .properties import Properties, PropertyOptions
 
@@ -28,7 +38,8 @@ class Evaluation:
 
     Attributes:
         figures: `top1`, `top5` (percent), `ece`, `nll`, `brier`, `images`, and with a reference `agreement` (percent)
-            and `logit_sqnr_db`.
+            and `logit_sqnr_db`; where pixels are classified those of `PixelAccuracy` and `PixelComparison`,
+            `iou` by the classes' names.
         skipped: names of broken images left out.
         properties: what else was asked for, as `Properties.measure` gives it.
     """
@@ -62,6 +73,8 @@ def evaluate(
     ema: bool = False,
     skip_broken: bool = False,
     properties: PropertyOptions | None = None,
+    sliding: Sliding | None = None,
+    draw: str | Path | None = None,
     save_logits: str | Path | None = None,
     json: str | Path | None = None,
     html: str | Path | None = None,
@@ -74,13 +87,15 @@ def evaluate(
         split: `test` or `validation` where not given.
         limit: only the first so many images.
         reference: another artefact to compare logits with, image by image.
-        batch_size: images at a time; 64, or as many as an engine's profile takes, where not given.
+        batch_size: images (or windows) at a time; 64 (8), or as many as an engine's profile takes, where not given.
         preprocessing: fields of `Preprocessing` that replace the artefact's.
         backend: as in `open_artifact`; the reference is not touched by it.
         precision: as in `open_artifact`.
         heads, image_size, ema: of float checkpoints, as in `read_checkpoint`.
         skip_broken: leave out images that cannot be decoded, and list them.
         properties: calibration, shape bias, attention rank, robustness; the binning of `ece` is theirs.
+        sliding: how whole images are predicted where pixels are classified.
+        draw: new directory for images with their predicted classes drawn over them.
         save_logits: `.npz` to write: `logits` [images, classes] and `labels` [images], in data order.
         json, html: files to write the figures and a page with charts to.
 
@@ -100,31 +115,36 @@ def evaluate(
         runtimes = [_open(artifact, {**options, "backend": backend})]
         if reference is not None:
             runtimes.insert(0, _open(reference, options))
+        runtime = runtimes[-1]
+        _check_options(runtime, sliding=sliding, draw=draw, save_logits=save_logits)
+        pictures = None if draw is None else outputs.enter_context(new_directory(Path(draw), inputs=inputs))
         loader = open_evaluation_data(
             runtimes[::-1], data, split, limit, batch_size, preprocessing=preprocessing, skip_broken=skip_broken
         )
-        expected = runtimes[-1].preprocessing.override(**(preprocessing or {}))
-        wanted = Properties(runtimes[-1], loader, expected, properties)
+        expected = loader.preprocessing
+        wanted = Properties(runtime, loader, expected, properties)
         for name, reason in wanted.cannot.items():
             raise UsageError(
                 f"The property {name} cannot be measured: {reason}.",
-                where=runtimes[-1].info.name,
-                hint="Measure it on the float checkpoint or the quantized directory.",
+                where=runtime.info.name,
+                hint="Leave it out of --properties."
+                if runtime.task == "segmentation"
+                else "Measure it on the float checkpoint or the quantized directory.",
             )
         kept: list[tuple[np.ndarray, np.ndarray]] = []
-
-        def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
-            wanted.update(logits[-1], labels)
-            if logits_file is not None:
-                kept.append((logits[-1], labels))
-
-        batches = track(loader, "Evaluating", len(loader))
-        accuracies, comparisons = measure_accuracy(runtimes, batches, look, properties.binning)
-        figures = accuracies[-1].to_dict()
+        accuracy: Accuracy | PixelAccuracy
+        comparison: Comparison | PixelComparison
+        if isinstance(loader, Scenes):
+            accuracy, comparison = _segmentation(runtimes, loader, sliding or Sliding(), pictures)
+        else:
+            accuracy, comparison = _classification(runtimes, loader, wanted, kept if logits_file is not None else None)
+        figures = accuracy.to_dict()
+        if "iou" in figures:
+            figures["iou"] = dict(zip(_names(runtime, loader), figures["iou"], strict=True))
         if reference is not None:
-            figures.update(comparisons[-1].to_dict())
+            figures.update(comparison.to_dict())
         result = Evaluation(
-            artifact=runtimes[-1].info.to_dict(),
+            artifact=runtime.info.to_dict(),
             data={
                 "spec": loader.source.spec,
                 "split": loader.source.split,
@@ -132,7 +152,7 @@ def evaluate(
             },
             figures=figures,
             skipped=tuple(loader.skipped),
-            properties=wanted.measure(accuracies[-1]),
+            properties=wanted.measure(accuracy),
         )
         if logits_file is not None:
             with logits_file.open("wb") as file:
@@ -146,6 +166,58 @@ def evaluate(
         if html_file is not None:
             html_file.write_text(render_properties(result.to_dict()), encoding="utf-8")
     return result
+
+
+def _check_options(runtime: Runtime, **options: Any) -> None:
+    """Refuse options of another task.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    dense = runtime.task == "segmentation"
+    for name in ("save_logits",) if dense else ("sliding", "draw"):
+        if options[name] is not None:
+            option = {"save_logits": "--save-logits", "sliding": "--stride, --scales or --flip", "draw": "--draw"}[name]
+            raise UsageError(
+                f"{option} is for networks that classify {'images' if dense else 'pixels'}.",
+                where=runtime.info.name,
+                hint="Leave it out.",
+            )
+
+
+def _names(runtime: Runtime, loader: Loader) -> tuple[str, ...]:
+    return runtime.class_names or loader.source.classes or tuple(map(str, range(runtime.classes)))
+
+
+def _classification(
+    runtimes: list[Runtime], loader: Loader, wanted: Properties, kept: list[tuple[np.ndarray, np.ndarray]] | None
+) -> tuple[Accuracy, Comparison]:
+    """The last artefact's figures, and against the first; its logits and the labels go into `kept`."""
+
+    def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
+        wanted.update(logits[-1], labels)
+        if kept is not None:
+            kept.append((logits[-1], labels))
+
+    batches = track(loader, "Evaluating", len(loader))
+    accuracies, comparisons = measure_accuracy(runtimes, batches, look, wanted.options.binning)
+    return accuracies[-1], comparisons[-1]
+
+
+def _segmentation(
+    runtimes: list[Runtime], scenes: Scenes, sliding: Sliding, pictures: Path | None
+) -> tuple[PixelAccuracy, PixelComparison]:
+    """The last artefact's figures, and against the first; its predictions are drawn into `pictures`."""
+    names = _names(runtimes[-1], scenes)
+
+    def look(scene: Scene, scores: list[Tensor]) -> None:
+        if pictures is not None:
+            drawn = draw_classes(scene.image, scores[-1].argmax(0).numpy(), names)
+            drawn.save(pictures / f"{Path(scene.name).stem}.png")
+
+    found = track(scenes.scenes(), "Evaluating", len(scenes))
+    accuracies, comparisons = measure_segmentation(runtimes, found, sliding, scenes.batch_size, look)
+    return accuracies[-1], comparisons[-1]
 
 
 def _open(artifact: str | Path | Runtime, options: dict[str, Any]) -> Runtime:
@@ -169,8 +241,9 @@ def open_evaluation_data(
     """
     first = runtimes[0]
     limits = [runtime.batches for runtime in runtimes if runtime.batches is not None]
+    dense = first.task == "segmentation"
     if batch_size is None:
-        batch_size = min([64, *(accepted.largest for accepted in limits)])
+        batch_size = min([8 if dense else 64, *(accepted.largest for accepted in limits)])
     if batch_size < 1 or (limit is not None and limit < 1):
         raise UsageError("At least one image is needed.", hint="Raise --batch or --limit.")
     for accepted in limits:
@@ -183,9 +256,10 @@ def open_evaluation_data(
                 f"cannot be compared:\n    {expected[0]}\n    {own}",
                 hint="Compare artefacts of one checkpoint, or say the preprocessing with --mean, --std, --crop, ...",
             )
-        if runtime.classes != first.classes:
+        if (runtime.task, runtime.classes) != (first.task, first.classes):
             raise UsageError(
-                f"{first.info.name} has {first.classes} classes and {runtime.info.name} {runtime.classes}.",
+                f"{first.info.name} has {first.classes} classes ({first.task}) and {runtime.info.name} "
+                f"{runtime.classes} ({runtime.task}).",
                 hint="Compare artefacts of one checkpoint.",
             )
     spec = data or next((runtime.data for runtime in runtimes if runtime.data), None)
@@ -196,7 +270,8 @@ def open_evaluation_data(
             hint="Give it with --data, such as --data folder:PATH or --data parquet:PATH.",
         )
     source = open_data(spec, split, role="evaluate")
-    return Loader(
+    source.require_task(first.task)
+    return (Scenes if dense else Loader)(
         source,
         expected[0],
         classes=first.classes,

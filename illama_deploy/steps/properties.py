@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch
 from ..data import IMAGENET16, Batch, CueConflict, Loader, Source, open_data, read_categories, sample_indices
 from ..data.corruptions import Corruptor, corruption_names
 from ..errors import ArtifactError, UsageError
-from ..measure import PAPER_BINNING, Accuracy, Binning, fit_temperature, run_batch
+from ..measure import PAPER_BINNING, Accuracy, Binning, PixelAccuracy, fit_temperature, run_batch
 from ..measure.attention_rank import measure_attention_rank, parse_mask
 from ..measure.shape_bias import decide, shape_bias
 from ..preprocessing import Preprocessing
@@ -108,18 +108,21 @@ class Properties:
         self, runtime: Runtime, loader: Loader, preprocessing: Preprocessing, options: PropertyOptions
     ) -> None:
         self.runtime, self.loader, self.preprocessing, self.options = runtime, loader, preprocessing, options
-        if "shape-bias" in options.names:
+        self.cannot: dict[str, str] = {}
+        if runtime.task == "segmentation":
+            self.cannot = {name: "it classifies pixels" for name in options.names if name != "attention-rank"}
+        asked = [name for name in options.names if name not in self.cannot]
+        if "shape-bias" in asked:
             self.stimuli = CueConflict(options.cue_conflict or "")
             names = runtime.class_names or loader.source.classes
             self.categories = read_categories(options.categories, runtime.classes, names)
             self.stimuli.require(self.categories, options.categories or IMAGENET16.name)
-        if "corruptions" in options.names:
+        if "corruptions" in asked:
             self.corruptor = Corruptor(preprocessing)
-        self.cannot: dict[str, str] = {}
         if "attention-rank" in options.names and not isinstance(runtime, TorchRuntime):
             self.cannot["attention-rank"] = f"{runtime.info.backend} does not show attention maps, torch does"
         self.scaled: Accuracy | None = None
-        if options.fit_temperature:
+        if options.fit_temperature and "calibration" in asked:
             self.temperature, self.fitted_on = self._fit()
             self.scaled = Accuracy(1, options.binning)
 
@@ -128,7 +131,7 @@ class Properties:
         if self.scaled is not None:
             self.scaled.update(logits / self.temperature, labels)
 
-    def measure(self, accuracy: Accuracy) -> dict[str, Any]:
+    def measure(self, accuracy: Accuracy | PixelAccuracy) -> dict[str, Any]:
         """Measure the rest.
 
         Args:
@@ -138,7 +141,7 @@ class Properties:
             Property (with `_` for `-`) to its figures; `not_measured`, the reason, where the artefact cannot show it.
         """
         measures: dict[str, Callable[[], dict[str, Any]]] = {
-            "calibration": lambda: self._calibration(accuracy),
+            "calibration": lambda: self._calibration(cast(Accuracy, accuracy)),
             "shape-bias": self._shape_bias,
             "attention-rank": self._attention_rank,
             "corruptions": self._corruptions,

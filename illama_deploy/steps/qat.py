@@ -100,9 +100,7 @@ def qat(
         model.requires_grad_(True)
         make_learnable(model, target, learn_steps=resolved.steps == "learned", towards=TOWARDS)
         teacher = target if resolved.teacher or resolved.features else None
-        trainer = Trainer(
-            model, teacher, images, held_out, run, shared, judge=measure_held_out, finish=_frozen
-        )
+        trainer = Trainer(model, teacher, images, held_out, run, shared, judge=measure_held_out, finish=_frozen)
         network, figures = trainer.fit()
         if run.writes:
             about = {"recipe": resolved.to_dict(), "data": spec, "start_sha256": artifact.manifest_sha256}

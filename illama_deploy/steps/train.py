@@ -57,8 +57,8 @@ def train(
 
     Args:
         recipe: a `TrainRecipe`, a TOML file, or a shipped recipe's name.
-        checkpoint: where to start; `heads` and `ema` as in `read_checkpoint`. One for another task gives its backbone, at
-            the recipe's patch size.
+        checkpoint: where to start; `heads` and `ema` as in `read_checkpoint`. One for another task gives its backbone,
+            at the recipe's patch size.
         teacher: checkpoint to distil from, where the recipe asks for a teacher; `checkpoint` where not given.
         select_from: a larger iLLaMA, or a LLaMA in Hugging Face's format, whose weights to start with a selection of;
             instead of `checkpoint` (see `select_weights`).
@@ -104,7 +104,7 @@ def train(
             save_checkpoint(out / MODEL, state, config, preprocessing, classes=names, data=sources[0].spec, force=True)
 
         if start is not None:
-            kept = {k: v for k, v in start.state.items() if k in model.state_dict() and not (new_head and k.startswith("head."))}
+            kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
             model.load_state_dict(kept, strict=not new_head)
         distilled = _teacher(resolved, teacher or checkpoint, config, heads=heads, ema=ema)
         for network in (model, distilled):

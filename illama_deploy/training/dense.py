@@ -14,7 +14,7 @@ __all__ = ["DenseImages"]
 
 
 class DenseImages(TimmImages):
-    """Changed one by one by torchvision's transforms, in worker processes: zoom, crop to a window, mirror, jitter colours.
+    """Changed one by one by torchvision's transforms, in worker processes: zoom, crop, mirror, jitter colours.
 
     Zoom 1 is the size that networks are evaluated at: a window is the share `crop` of the image.
     """

@@ -129,7 +129,11 @@ class Trainer:
             for block in (*model.blocks, *(teacher.blocks if teacher is not None else ())):
                 block.compile()
         if processes.count > 1:
-            self.objective = nn.parallel.DistributedDataParallel(self.objective, broadcast_buffers=False)
+            # BatchNorm counts the images of all processes where torch can, else those of the first.
+            normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+            if normed and self.device.type == "cuda":
+                nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
+            self.objective = nn.parallel.DistributedDataParallel(self.objective, broadcast_buffers=normed)
 
     @property
     def updates(self) -> int:

@@ -11,6 +11,7 @@ __all__ = ["render_properties"]
 
 #: Names of figures on the page, in order, and how many digits follow the point.
 FIGURES = {"top1": ("top-1 %", 2), "top5": ("top-5 %", 2), "ece": ("ECE", 4), "nll": ("NLL", 4), "brier": ("Brier", 4)}
+FIGURES |= {"miou": ("mIoU %", 2), "pixel_accuracy": ("pixel accuracy %", 2), "mean_accuracy": ("mean accuracy %", 2)}
 COMPARED = {"agreement": ("agreement %", 2), "logit_sqnr_db": ("logit SQNR dB", 1)}
 
 
