@@ -76,7 +76,7 @@ class GraphBuilder:
         config, model = self.config, self.model
         x = self.tokens(self.images)
         length = config.tokens
-        dense = isinstance(model.head, UperNet)
+        head = model.head
         levels: list[ir.Value] = []
         for i, block in enumerate(model.blocks):
             name = f"blocks.{i}"
@@ -88,17 +88,17 @@ class GraphBuilder:
             x = self.op("Add", [x, attended], name=f"{name}.add1")
             fed = self.swiglu(f"{name}.mlp", self.norm(f"{name}.norm2", block.norm2, x), i)
             x = self.op("Add", [x, fed], name=f"{name}.add2")
-            if dense and i in config.levels:
+            if isinstance(head, UperNet) and i in config.levels:
                 read = f"head.norms.{len(levels)}"
-                levels.append(self.norm(read, model.head.norms[len(levels)], self.image_rows(x, f"{read}.tokens")))
-        if isinstance(model.head, UperNet):
-            logits = build_upernet(self, model.head, levels)
+                levels.append(self.norm(read, head.norms[len(levels)], self.image_rows(x, f"{read}.tokens")))
+        if isinstance(head, UperNet):
+            logits = build_upernet(self, head, levels)
         else:
             if length != 1:
                 x = self.last_rows(x, "class_token")
             logits = self.logits(self.norm("norm", model.norm, x))
         logits.type = ir.TensorType(ir.DataType.FLOAT)
-        logits.shape = ir.Shape(["batch", config.classes, *(config.image_size if dense else ())])
+        logits.shape = ir.Shape(["batch", config.classes, *(config.image_size if levels else ())])
         graph = ir.Graph(
             [self.images],
             [logits],

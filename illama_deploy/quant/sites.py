@@ -55,8 +55,9 @@ def find_sites(model: Illama) -> list[Site]:
             sites.append(Site(name))
         elif isinstance(module, nn.Conv2d):
             sites.append(Site(name, overlaps=module.stride < module.kernel_size))
-        elif isinstance(module, nn.ReLU) and (behind := modules.get(f"{name.rpartition('.')[0]}.conv")) is not None:
-            if isinstance(behind, nn.Conv2d) and behind.stride < behind.kernel_size:
+        elif isinstance(module, nn.ReLU):
+            conv = modules.get(f"{name.rpartition('.')[0]}.conv")
+            if isinstance(conv, nn.Conv2d) and conv.stride < conv.kernel_size:
                 sites.append(Site(name, weighted=False, overlaps=True))
     return sites
 

@@ -1,4 +1,7 @@
-"""Fold each BatchNorm of a UperNet into the convolution before it: (W x - μ) · g/σ + β = (g/σ · W) x + (β - μ · g/σ)."""
+"""Fold each BatchNorm of a UperNet into the convolution before it:
+
+(W x - μ) · g/σ + β = (g/σ · W) x + (β - μ · g/σ)
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def _pairs(model: Illama) -> Iterator[tuple[ConvNormReLU | UpNormReLU, nn.Conv2d
 @torch.no_grad()
 def _fold(model: Illama) -> None:
     for module, conv in _pairs(model):
-        norm = module.norm
+        norm = module.get_submodule("norm")
         if not isinstance(norm, nn.BatchNorm2d):  # folded already
             continue
         assert norm.running_mean is not None and norm.running_var is not None
@@ -38,7 +41,7 @@ def _restructure(model: Illama) -> None:
     for module, conv in _pairs(model):
         if conv.bias is None:
             conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
-        module.norm = nn.Identity()
+        module.set_submodule("norm", nn.Identity())
 
 
 FOLD_BATCH_NORMS = Rewrite("fold_batch_norms", tasks=("segmentation",), fold=_fold, restructure=_restructure)
