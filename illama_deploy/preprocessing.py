@@ -81,6 +81,12 @@ class Preprocessing:
             )
         return mode
 
+    def resized(self, image: tuple[int, int], scale: float = 1.0) -> list[int]:
+        """(height, width) of an image of such a size when a window of `size` is the share `crop` of it, times `scale`:
+        what is done with images whose pixels are classified."""
+        ratio = scale * max(side / self.crop / has for side, has in zip(self.size, image, strict=True))
+        return [max(round(side * ratio), 1) for side in image]
+
     def transform(self, *, normalize: bool = True) -> Callable[[Image], Tensor]:
         """Build the evaluation transform: a PIL image to a tensor [C, H, W].
 

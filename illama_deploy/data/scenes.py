@@ -43,8 +43,7 @@ class Scene:
         from torchvision.transforms.v2 import functional as tv
 
         own = self.preprocessing
-        ratio = scale * max(side / own.crop / has for side, has in zip(own.size, self.labels.shape, strict=True))
-        size = [max(round(side * ratio), 1) for side in self.labels.shape]
+        size = own.resized((self.labels.shape[0], self.labels.shape[1]), scale)
         image = tv.resize(self.image, size, InterpolationMode(own.interpolation))
         pixels = tv.to_dtype(tv.pil_to_tensor(tv.horizontal_flip(image) if flip else image), torch.float32, scale=True)
         x_CHW = tv.normalize(pixels, list(own.mean), list(own.std))

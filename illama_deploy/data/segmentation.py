@@ -31,7 +31,7 @@ ADE20K_NAMES = "objectInfo150.txt"
 
 def labels_of(mask: Image.Image | Tensor) -> Tensor:
     """Labels of a sample's mask (or of its pixels, uint8 [H, W]), int64 [H, W], `IGNORE` where there is no class."""
-    labels = torch.from_numpy(np.array(mask)).long()
+    labels = (mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))).long()
     return labels.masked_fill(labels == MASK_IGNORE, IGNORE)
 
 

@@ -73,7 +73,8 @@ class Source(ABC):
             raise DataError(
                 f"The data is labelled for {self.task} and the network is for {task}.",
                 where=self.spec,
-                hint="Use segmentation:PATH for networks that classify pixels, and for no other.",
+                hint="Use segmentation:PATH with networks that classify pixels (head_width of a recipe's [model]), and "
+                "with no others.",
             )
 
     def at(self, index: int) -> Sample:

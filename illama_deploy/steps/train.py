@@ -84,9 +84,11 @@ def train(
         sources = shared.open_sources(resolved.data or (start.data if start else None))
         names = sources[0].classes
         classes = len(names) or 1 + max(sample.label for sample in sources[0].read(range(len(sources[0]))))
-        new_head = new_head or (start is not None and start.config.task != sources[0].task)
+        task = "segmentation" if table.get("head_width", start and start.config.head_width) else "classification"
+        for source in sources:
+            source.require_task(task)
+        new_head = new_head or (start is not None and start.config.task != task)
         config = _config(resolved, start, size, classes, new_head=new_head)
-        sources[0].require_task(config.task)
         preprocessing = _preprocessing(resolved, start, config)
         images, held_out = shared.load(sources, resolved, preprocessing, processes, classes)
         seed_everything(resolved.seed, "weights")
@@ -146,8 +148,15 @@ def _config(
             where=start.path,
             hint="Give the data that it was trained for, or train a new head (--new-head).",
         )
-    width = (table.get("head_width", start.config.head_width)) if new_head else start.config.head_width
-    own = replace(start.config, classes=classes, head_width=width)
+    width = table.get("head_width", start.config.head_width) if new_head else start.config.head_width
+    try:
+        own = replace(start.config, classes=classes, head_width=width)
+    except ValueError as error:
+        raise UsageError(
+            f"A UperNet does not fit the checkpoint: {error}.",
+            where=start.path,
+            hint="Mend --image-size, or take a deeper checkpoint.",
+        ) from error
     differs = [f"{key} {getattr(own, key)}, not {value}" for key, value in table.items() if getattr(own, key) != value]
     if differs:
         raise UsageError(

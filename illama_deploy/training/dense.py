@@ -27,38 +27,31 @@ class DenseImages(TimmImages):
         if recipe.mixup or recipe.cutmix:
             raise RecipeError("Images whose pixels are classified cannot be mixed.", hint="Leave mixup and cutmix out.")
         if self.micro_batch < 2:
-            raise UsageError(
-                "BatchNorm needs at least two images at a time.", hint="Raise --micro-batch or --batch-size."
-            )
+            raise UsageError("BatchNorm needs two images at a time.", hint="Raise --micro-batch or --batch-size.")
         jitter = recipe.color_jitter if preprocessing.channels == 3 else 0.0
-        self.change = v2.Compose(
-            [
-                v2.RandomCrop(
-                    preprocessing.size, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
-                ),
-                v2.RandomHorizontalFlip(recipe.flip),
-                v2.ColorJitter(jitter, jitter, jitter),
-                v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
-                v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
-            ]
-        )
+        outside = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
+        steps = [
+            v2.RandomCrop(preprocessing.size, pad_if_needed=True, fill=outside),
+            v2.RandomHorizontalFlip(recipe.flip),
+            v2.ColorJitter(jitter, jitter, jitter),
+            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+            v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
+        ]
+        self.change = v2.Compose(steps)
 
     def item(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """A window of the sample's image, and its labels."""
         from torchvision import tv_tensors
-        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import InterpolationMode as Mode
         from torchvision.transforms.v2 import functional as tv
 
-        own = self.preprocessing
+        own, (low, high) = self.preprocessing, self.recipe.zoom
         image = self.load(sample, lambda image: image.convert(own.mode))
         assert sample.mask is not None
-        labels = tv_tensors.Mask(labels_of(sample.mask(image.size))[None])
-        low, high = self.recipe.zoom
-        zoom = low + (high - low) * float(torch.rand(()))
-        ratio = zoom * max(side / own.crop / has for side, has in zip(own.size, labels.shape[-2:], strict=True))
-        size = [max(round(side * ratio), 1) for side in labels.shape[-2:]]
-        image = tv.resize(image, size, InterpolationMode(own.interpolation))
-        x_CHW, labels_1HW = self.change(
-            tv_tensors.Image(tv.pil_to_tensor(image)), tv.resize(labels, size, InterpolationMode.NEAREST)
-        )
+        mask = sample.mask(image.size)
+        size = own.resized((mask.height, mask.width), low + (high - low) * float(torch.rand(())))
+        # Both by Pillow: torch's nearest pixel is another one.
+        image, mask = tv.resize(image, size, Mode(own.interpolation)), tv.resize(mask, size, Mode.NEAREST)
+        pixels, labels = tv_tensors.Image(tv.pil_to_tensor(image)), tv_tensors.Mask(labels_of(mask)[None])
+        x_CHW, labels_1HW = self.change(pixels, labels)
         return x_CHW.as_subclass(Tensor), labels_1HW[0].as_subclass(Tensor)

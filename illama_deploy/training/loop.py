@@ -132,7 +132,7 @@ class Trainer:
             # BatchNorm counts the images of all processes where torch can, else those of the first.
             normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
             if normed and self.device.type == "cuda":
-                nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
+                nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)  # type: ignore[no-untyped-call]
             self.objective = nn.parallel.DistributedDataParallel(self.objective, broadcast_buffers=normed)
 
     @property

@@ -81,12 +81,6 @@ class RunOptions:
                 where=f"{source.spec}, split {source.split or '(none)'}",
                 hint="Name others with --eval-data or --eval-split, or lay them out as split folders.",
             )
-        if source.task != held_out.task:
-            raise UsageError(
-                f"The training images are for {source.task} and the held-out ones for {held_out.task}.",
-                where=held_out.spec,
-                hint="Name held-out images of the same kind with --eval-data.",
-            )
         if source.classes and held_out.classes and source.classes != held_out.classes:
             raise DataError(
                 f"The classes differ: {len(source.classes)} to train on, {len(held_out.classes)} held out, or in "

@@ -130,9 +130,7 @@ class TrainRecipe:
             if not getattr(self, name) >= least:
                 raise RecipeError(f"Recipe key {name!r} must be at least {least}.", hint="Raise it.")
         if not 0 < self.crop <= 1 or len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1]:
-            raise RecipeError(
-                "Recipe key 'crop' must be a share above 0, and 'zoom' two rising factors.", hint="Mend it."
-            )
+            raise RecipeError("'crop' must be a share above 0, and 'zoom' two rising factors.", hint="Mend it.")
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"Recipe key {name!r} must be in 0..1, not {getattr(self, name)}.", hint="Mend it.")
