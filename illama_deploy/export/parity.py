@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError, RuntimeUnavailableError
 from ..model.illama import Illama
+from ..quant import QuantReLU
 from ..quant.quality import sqnr_db
 from .float_graph import INPUT, OUTPUT, SITE, site_rows
 from .targets import Target
@@ -99,6 +100,12 @@ def measure_parity(network: Illama, target: Target, *, images: Tensor | None = N
 
     model = target.build(network, whole=False)
     made = {value.name: value for node in model.graph for value in node.outputs}
+    for node in model.graph:
+        name = node.outputs[0].name
+        if node.op_type == "Relu" and isinstance(_site(network, node), QuantReLU):
+            value = _rounded(node)
+            made[value.name] = value
+            names[names.index(name or "")] = value.name or ""
     for name in names:
         if name != OUTPUT:
             model.graph.outputs.append(made[name])
@@ -130,6 +137,21 @@ def _images(network: Illama) -> Tensor:
     smooth = torch.randn(IMAGES, config.channels, 4, 4, generator=generator)
     sharp = torch.randn(IMAGES, config.channels, *config.image_size, generator=generator)
     return nn.functional.interpolate(smooth, config.image_size, mode="bicubic") + 0.3 * sharp
+
+
+def _site(network: Illama, node: ir.Node) -> nn.Module | None:
+    name = node.metadata_props.get(SITE)
+    return None if name is None else network.get_submodule(name)
+
+
+def _rounded(relu: ir.Node) -> ir.Value:
+    """A ReLU's values as they are quantized: before it on some targets, behind it on others."""
+    source = relu.inputs[0].producer() if relu.inputs[0] is not None else None
+    if source is not None and source.op_type == "DequantizeLinear":
+        return relu.outputs[0]
+    [quantize] = [node for node in relu.outputs[0].consumers() if node.op_type == "QuantizeLinear"]
+    [dequantize] = quantize.outputs[0].consumers()
+    return dequantize.outputs[0]
 
 
 def _result(node: ir.Node) -> ir.Value:

@@ -128,7 +128,9 @@ def median_ratio(
     samples = ratios[(starts[..., None] + np.arange(size)).reshape(RESAMPLES, -1) % len(ratios)]
     low, high = np.quantile(np.median(samples, axis=1), [1 - confidence, confidence])
     value, wider = float(np.median(ratios)), _student_factor(len(ratios) // size, confidence)
-    return Interval(value, value - wider * (value - float(low)), value + wider * (float(high) - value))
+    # Of few and unsteady rounds the widened bound would lie below zero, where no ratio is.
+    least = max(value - wider * (value - float(low)), 1e-3 * value)
+    return Interval(value, least, value + wider * (float(high) - value))
 
 
 def _student_factor(values: int, confidence: float) -> float:

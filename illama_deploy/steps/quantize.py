@@ -336,14 +336,14 @@ def choose_sites(
 
 
 def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -> dict[str, Format]:
-    """The format of every site.
+    """The format of every site. Convolutions with overlap have kernels for integers of fixed step sizes only: where the
+    recipe says something else, they are W8A8.
 
     Args:
         known: all sites of the network; an override may also name one that is left in float.
 
     Raises:
-        RecipeError: an override matches no site, or gives a product of activations or a convolution a format without
-            fixed steps. Convolutions that no override names are W8A8 then.
+        RecipeError: an override matches no site, or a product of activations would get a format without fixed steps.
     """
     for pattern, _ in recipe.overrides:
         if not any(fnmatchcase(site.name, pattern) for site in known):
@@ -351,12 +351,6 @@ def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -
     formats = {site.name: recipe.format_of(site.name) for site in sites}
     for site in sites:
         if site.overlaps and not formats[site.name].is_integer:
-            if any(fnmatchcase(site.name, pattern) for pattern, _ in recipe.overrides):
-                raise RecipeError(
-                    f"A convolution cannot be {formats[site.name].name}: it needs integers of fixed step sizes.",
-                    where=site.name,
-                    hint="Override it with W8A8, or leave it in float (quantize --exclude).",
-                )
             formats[site.name] = W8A8
         if site.is_product and not formats[site.name].is_static:
             raise RecipeError(
