@@ -53,7 +53,7 @@ from illama_deploy.steps.bench import bench
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import export
 from illama_deploy.steps.inspect import inspect
-from illama_deploy.steps.qat import rewritten_network
+from illama_deploy.steps.qat import qat, rewritten_network
 from illama_deploy.steps.quantize import quantize, site_formats
 
 from .conftest import Cli
@@ -216,6 +216,21 @@ def test_learning_starts_and_ends_at_the_same_function(place: Place) -> None:
     freeze(model)
     with torch.no_grad():
         assert torch.allclose(model(IMAGES), expected, atol=1e-5)
+
+
+def test_qat_trains_the_quantized_network(place: Place, tmp_path: Path) -> None:
+    """The network that comes out is another one, quantized as before, and exports."""
+    result = qat(place.quantized.path, epochs=1, batch_size=4, lr=1e-3, out=tmp_path / "qat")
+    assert set(result.figures) >= {"miou", "iou"}
+    trained = load_quantized(result.path)
+    assert trained.formats == place.quantized.formats
+    assert "qat" in trained.manifest
+    old, new = (dict(quantized_modules(model)) for model in (place.quantized.model, trained.model))
+    for name in ("head.fuse.conv", "head.laterals.0.0.conv"):
+        assert not torch.equal(old[name].get_buffer("weight_scale"), new[name].get_buffer("weight_scale"))
+    proof = export(result.path, float=False, out=tmp_path / "onnx").proof
+    assert proof is not None
+    assert proof.holds
 
 
 def test_gptq_rounds_what_reads_the_stream(place: Place, tmp_path: Path) -> None:
