@@ -664,7 +664,7 @@ def check(
     against: Annotated[
         Path | None, typer.Option("--against", help="A stored report.json that nothing may be worse than.", show_default=False)
     ] = None,
-    max_drop: Annotated[float, typer.Option("--max-drop", help="Limit on the drop in top-1, in points.")] = 0.5,
+    max_drop: Annotated[float, typer.Option("--max-drop", help="Limit on the drop in top-1 (in mIoU, for pixels), in points.")] = 0.5,
     max_latency_ratio: Annotated[
         float, typer.Option("--max-latency-ratio", help="Limit on latency / the fastest baseline's of the same target.")
     ] = 1.0,

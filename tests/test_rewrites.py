@@ -81,7 +81,7 @@ def test_function_is_unchanged_on_published_geometries(dim: int, heads: int, nam
     assert _departure(model, ["fold_norms", name], images) < 1e-4
 
 
-@pytest.mark.parametrize("name", list(REWRITES))
+@pytest.mark.parametrize("name", [n for n, rewrite in REWRITES.items() if "classification" in rewrite.tasks])
 def test_each_changes_something(name: str) -> None:
     model = _hard_network()
     rewritten = copy.deepcopy(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .histogram import MagnitudeHistogram
@@ -52,7 +53,7 @@ def run_observed(
 def collect_ranges(
     model: nn.Module, sites: Mapping[str, Sequence[str]], batches: Iterable[Tensor]
 ) -> dict[str, MagnitudeHistogram]:
-    """Histogram each input of each site.
+    """Histogram each input of each site; of a ReLU what it lets through.
 
     Args:
         sites: module name to the names of its inputs: ("input",), or ("a", "b") for a product.
@@ -62,11 +63,12 @@ def collect_ranges(
         `SITE/INPUT` to its histogram.
     """
     histograms = {f"{site}/{name}": MagnitudeHistogram() for site, names in sites.items() for name in names}
+    rectified = {site for site in sites if isinstance(model.get_submodule(site), nn.ReLU)}
 
     def observer(site: str, names: Sequence[str]) -> Callable[[tuple[Tensor, ...]], None]:
         def observe(inputs: tuple[Tensor, ...]) -> None:
             for name, x in zip(names, inputs, strict=True):
-                histograms[f"{site}/{name}"].update(x)
+                histograms[f"{site}/{name}"].update(F.relu(x) if site in rectified else x)
 
         return observe
 

@@ -43,7 +43,8 @@ class _SeenAllError(Exception):
 def _rows(module: nn.Module, x: Tensor) -> Tensor:
     """The rows of the GEMM: tokens, or patches of a convolution."""
     if isinstance(module, nn.Conv2d):
-        x = F.unfold(x, module.kernel_size, stride=module.stride).transpose(1, 2)
+        assert not isinstance(module.padding, str)
+        x = F.unfold(x, module.kernel_size, padding=module.padding, stride=module.stride).transpose(1, 2)
     return x.flatten(0, -2)
 
 

@@ -107,7 +107,7 @@ class _BatchMajorBuilder(GraphBuilder):
         rows = rows or slice(0, weight.shape[0])
         metadata = {SITE: site, ROWS: f"{rows.start}:{rows.stop}" + (f" halves {halves}" if halves else "")}
         order = self.rows_of(metadata[ROWS])
-        constant = self.constant(f"{site}{suffix}.weight", np.ascontiguousarray(_numpy(weight[order]).T))
+        constant = self.constant(f"{site}{suffix}.weight", np.ascontiguousarray(_numpy(weight[order].flatten(1)).T))
         y = self.op("MatMul", [x, constant], name=f"{site}{suffix}", metadata=metadata, output=None if bias is not None else output)
         if bias is None:
             return y
@@ -126,6 +126,33 @@ class _BatchMajorBuilder(GraphBuilder):
         """The class token of each image: [B, 1, E]."""
         end = self.integers(np.iinfo(np.int64).max)
         return self.op("Slice", [x, self.integers(-1), end, self.integers(1)], name=name)
+
+    def image_rows(self, x: ir.Value, name: str) -> ir.Value:
+        """All but the class token of each image: [B, N, E]."""
+        return self.op("Slice", [x, self.integers(0), self.integers(-1), self.integers(1)], name=name)
+
+    def pixels(
+        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, relu: str | None = None
+    ) -> ir.Value:
+        """Rows [B, h·w, C] to a map [B, C, h, w]."""
+        x = self.reshape(x, (-1, *size, channels), f"{name}.split")
+        if relu is not None:
+            x = self.op("Relu", [x], name=relu)
+        return self.op("Transpose", [x], {"perm": [0, 3, 1, 2]}, name=name)
+
+    def rows(self, x: ir.Value, size: tuple[int, int], channels: int, name: str) -> ir.Value:
+        """A map [B, C, h, w] to rows [B, h·w, C]."""
+        x = self.op("Transpose", [x], {"perm": [0, 2, 3, 1]}, name=f"{name}.transpose")
+        return self.reshape(x, (-1, size[0] * size[1], channels), name)
+
+    def squares(
+        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, as_rows: bool, relu: str
+    ) -> ir.Value:
+        """Rows of 2×2 squares [B, h·w, C·2·2] to a map [B, C, 2h, 2w], or to rows of its pixels."""
+        (h, w), C = size, channels
+        x = self.op("Relu", [self.reshape(x, (-1, h, w, C, 2, 2), f"{name}.split")], name=relu)
+        perm, shape = ([0, 1, 4, 2, 5, 3], (-1, 4 * h * w, C)) if as_rows else ([0, 3, 1, 4, 2, 5], (-1, C, 2 * h, 2 * w))
+        return self.reshape(self.op("Transpose", [x], {"perm": perm}, name=f"{name}.transpose"), shape, name)
 
     def logits(self, x: ir.Value) -> ir.Value:
         pooled = self.reshape(x, (-1, self.config.dim), "pooled")

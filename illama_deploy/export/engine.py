@@ -227,8 +227,8 @@ def build_engine(
         "compute_capabilities": list(capabilities),
         "profile": {"input": INPUT, "min": profile.minimum, "opt": profile.optimum, "max": profile.maximum},
         "input": {"name": INPUT, "shape": list(image)},
-        "output": {"name": output.name},
-        "classes": int(output.shape[-1]),
+        "output": {"name": output.name, "shape": list(tuple(output.shape)[1:])},
+        "classes": int(output.shape[1]),
         **_metadata(onnx),
         **about,
         "layers": {

@@ -9,12 +9,13 @@ appending rows. Values in the graph are named after the module that makes them.
 
 Each GEMM node carries metadata: `site`, the module's name, and `rows`, which output channels of the module
 it computes ("0:192" for the queries of qkv; "0:192 halves 64" where the channels of each head of 64 are reordered,
-even ones first). Online rotations are GEMMs too, but no sites: they stay in float, in front of the quantization.
+even ones first). A UperNet's part is in `upernet_graph.py`. Online rotations are GEMMs too, but no sites: they stay in float, in front of the quantization.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -22,8 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from ..model.illama import Attention, Illama, RMSNorm
-from ..quant.modules import QuantConv2d, QuantLinear
-from ..rewrites import OnlineRotation
+from ..model.upernet import UperNet
+from ..quant.modules import QuantWeighted, gemm_operands
+from ..rewrites import OnlineRotation, apply_rewrites, suited
+from .upernet_graph import build_upernet
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "ROWS", "SITE", "GraphBuilder", "build_float_graph", "site_rows"]
 
@@ -34,7 +37,8 @@ SITE, ROWS = "illama.site", "illama.rows"
 
 
 def build_float_graph(model: Illama) -> ir.Model:
-    """Write a network down as ONNX: `images` float32 [batch, C, H, W] to `logits` float32 [batch, classes].
+    """Write a network down as ONNX: `images` float32 [batch, C, H, W] to `logits` float32 [batch, classes], of pixels
+    [batch, classes, H, W].
 
     Quantized sites appear with the float weights that their integers stand for.
     """
@@ -55,7 +59,11 @@ class GraphBuilder:
 
     def __init__(self, model: Illama) -> None:
         model.config.require_illama()
+        if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):  # no graph has them
+            model = copy.deepcopy(model)
+            apply_rewrites(model, suited((), model.config.task))
         self.model, self.config = model, model.config
+        self.output = OUTPUT
         self.tape = ir.tape.Tape()
         self.constants: dict[str, ir.Value] = {}
         self.images = ir.val(
@@ -68,6 +76,8 @@ class GraphBuilder:
         config, model = self.config, self.model
         x = self.tokens(self.images)
         length = config.tokens
+        head = model.head
+        levels: list[ir.Value] = []
         for i, block in enumerate(model.blocks):
             name = f"blocks.{i}"
             kept = 1 if block.attn.last_query_only else length
@@ -78,11 +88,17 @@ class GraphBuilder:
             x = self.op("Add", [x, attended], name=f"{name}.add1")
             fed = self.swiglu(f"{name}.mlp", self.norm(f"{name}.norm2", block.norm2, x), i)
             x = self.op("Add", [x, fed], name=f"{name}.add2")
-        if length != 1:
-            x = self.last_rows(x, "class_token")
-        logits = self.logits(self.norm("norm", model.norm, x))
+            if isinstance(head, UperNet) and i in config.levels:
+                read = f"head.norms.{len(levels)}"
+                levels.append(self.norm(read, head.norms[len(levels)], self.image_rows(x, f"{read}.tokens")))
+        if isinstance(head, UperNet):
+            logits = build_upernet(self, head, levels)
+        else:
+            if length != 1:
+                x = self.last_rows(x, "class_token")
+            logits = self.logits(self.norm("norm", model.norm, x))
         logits.type = ir.TensorType(ir.DataType.FLOAT)
-        logits.shape = ir.Shape(["batch", config.classes])
+        logits.shape = ir.Shape(["batch", config.classes, *(config.image_size if levels else ())])
         graph = ir.Graph(
             [self.images],
             [logits],
@@ -97,7 +113,7 @@ class GraphBuilder:
 
     def logits(self, x: ir.Value) -> ir.Value:
         """The head."""
-        return self.linear("head", x, self.model.head, output=OUTPUT)
+        return self.linear("head", x, self.model.head, output=self.output)
 
     def tokens(self, images: ir.Value) -> ir.Value:
         """Patch embedding as one GEMM over unfolded patches, positions added, class tokens appended."""
@@ -228,7 +244,7 @@ class GraphBuilder:
         """A GEMM of `x` [M, in] with (some output rows of) a module's weight, stored as [in, out]."""
         weight, bias = self.operands(module)
         rows = rows or slice(0, weight.shape[0])
-        inputs = [x, self.constant(f"{site}{suffix}.weight", np.ascontiguousarray(_numpy(weight[rows]).T))]
+        inputs = [x, self.constant(f"{site}{suffix}.weight", np.ascontiguousarray(_numpy(weight[rows].flatten(1)).T))]
         if bias is not None:
             inputs.append(self.constant(f"{site}{suffix}.bias", _numpy(bias[rows])))
         return self.op(
@@ -238,6 +254,47 @@ class GraphBuilder:
             metadata={SITE: site, ROWS: f"{rows.start}:{rows.stop}"},
             output=output,
         )
+
+    def convolution(self, name: str, x: ir.Value, conv: nn.Module) -> ir.Value:
+        """Conv of a map of the same size, and Relu: two sites."""
+        weight, bias = self.operands(conv)
+        rows, height, width = weight.shape[0], *weight.shape[2:]
+        inputs = [x, self.constant(f"{name}.conv.weight", _numpy(weight))]
+        if bias is not None:
+            inputs.append(self.constant(f"{name}.conv.bias", _numpy(bias)))
+        shape = {"kernel_shape": [height, width], "pads": [height // 2, width // 2] * 2}
+        metadata = {SITE: f"{name}.conv", ROWS: f"0:{rows}"}
+        y = self.op("Conv", inputs, shape, name=f"{name}.conv", metadata=metadata)
+        return self.op("Relu", [y], name=f"{name}.relu", metadata={SITE: f"{name}.relu", ROWS: f"0:{rows}"})
+
+    # Layouts: rows of pixels, as GEMMs take them, and maps
+
+    def image_rows(self, x: ir.Value, name: str) -> ir.Value:
+        """All but the class tokens: the first N·B rows of [S·B, E]."""
+        return self.op("Slice", [x, self.integers(0), self.negative_batch(), self.integers(0)], name=name)
+
+    def pixels(
+        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, relu: str | None = None
+    ) -> ir.Value:
+        """Rows [h·w·B, C] to a map [B, C, h, w]."""
+        x = self.reshape(x, (*size, -1, channels), f"{name}.split")
+        if relu is not None:
+            x = self.op("Relu", [x], name=relu)
+        return self.op("Transpose", [x], {"perm": [2, 3, 0, 1]}, name=name)
+
+    def rows(self, x: ir.Value, size: tuple[int, int], channels: int, name: str) -> ir.Value:
+        """A map [B, C, h, w] to rows [h·w·B, C]."""
+        x = self.op("Transpose", [x], {"perm": [2, 3, 0, 1]}, name=f"{name}.transpose")
+        return self.reshape(x, (-1, channels), name)
+
+    def squares(
+        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, as_rows: bool, relu: str
+    ) -> ir.Value:
+        """Rows of 2×2 squares [h·w·B, C·2·2] to a map [B, C, 2h, 2w], or to rows of its pixels."""
+        (h, w), C = size, channels
+        x = self.op("Relu", [self.reshape(x, (h, w, -1, C, 2, 2), f"{name}.split")], name=relu)
+        perm, shape = ([0, 4, 1, 5, 2, 3], (-1, C)) if as_rows else ([2, 3, 0, 4, 1, 5], (-1, C, 2 * h, 2 * w))
+        return self.reshape(self.op("Transpose", [x], {"perm": perm}, name=f"{name}.transpose"), shape, name)
 
     # Small helpers
 
@@ -253,11 +310,10 @@ class GraphBuilder:
 
     @staticmethod
     def operands(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-        """Float weight [out, in] and bias [out] of a module, or those that its integers stand for."""
-        if isinstance(module, QuantLinear | QuantConv2d):
-            return module.dequantized_weight().flatten(1), module.float_bias
-        assert isinstance(module, nn.Linear | nn.Conv2d)
-        return module.weight.flatten(1), module.bias
+        """Float weight [out, ...] and bias [out] of a module, or those that its integers stand for."""
+        if isinstance(module, QuantWeighted):
+            return module.dequantized_weight(), module.float_bias
+        return gemm_operands(module)
 
     @staticmethod
     def rows_of(text: str) -> Tensor:
@@ -271,10 +327,14 @@ class GraphBuilder:
 
     def last_rows(self, x: ir.Value, name: str) -> ir.Value:
         """The class tokens: the last B rows of [S·B, E]."""
+        end = self.integers(np.iinfo(np.int64).max)
+        return self.op("Slice", [x, self.negative_batch(), end, self.integers(0)], name=name)
+
+    def negative_batch(self) -> ir.Value:
+        """-B: where the class tokens start, counted from the end."""
         if "batch.negative" not in self.constants:
             self.constants["batch.negative"] = self.op("Neg", [self.batch], name="batch.negative")
-        end = self.integers(np.iinfo(np.int64).max)
-        return self.op("Slice", [x, self.constants["batch.negative"], end, self.integers(0)], name=name)
+        return self.constants["batch.negative"]
 
     def reshape(self, x: ir.Value, shape: Sequence[int], name: str) -> ir.Value:
         return self.op("Reshape", [x, self.integers(*shape)], name=name)
@@ -291,8 +351,8 @@ class GraphBuilder:
     def op(
         self,
         kind: str,
-        inputs: Sequence[ir.Value],
-        attributes: dict[str, object] | None = None,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, object] | None = None,
         *,
         name: str,
         metadata: dict[str, str] | None = None,

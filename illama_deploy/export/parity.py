@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError, RuntimeUnavailableError
 from ..model.illama import Illama
+from ..quant import QuantReLU
 from ..quant.quality import sqnr_db
 from .float_graph import INPUT, OUTPUT, SITE, site_rows
 from .targets import Target
@@ -92,12 +93,19 @@ def measure_parity(network: Illama, target: Target, *, images: Tensor | None = N
     """
     images = _images(network) if images is None else images
     graph = target.graph(network).graph
-    watched = [(node, _result(node)) for node in graph if SITE in node.metadata_props]
+    # A convolution is watched behind its ReLU: were its own result asked for, it would not stay an integer one.
+    watched = [(node, _result(node)) for node in graph if SITE in node.metadata_props and node.op_type != "Conv"]
     names = [value.name or "" for _, value in watched]
     expected = _torch_outputs(network, {node.metadata_props[SITE] for node, _ in watched}, images)
 
     model = target.build(network, whole=False)
     made = {value.name: value for node in model.graph for value in node.outputs}
+    for node in model.graph:
+        name = node.outputs[0].name
+        if node.op_type == "Relu" and isinstance(_site(network, node), QuantReLU):
+            value = _rounded(node)
+            made[value.name] = value
+            names[names.index(name or "")] = value.name or ""
     for name in names:
         if name != OUTPUT:
             model.graph.outputs.append(made[name])
@@ -131,6 +139,21 @@ def _images(network: Illama) -> Tensor:
     return nn.functional.interpolate(smooth, config.image_size, mode="bicubic") + 0.3 * sharp
 
 
+def _site(network: Illama, node: ir.Node) -> nn.Module | None:
+    name = node.metadata_props.get(SITE)
+    return None if name is None else network.get_submodule(name)
+
+
+def _rounded(relu: ir.Node) -> ir.Value:
+    """A ReLU's values as they are quantized: before it on some targets, behind it on others."""
+    source = relu.inputs[0].producer() if relu.inputs[0] is not None else None
+    if source is not None and source.op_type == "DequantizeLinear":
+        return relu.outputs[0]
+    [quantize] = [node for node in relu.outputs[0].consumers() if node.op_type == "QuantizeLinear"]
+    [dequantize] = quantize.outputs[0].consumers()
+    return dequantize.outputs[0]
+
+
 def _result(node: ir.Node) -> ir.Value:
     """A GEMM's value with its bias: its own, or that of the Add behind it."""
     value = node.outputs[0]
@@ -161,9 +184,11 @@ def _torch_outputs(network: Illama, sites: set[str], images: Tensor) -> dict[str
 
 def _align(node: ir.Node, wanted: Tensor, found: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Bring both to [B, S, channels], with the channels and the tokens that this GEMM computes."""
-    if wanted.ndim == 4 and node.metadata_props[SITE] != "patch_embed.proj":  # products of attention, [B, H, S, S]
+    if found.ndim == 4:  # products of attention, [B, H, S, S], and maps
         return wanted, found.view(wanted.shape)
     if wanted.ndim == 4:
+        side = round((len(site_rows(node)) / wanted.shape[1]) ** 0.5)  # of the squares of a transposed convolution
+        wanted = nn.functional.pixel_unshuffle(wanted, side) if side > 1 else wanted
         wanted = wanted.flatten(2).transpose(1, 2)
     wanted = wanted.view(batch, -1, wanted.shape[-1])[..., site_rows(node)]
     if found.ndim == 2:  # sequence-major: row s·B + b

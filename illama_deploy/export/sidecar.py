@@ -47,6 +47,7 @@ class Sidecar:
         batches: smallest and largest batch of its profile.
         input, output: tensor names.
         image: (channels, height, width) in pixels.
+        logits: shape of one image's: (classes,), or of its pixels' (classes, height, width).
         rebuild: the command that makes it again.
     """
 
@@ -59,8 +60,13 @@ class Sidecar:
     input: str
     output: str
     image: tuple[int, int, int]
-    classes: int
+    logits: tuple[int, ...]
     rebuild: str
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.logits[0]
 
     def rebuild_for(self, **options: object) -> str:
         """The rebuild command with options replaced or added: `rebuild_for(max_batch=64)`."""
@@ -121,6 +127,10 @@ def read_sidecar(engine: Path) -> Sidecar:
         )
     try:
         channels, height, width = map(int, record["input"]["shape"])
+        # Engines of before pixels were classified say no more than the number of classes.
+        logits = tuple(map(int, record["output"].get("shape", [record["classes"]])))
+        if logits[1:] not in ((), (height, width)) or logits[0] != int(record["classes"]):
+            raise ValueError("the shape of its logits")
         _ = (record["engine"]["sha256"], int(record["engine"]["bytes"]), record["onnx"]["file"], record["onnx"]["sha256"])
         return Sidecar(
             engine,
@@ -132,7 +142,7 @@ def read_sidecar(engine: Path) -> Sidecar:
             str(record["input"]["name"]),
             str(record["output"]["name"]),
             (channels, height, width),
-            int(record["classes"]),
+            logits,
             str(record["rebuild"]),
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -4,7 +4,15 @@ from .accuracy import Accuracy, Comparison, measure_accuracy, pack_correct, run_
 from .calibration import PAPER_BINNING, Binning, fit_temperature
 from .conditions import Conditions, condition_notes
 from .latency import Latency, measure_latency
-from .segmentation import PixelAccuracy, PixelComparison, Sliding, measure_segmentation
+from .segmentation import (
+    PixelAccuracy,
+    PixelComparison,
+    Sliding,
+    measure_segmentation,
+    miou_drop,
+    pack_confusions,
+    unpack_confusions,
+)
 from .statistics import Interval, drop_interval, median_ratio, paired_drop, quotient
 
 __all__ = [
@@ -25,9 +33,12 @@ __all__ = [
     "measure_latency",
     "measure_segmentation",
     "median_ratio",
+    "miou_drop",
+    "pack_confusions",
     "pack_correct",
     "paired_drop",
     "quotient",
     "run_batch",
+    "unpack_confusions",
     "unpack_correct",
 ]

@@ -9,6 +9,8 @@ Source: mmsegmentation's whole-image evaluation (mode `slide`, `IoUMetric`), whi
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,8 +28,20 @@ from ..runtime.runtime import Runtime
 from .accuracy import run_batch
 from .statistics import Interval, bootstrap
 
-__all__ = ["PixelAccuracy", "PixelComparison", "Sliding", "measure_segmentation", "predict", "windows"]
+__all__ = [
+    "PixelAccuracy",
+    "PixelComparison",
+    "Sliding",
+    "measure_segmentation",
+    "miou_drop",
+    "pack_confusions",
+    "predict",
+    "unpack_confusions",
+    "windows",
+]
 
+#: Of images, for the interval of a drop.
+RESAMPLES = 2000
 #: Preprocessed images float32 [B, C, h, w] to logits [B, K, h, w].
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -182,6 +196,35 @@ FIGURES: dict[str, Callable[[np.ndarray], float]] = {
 
 def _figure_at(function: Callable[[np.ndarray], float], confusions: np.ndarray, at: np.ndarray) -> float:
     return function(confusions[at].sum(0))
+
+
+def miou_drop(baseline: Sequence[np.ndarray], candidate: Sequence[np.ndarray], confidence: float = 0.95) -> Interval:
+    """Drop in mIoU on the same images, in points, from both artefacts' matrices image by image [K, K + 1].
+
+    mIoU is no mean over images, so there is no closed form: the interval is a paired bootstrap over images, whose
+    matrices of both artefacts are drawn together.
+    """
+    shape, images = baseline[0].shape, len(baseline)
+    # As float64, which holds such counts exactly and is summed by a GEMM.
+    pair = [np.stack(confusions).reshape(images, -1).astype(np.float64) for confusions in (baseline, candidate)]
+
+    def drop(at: np.ndarray) -> float:
+        times = np.bincount(at, minlength=images).astype(np.float64)
+        before, after = (FIGURES["miou"]((times @ confusions).reshape(shape)) for confusions in pair)
+        return before - after
+
+    return bootstrap(drop, images, confidence, resamples=RESAMPLES)
+
+
+def pack_confusions(confusions: Sequence[np.ndarray]) -> str:
+    """Matrices as text: what a later report needs for a paired interval."""
+    return base64.b64encode(zlib.compress(np.stack(confusions).astype("<i4").tobytes())).decode()
+
+
+def unpack_confusions(text: str, classes: int) -> list[np.ndarray]:
+    """The inverse of `pack_confusions`."""
+    values = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
+    return list(values.reshape(-1, classes, classes + 1))
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The quantized network in torch: the exact arithmetic that every export carries."""
 
 from .artifact import QuantizedArtifact, load_quantized, save_quantized, stored_size
-from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
+from .modules import QuantConv2d, QuantConvTranspose2d, QuantLinear, QuantMatMul, QuantModule, QuantReLU
 from .network import quantize_network, quantized_modules
 from .reconstruct import Reconstructed
 from .sensitivity import SiteSensitivity, measure_sensitivity
@@ -12,9 +12,11 @@ from .trial import trial_product
 
 __all__ = [
     "QuantConv2d",
+    "QuantConvTranspose2d",
     "QuantLinear",
     "QuantMatMul",
     "QuantModule",
+    "QuantReLU",
     "QuantizedArtifact",
     "Reconstructed",
     "Site",

@@ -21,7 +21,7 @@ from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..rewrites import restructure
-from .modules import QuantMatMul
+from .modules import QuantWeighted
 from .network import quantized_modules, restructure_sites
 from .packing import pack, packed_bits, unpack
 
@@ -168,7 +168,7 @@ def _packed(model: Illama) -> dict[str, int]:
     bits = {
         f"{name}.weight_q": packed_bits(module.format.weights.bits)
         for name, module in quantized_modules(model)
-        if not isinstance(module, QuantMatMul)
+        if isinstance(module, QuantWeighted)
     }
     return {key: width for key, width in bits.items() if width < 8}
 

@@ -21,10 +21,30 @@ from torch import Tensor, nn
 
 from ..affine import quantize, round_through
 from ..model.illama import SwiGLU
-from .modules import BIAS_LIMIT, Operands, QuantConv2d, QuantLinear, QuantMatMul, QuantModule, QuantWeighted
+from .modules import (
+    BIAS_LIMIT,
+    Operands,
+    QuantConv2d,
+    QuantConvTranspose2d,
+    QuantLinear,
+    QuantMatMul,
+    QuantModule,
+    QuantReLU,
+    QuantWeighted,
+    gemm_operands,
+)
 from .network import quantized_modules
 
-__all__ = ["LearnableConv2d", "LearnableLinear", "LearnableMatMul", "LearnableWeighted", "freeze", "make_learnable"]
+__all__ = [
+    "LearnableConv2d",
+    "LearnableConvTranspose2d",
+    "LearnableLinear",
+    "LearnableMatMul",
+    "LearnableReLU",
+    "LearnableWeighted",
+    "freeze",
+    "make_learnable",
+]
 
 #: Weights start at most so far from their integer, in steps.
 INSIDE = 0.49
@@ -68,6 +88,7 @@ class LearnableWeighted(QuantWeighted):
     def __init__(self, frozen: QuantWeighted, target: Tensor, *, learn_steps: bool, towards: float) -> None:
         nn.Module.__init__(self)
         self.format, self.shape = frozen.format, frozen.shape
+        self.copy_form(frozen)
         scale = _by_row(frozen.weight_scale)
         integers = frozen.weight_q.float().view(*scale.shape[:2], -1)
         apart = towards * (target.reshape(integers.shape) / scale - integers)
@@ -106,6 +127,7 @@ class LearnableWeighted(QuantWeighted):
         """The quantized module with what was learned."""
         twin = self.twin(self.shape, self.bias is not None, self.format)
         weight_q, weight_scale, _, _, input_scale = self.operands()
+        twin.copy_form(self)
         twin.set_values(weight_q, weight_scale, self.bias, input_scale)
         return twin
 
@@ -120,6 +142,12 @@ class LearnableConv2d(LearnableWeighted, QuantConv2d):
     """`QuantConv2d` in training."""
 
     twin = QuantConv2d
+
+
+class LearnableConvTranspose2d(LearnableWeighted, QuantConvTranspose2d):
+    """`QuantConvTranspose2d` in training."""
+
+    twin = QuantConvTranspose2d
 
 
 class LearnableMatMul(QuantMatMul):
@@ -142,6 +170,30 @@ class LearnableMatMul(QuantMatMul):
         return twin
 
 
+class LearnableReLU(QuantReLU):
+    """`QuantReLU` in training."""
+
+    def __init__(self, frozen: QuantReLU, *, learn_steps: bool) -> None:
+        nn.Module.__init__(self)
+        self.format = frozen.format
+        self.learned = _Step(frozen.scale, self.activations.qmax, learned=learn_steps)
+
+    def step(self) -> Tensor:
+        return self.learned(1)
+
+    def freeze(self) -> QuantReLU:
+        """The quantized module with what was learned."""
+        twin = QuantReLU(self.format)
+        twin.scale = self.step()
+        return twin
+
+
+#: Quantized module with a weight to its twin in training.
+WEIGHTED: dict[type[QuantWeighted], type[LearnableWeighted]] = {
+    kind.twin: kind for kind in (LearnableLinear, LearnableConv2d, LearnableConvTranspose2d)
+}
+
+
 def make_learnable(part: nn.Module, reference: nn.Module, *, learn_steps: bool = True, towards: float = 1.0) -> None:
     """Put learnable modules in the places of the quantized ones of a network (or of a part of one), in place.
 
@@ -155,11 +207,12 @@ def make_learnable(part: nn.Module, reference: nn.Module, *, learn_steps: bool =
         twin: QuantModule
         if isinstance(module, QuantMatMul):
             twin = LearnableMatMul(module, learn_steps=learn_steps)
+        elif isinstance(module, QuantReLU):
+            twin = LearnableReLU(module, learn_steps=learn_steps)
         else:
             assert isinstance(module, QuantWeighted)
-            kind = LearnableLinear if isinstance(module, QuantLinear) else LearnableConv2d
-            weight = reference.get_parameter(f"{name}.weight").detach()
-            twin = kind(module, weight, learn_steps=learn_steps, towards=towards)
+            weight = gemm_operands(reference.get_submodule(name))[0].detach()
+            twin = WEIGHTED[type(module)](module, weight, learn_steps=learn_steps, towards=towards)
         part.set_submodule(name, twin)
     for mlp in [module for module in part.modules() if isinstance(module, SwiGLU)]:
         fc1, fc3 = (mlp.get_submodule(name) for name in ("fc1", "fc3"))
@@ -172,7 +225,7 @@ def make_learnable(part: nn.Module, reference: nn.Module, *, learn_steps: bool =
 def freeze(part: nn.Module) -> None:
     """Undo `make_learnable`, keeping what was learned: the same function."""
     for name, module in list(quantized_modules(part)):
-        if isinstance(module, LearnableWeighted | LearnableMatMul):
+        if isinstance(module, LearnableWeighted | LearnableMatMul | LearnableReLU):
             quantized: QuantModule = module.freeze()
             part.set_submodule(name, quantized)
 

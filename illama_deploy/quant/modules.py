@@ -21,7 +21,18 @@ from torch import Tensor, nn
 from ..affine import dequantize_weight, quantize, scale_of
 from ..formats import FloatType, Format, NumberType
 
-__all__ = ["BIAS_LIMIT", "Operands", "QuantConv2d", "QuantLinear", "QuantMatMul", "QuantModule", "QuantWeighted"]
+__all__ = [
+    "BIAS_LIMIT",
+    "Operands",
+    "QuantConv2d",
+    "QuantConvTranspose2d",
+    "QuantLinear",
+    "QuantMatMul",
+    "QuantModule",
+    "QuantReLU",
+    "QuantWeighted",
+    "gemm_operands",
+]
 
 #: Biases stay below this in integers, so that float32 holds them exactly.
 BIAS_LIMIT = 2**23
@@ -118,6 +129,9 @@ class QuantWeighted(QuantModule):
         """The float32 weight that the integers stand for."""
         return dequantize_weight(self.weight_q, self.weight_scale)
 
+    def copy_form(self, other: nn.Module) -> None:
+        """Take over what is neither format nor shape; a Linear layer has nothing else."""
+
     def operands(self) -> Operands:
         """The buffers; a network in training makes them anew each time."""
         return Operands(self.weight_q, self.weight_scale, self.bias_q, self.bias, self.input_scale)
@@ -153,18 +167,70 @@ class QuantLinear(QuantWeighted):
 
 
 class QuantConv2d(QuantWeighted):
-    """The patch embedding, a `nn.Conv2d` whose stride is its kernel, on integers: a GEMM over its patches."""
+    """`nn.Conv2d` on integers: a GEMM over its patches, which is how the patch embedding runs, too."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
 
     @classmethod
     def like(cls, conv: nn.Conv2d, format_: Format) -> QuantConv2d:
         """Make one of the same shape, values unset."""
-        return cls(conv.weight.shape, conv.bias is not None, format_)
+        made = cls(conv.weight.shape, conv.bias is not None, format_)
+        made.stride, made.padding = _pair(conv.stride), _pair(conv.padding)
+        return made
+
+    def copy_form(self, other: nn.Module) -> None:
+        """Take over what is neither format nor shape."""
+        assert isinstance(other, QuantConv2d)
+        self.stride, self.padding = other.stride, other.padding
 
     def forward(self, x: Tensor) -> Tensor:
-        patch = self.shape[-1]
-        rows, columns = x.shape[-2] // patch, x.shape[-1] // patch
-        patches_BNK = F.unfold(x, patch, stride=patch).transpose(1, 2)
+        if self.format.is_integer:
+            # The same sums as those of the GEMM, in whatever order: they are exact.
+            weight_q, weight_scale, bias_q, _, input_scale = self.operands()
+            assert input_scale is not None
+            q_x, bias = quantize(x, input_scale, self.activations), None if bias_q is None else bias_q.float()
+            y = F.conv2d(q_x, weight_q.float(), bias, self.stride, self.padding)
+            return y * (input_scale * weight_scale)[:, None, None]
+        size, (rows, columns) = self.shape[2:], self._cells(x)
+        patches_BNK = F.unfold(x, size, padding=self.padding, stride=self.stride).transpose(1, 2)
         return self._linear(patches_BNK).transpose(1, 2).reshape(len(x), -1, rows, columns)
+
+    def _cells(self, x: Tensor) -> tuple[int, int]:
+        rows, columns = (
+            (side + 2 * padding - kernel) // stride + 1
+            for side, kernel, stride, padding in zip(
+                x.shape[2:], self.shape[2:], self.stride, self.padding, strict=True
+            )
+        )
+        return rows, columns
+
+
+class QuantConvTranspose2d(QuantWeighted):
+    """`nn.ConvTranspose2d` whose stride is its kernel, on integers: each pixel becomes a square by one GEMM.
+
+    Weights are [out · kernel · kernel, in]: each place of the square has step sizes of its own.
+    """
+
+    kernel: int
+
+    @classmethod
+    def like(cls, conv: nn.ConvTranspose2d, format_: Format) -> QuantConvTranspose2d:
+        """Make one of the same function, values unset."""
+        weight, bias = gemm_operands(conv)
+        made = cls(weight.shape, bias is not None, format_)
+        made.kernel = conv.kernel_size[0]
+        return made
+
+    def copy_form(self, other: nn.Module) -> None:
+        """Take over what is neither format nor shape."""
+        assert isinstance(other, QuantConvTranspose2d)
+        self.kernel = other.kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        (B, _, h, w), k = x.shape, self.kernel
+        y_BhwOkk = self._linear(x.permute(0, 2, 3, 1)).view(B, h, w, -1, k, k)
+        return y_BhwOkk.permute(0, 3, 1, 4, 2, 5).reshape(B, -1, h * k, w * k)
 
 
 class QuantMatMul(QuantModule):
@@ -186,3 +252,41 @@ class QuantMatMul(QuantModule):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         a_scale, b_scale = self.scales()
         return (quantize(a, a_scale, self.activations) @ quantize(b, b_scale, self.activations)) * (a_scale * b_scale)
+
+
+class QuantReLU(QuantModule):
+    """The ReLU behind a convolution, which gives quantized values: buffer scale [].
+
+    An integer convolution has no other way to put its result out: what it adds up is rescaled to the integers of the
+    next layer's making. Rounding commutes with ReLU, so runtimes may do either first.
+    """
+
+    scale: Tensor
+
+    def __init__(self, format_: Format) -> None:
+        super().__init__()
+        self.format = format_
+        self.register_buffer("scale", torch.ones(()))
+
+    def step(self) -> Tensor:
+        """Step size."""
+        return self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.step()
+        return quantize(F.relu(x), scale, self.activations) * scale
+
+
+def gemm_operands(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight [out, ...] and bias [out] of the GEMM that a float module is."""
+    assert isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+    if not isinstance(module, nn.ConvTranspose2d):
+        return module.weight, module.bias
+    each = module.weight[0, 0].numel()
+    weight = module.weight.permute(1, 2, 3, 0).flatten(0, 2)
+    return weight, None if module.bias is None else module.bias.repeat_interleave(each)
+
+
+def _pair(value: object) -> tuple[int, int]:
+    assert isinstance(value, tuple)
+    return value

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from ..affine import scale_of
 from ..formats import Format, NumberType
 from ..model.illama import Illama
-from .modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
+from .modules import (
+    QuantConv2d,
+    QuantConvTranspose2d,
+    QuantLinear,
+    QuantMatMul,
+    QuantModule,
+    QuantReLU,
+    QuantWeighted,
+    gemm_operands,
+)
 from .sites import Site
 
 __all__ = ["quantize_network", "quantized_modules", "restructure_sites"]
@@ -28,6 +37,10 @@ def restructure_sites(model: Illama, formats: Mapping[str, Format]) -> None:
             twin = QuantLinear.like(module, format_)
         elif isinstance(module, nn.Conv2d):
             twin = QuantConv2d.like(module, format_)
+        elif isinstance(module, nn.ConvTranspose2d):
+            twin = QuantConvTranspose2d.like(module, format_)
+        elif isinstance(module, nn.ReLU):
+            twin = QuantReLU(format_)
         else:
             twin = QuantMatMul(format_)
         model.set_submodule(name, twin)
@@ -59,12 +72,13 @@ def quantize_network(
         if isinstance(twin, QuantMatMul):
             twin.a_scale.copy_(scales["a"])
             twin.b_scale.copy_(scales["b"])
+        elif isinstance(twin, QuantReLU):
+            twin.scale.copy_(scales["input"])
         else:
-            assert isinstance(twin, QuantLinear | QuantConv2d)
-            assert isinstance(original, nn.Linear | nn.Conv2d)
-            group = format_.group_for(original.weight[0].numel())
-            integers, weight_scale = rounding(original.weight, format_.weights, group)
-            twin.set_values(integers, weight_scale, original.bias, scales.get("input"))
+            assert isinstance(twin, QuantWeighted)
+            weight, bias = gemm_operands(original)
+            integers, weight_scale = rounding(weight, format_.weights, format_.group_for(weight[0].numel()))
+            twin.set_values(integers, weight_scale, bias, scales.get("input"))
 
 
 def quantized_modules(model: nn.Module) -> Iterator[tuple[str, QuantModule]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.illama import Illama
-from .modules import QuantMatMul, QuantModule
+from .modules import QuantMatMul, QuantModule, QuantReLU
 from .network import quantized_modules
 from .quality import sqnr_db
 
@@ -76,7 +76,8 @@ class _Clipping(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         for scale, x in zip(_scales(self.site), inputs, strict=False):
-            self.beyond += int((x.abs() > scale * self.site.activations.qmax).sum())
+            magnitudes = x if isinstance(self.site, QuantReLU) else x.abs()
+            self.beyond += int((magnitudes > scale * self.site.activations.qmax).sum())
             self.seen += x.numel()
         output: Tensor = self.site(*inputs)
         return output
@@ -89,5 +90,7 @@ class _Clipping(nn.Module):
 def _scales(site: QuantModule) -> list[Tensor]:
     if isinstance(site, QuantMatMul):
         return [site.a_scale, site.b_scale]
+    if isinstance(site, QuantReLU):
+        return [site.scale]
     scale = getattr(site, "input_scale", None)
     return [] if scale is None else [scale]

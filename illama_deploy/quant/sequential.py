@@ -18,7 +18,7 @@ from ..calib import Moments, collect_moments, rebatch
 from ..formats import Format, NumberType
 from ..journal import Journal
 from ..model.illama import Illama
-from ..rounding import RoundedWeight, RoundingMethod
+from ..rounding import RoundedWeight, RoundingMethod, nearest
 from .network import quantize_network, restructure_sites
 from .reconstruct import Reconstructed, reconstruct_block
 from .sites import Site
@@ -29,6 +29,19 @@ __all__ = ["quantize_sequentially"]
 STAGES = (("attn.qkv",), ("attn.qk", "attn.pv", "attn.proj"), ("mlp.fc1", "mlp.fc3"), ("mlp.fc2",))
 #: Entry of a reconstructed block in the journal, besides its sites.
 ERRORS = "reconstructed"
+
+
+class _Read(nn.Module):
+    """What one level of a UperNet reads of the stream."""
+
+    def __init__(self, model: Illama, level: int) -> None:
+        super().__init__()
+        _, self.norm, read = model.reads()[level]
+        self.name = str(level)
+        self.add_module(self.name, read)
+
+    def forward(self, x_BSE: Tensor) -> Tensor:
+        return self.get_submodule(self.name)(self.norm(x_BSE[:, :-1]))
 
 
 class _Head(nn.Module):
@@ -79,6 +92,7 @@ def quantize_sequentially(
     stream = [_embed(model, x) for x in rebatch(images())]
     float_stream = [_embed(reference, x) for x in rebatch(images())] if beside or reconstruct else []
     reconstructed: dict[str, Reconstructed] = {}
+    dense = model.config.task == "segmentation"
     for i, (block, twin_block) in enumerate(zip(model.blocks, reference.blocks, strict=True)):
         name = f"blocks.{i}"
         inside = [site for site in run.sites if site.startswith(f"{name}.")]
@@ -95,6 +109,14 @@ def quantize_sequentially(
             )
             run.keep(name, inside, {ERRORS: torch.tensor(reconstructed[name], dtype=torch.float64)})
         _advance(block, stream)
+        if dense and i in model.config.levels:
+            level = model.config.levels.index(i)
+            twin_read = (_Read(reference, level), float_stream) if beside else (None, None)
+            run.stage(_Read(model, level), "head.reads.", (str(level),), stream, *twin_read)
+    for name in run.sites:
+        # Convolutions: their second moments would be those of whole patches, nine times as wide.
+        if dense and name.startswith("head.") and not name.startswith("head.reads."):
+            run.quantize(name, partial(_nearest, clip))
     if "head" in run.sites:
         twin_head = (_Head(reference), float_stream) if beside else (None, None)
         run.stage(_Head(model), "", ("head",), stream, *twin_head)
@@ -128,13 +150,13 @@ class _Run:
         # Products come first in their stage: they have no weights, and change what the others see.
         for name in chosen:
             if name not in weighted:
-                self._quantize(prefix + name, _no_weight)
+                self.quantize(prefix + name, _no_weight)
         full_names = [prefix + name for name in weighted]
         if not weighted or self.recall(full_names[0], full_names) is not None:
             return
         moments = collect_moments(part, weighted, chunks, reference=twin, reference_chunks=twin_chunks)
         for name in weighted:
-            self._quantize(prefix + name, partial(_round, self.method, self.clip, moments[name]))
+            self.quantize(prefix + name, partial(_round, self.method, self.clip, moments[name]))
         self.keep(full_names[0], full_names)
 
     def recall(self, name: str, sites: Sequence[str]) -> dict[str, Tensor] | None:
@@ -154,7 +176,8 @@ class _Run:
             tensors = {f"{site}:{key}": tensor for site, state in states.items() for key, tensor in state.items()}
             self.journal.put(name, {**tensors, **(more or {})})
 
-    def _quantize(self, site: str, rounding: Callable[..., RoundedWeight]) -> None:
+    def quantize(self, site: str, rounding: Callable[..., RoundedWeight]) -> None:
+        """Quantize one site."""
         quantize_network(self.model, [self.sites[site]], self.thresholds, self.formats, rounding)
 
     def _quantizer(self, site: str) -> Callable[[Tensor], Tensor]:
@@ -175,6 +198,10 @@ def _round(
     method: RoundingMethod, clip: str, moments: Moments, weight: Tensor, dtype: NumberType, group: int | None
 ) -> RoundedWeight:
     return method.round(weight, dtype, clip=clip, group=group, moments=moments)
+
+
+def _nearest(clip: str, weight: Tensor, dtype: NumberType, group: int | None) -> RoundedWeight:
+    return nearest(weight, dtype, clip=clip, group=group)
 
 
 def _no_weight(weight: Tensor, dtype: NumberType, group: int | None) -> RoundedWeight:

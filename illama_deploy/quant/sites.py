@@ -1,4 +1,8 @@
-"""Sites: the GEMMs of the network that can be quantized, by module name."""
+"""Sites: what can be quantized in a network, by module name.
+
+They are its GEMMs, convolutions among them, and the ReLU behind each convolution whose patches overlap: integer kernels
+of these put out integers, so that the values there need a step size, too.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,19 @@ __all__ = ["Site", "find_sites", "select_sites"]
 
 @dataclass(frozen=True)
 class Site:
-    """One GEMM.
+    """One GEMM, or a ReLU.
 
     Attributes:
         name: module name, such as `blocks.0.attn.qkv`.
         inputs: names of its activations: ("input",), or ("a", "b") for a product of two.
+        weighted: whether one of its operands is a weight.
+        overlaps: whether it belongs to a convolution whose patches overlap, which needs fixed step sizes.
     """
 
     name: str
-    inputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ("input",)
+    weighted: bool = True
+    overlaps: bool = False
 
     @property
     def is_product(self) -> bool:
@@ -39,11 +47,19 @@ def find_sites(model: Illama) -> list[Site]:
         UsageError: the network is a variation of iLLaMA.
     """
     model.config.require_illama()
-    return [
-        Site(name, ("a", "b") if isinstance(module, MatMul) else ("input",))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d | MatMul)
-    ]
+    sites, modules = [], dict(model.named_modules())
+    for name, module in modules.items():
+        if isinstance(module, MatMul):
+            sites.append(Site(name, ("a", "b"), weighted=False))
+        elif isinstance(module, nn.Linear | nn.ConvTranspose2d):
+            sites.append(Site(name))
+        elif isinstance(module, nn.Conv2d):
+            sites.append(Site(name, overlaps=module.stride < module.kernel_size))
+        elif isinstance(module, nn.ReLU):
+            conv = modules.get(f"{name.rpartition('.')[0]}.conv")
+            if isinstance(conv, nn.Conv2d) and conv.stride < conv.kernel_size:
+                sites.append(Site(name, weighted=False, overlaps=True))
+    return sites
 
 
 def select_sites(

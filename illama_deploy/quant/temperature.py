@@ -9,16 +9,19 @@ import torch
 from torch import nn
 
 from ..model.illama import Illama
-from .modules import QuantLinear
+from .modules import QuantWeighted
 
 __all__ = ["divide_logits"]
 
 
 @torch.no_grad()
 def divide_logits(model: Illama, temperature: float) -> None:
-    """Fold 1 / temperature into the head of a float or quantized network, in place; each value is rounded once."""
-    head = model.get_submodule("head")
-    assert isinstance(head, QuantLinear | nn.Linear)
-    for value in (head.weight_scale if isinstance(head, QuantLinear) else head.weight, head.bias):
+    """Fold 1 / temperature into the head of a float or quantized network, in place; each value is rounded once.
+
+    Of a UperNet that is its classifier: resizing is linear.
+    """
+    head = model.get_submodule("head" if model.config.task == "classification" else "head.classifier")
+    assert isinstance(head, QuantWeighted | nn.Linear | nn.Conv2d)
+    for value in (head.weight_scale if isinstance(head, QuantWeighted) else head.weight, head.bias):
         if value is not None:
             value.copy_(value.double() / temperature)

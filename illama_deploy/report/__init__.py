@@ -4,7 +4,9 @@ from .document import SCHEMA, Report, load_schema, read_report, seal
 from .faces import FACES, Face, render_html, render_markdown
 from .gates import GATES, Gate, Verdict, overall
 from .history import render_history
+from .pictures import draw_small
 from .summary import append_summary
+from .tasks import TASKS, Task, task_of
 from .terminal import print_report
 from .words import pay_notes, steadiness_notes
 
@@ -12,11 +14,14 @@ __all__ = [
     "FACES",
     "GATES",
     "SCHEMA",
+    "TASKS",
     "Face",
     "Gate",
     "Report",
+    "Task",
     "Verdict",
     "append_summary",
+    "draw_small",
     "load_schema",
     "overall",
     "pay_notes",
@@ -27,4 +32,5 @@ __all__ = [
     "render_markdown",
     "seal",
     "steadiness_notes",
+    "task_of",
 ]

@@ -32,12 +32,13 @@ class Report:
             the first is the one that accuracy is compared with. One that could not run has `not_measured`, the reason,
             and neither accuracy nor comparison (None).
         notes: in words: whether quantization pays, what disturbed the measurement.
-        data: spec, split, number of images, names of those left out, hash of the pixels and labels.
+        data: task, spec, split, number of images, names of those left out, hash of the pixels and labels.
         settings: limits and how was measured.
         environment: machine and versions.
         conditions: clocks and load while latency was measured.
         quantized: the quantized checkpoints that candidates came from, site by site, where they were found.
         stored: the report that this one was held against, or None.
+        pictures: predictions drawn over images, where pixels are classified: `image`, `shows` (what) and `uri` each.
         command: that made it.
         created: when, ISO 8601 in UTC.
     """
@@ -51,6 +52,7 @@ class Report:
     conditions: dict[str, Any]
     quantized: Sequence[dict[str, Any]] = ()
     stored: dict[str, Any] | None = None
+    pictures: Sequence[dict[str, str]] = ()
     command: str | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
@@ -82,6 +84,7 @@ class Report:
                 "quantized": list(self.quantized),
                 "stored": self.stored,
             }
+            | ({"pictures": list(self.pictures)} if self.pictures else {})
         )
 
 

@@ -39,6 +39,8 @@ class GateKind:
 GATES = {
     "accuracy_drop": GateKind("top-1 drop", " points", 2),
     "latency_ratio": GateKind("latency ratio", "×", 3),
+    "miou_drop": GateKind("mIoU drop", " points", 2),
+    "miou_change": GateKind("mIoU drop since the stored report", " points", 2),
     "accuracy_change": GateKind("top-1 drop since the stored report", " points", 2),
     "latency_change": GateKind("latency ratio / stored ratio", "×", 3),
 }

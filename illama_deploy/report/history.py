@@ -10,10 +10,11 @@ from markupsafe import Markup
 from . import charts
 from .faces.html import page
 from .faces.markdown import MARKS
+from .tasks import task_of
 
 __all__ = ["HISTORY_COLUMNS", "history_rows", "render_history"]
 
-HISTORY_COLUMNS = ("made", "machine", "artefact", "format", "target", "top-1 %", "drop", "batch", "ratio", "verdict")
+HISTORY_COLUMNS = ("made", "machine", "artefact", "format", "target", "accuracy %", "drop", "batch", "ratio", "verdict")
 
 
 def render_history(reports: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -41,6 +42,7 @@ def history_rows(reports: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """A row per report, candidate and batch size, in the order of the reports."""
     rows: list[tuple[str, ...]] = []
     for report in reports:
+        task = task_of(report)
         for artifact in _of(report):
             info, accuracy, comparison = artifact["info"], artifact["accuracy"], artifact["comparison"]
             head = (
@@ -49,8 +51,8 @@ def history_rows(reports: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
                 info["name"],
                 info["format"],
                 artifact["target"],
-                "–" if accuracy is None else f"{accuracy['top1']:.2f}",
-                "–" if comparison is None else f"{comparison['top1_drop']:.2f}",
+                "–" if accuracy is None else f"{accuracy[task.figure]:.2f}",
+                "–" if comparison is None else f"{comparison[task.drop]:.2f}",
             )
             for latency in artifact["latency"] or [{"batch": "–", "ratio": None}]:
                 ratio = "–" if latency["ratio"] is None else f"{latency['ratio']:.3f}"
@@ -90,13 +92,14 @@ def _trends(reports: Sequence[dict[str, Any]]) -> list[tuple[str, Markup]]:
         for artifact in _of(report):
             key = candidates.index((artifact["info"]["name"], f"{artifact['info']['format']} on {artifact['target']}"))
             if (comparison := artifact["comparison"]) is not None:
-                low, high = comparison["intervals"]["top1_drop"]
-                drops.setdefault(key, []).append((report["created"], comparison["top1_drop"], low, high))
+                drop = task_of(report).drop
+                drops.setdefault(key, []).append((report["created"], comparison[drop], *comparison["intervals"][drop]))
             for latency in artifact["latency"]:
                 if latency["ratio"] is not None:
                     figures = (report["created"], latency["ratio"], latency["ratio_low"], latency["ratio_high"])
                     ratios.setdefault((machine, latency["batch"]), {}).setdefault(key, []).append(figures)
-    add("Drop in top-1", "points", drops, settings["max_drop"])
+    figures_of = " and ".join(dict.fromkeys(task_of(report).title for report in reports))
+    add(f"Drop in {figures_of}", "points", drops, settings["max_drop"])
     for (machine, batch), series in sorted(ratios.items()):
         add(f"Latency ratio, batch {batch}, machine {machine}", "ratio", series, settings["max_latency_ratio"])
     return charted

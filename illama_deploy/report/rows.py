@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from .gates import GATES
+from .tasks import task_of
 
 __all__ = [
-    "ACCURACY_COLUMNS",
-    "ARTIFACT_COLUMNS",
     "GATE_COLUMNS",
     "LATENCY_COLUMNS",
     "LAYER_COLUMNS",
     "SITE_COLUMNS",
     "TIMING_COLUMNS",
+    "accuracy_columns",
     "accuracy_rows",
+    "artifact_columns",
     "artifact_rows",
+    "class_columns",
+    "class_rows",
     "gate_rows",
     "latency_rows",
     "layer_rows",
@@ -27,20 +30,6 @@ __all__ = [
 #: Stands where a figure would: the artefact cannot run on this machine.
 NOT_MEASURED = "not measured"
 GATE_COLUMNS = ("gate", "artefact", "measured", "interval", "limit", "verdict")
-ARTIFACT_COLUMNS = (
-    "artefact",
-    "target",
-    "format",
-    "size",
-    "top-1 %",
-    "drop",
-    "agreement %",
-    "batch",
-    "p50 ms",
-    "images/s",
-    "ratio",
-)
-ACCURACY_COLUMNS = ("artefact", "images", "top-1 %", "top-5 %", "ECE", "NLL", "Brier", "agreement %", "logit SQNR dB")
 TIMING_COLUMNS = ("artefact", "batch", "rounds", "p50 ms", "p90 ms", "p99 ms", "CV %", "outliers", "drift")
 SITE_COLUMNS = (
     "site",
@@ -86,9 +75,16 @@ def gate_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def artifact_columns(report: dict[str, Any]) -> tuple[str, ...]:
+    """Of `artifact_rows`."""
+    accuracy = (f"{task_of(report).title} %", "drop", "agreement %")
+    return ("artefact", "target", "format", "size", *accuracy, "batch", "p50 ms", "images/s", "ratio")
+
+
 def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row per artefact and batch size, baselines first."""
     rows: list[tuple[str, ...]] = []
+    task = task_of(report)
     for position, artifact in enumerate(report["artifacts"]):
         info, accuracy, comparison = artifact["info"], artifact["accuracy"], artifact["comparison"]
         size = f"{info['size_bytes'] / 1e6:.2f} MB" if info["size_bytes"] else "–"
@@ -96,8 +92,8 @@ def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         if accuracy is None:
             rows.append((*head, NOT_MEASURED, *(["–"] * 6)))
             continue
-        head += (f"{accuracy['top1']:.2f}",)
-        head += ("baseline", "–") if not position else _compared(comparison)
+        head += (f"{accuracy[task.figure]:.2f}",)
+        head += ("baseline", "–") if not position else _compared(comparison, task.drop)
         for number, latency in enumerate(artifact["latency"]):
             rows.append(
                 (
@@ -109,6 +105,12 @@ def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
                 )
             )
     return rows
+
+
+def accuracy_columns(report: dict[str, Any]) -> tuple[str, ...]:
+    """Of `accuracy_rows`."""
+    titles = (title for _, title, _ in task_of(report).figures)
+    return ("artefact", "images", *titles, "agreement %", "logit SQNR dB")
 
 
 def accuracy_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -123,15 +125,24 @@ def accuracy_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             (
                 artifact["info"]["name"],
                 str(accuracy["images"]),
-                *(
-                    _figure(accuracy, name, digits)
-                    for name, digits in (("top1", 2), ("top5", 2), ("ece", 4), ("nll", 4), ("brier", 4))
-                ),
+                *(_figure(accuracy, name, digits) for name, _, digits in task_of(report).figures),
                 _figure(comparison, "agreement", 2) if compared else "–",
                 _figure(comparison, "logit_sqnr_db", 1) if compared else "–",
             )
         )
     return rows
+
+
+def class_columns(report: dict[str, Any]) -> tuple[str, ...]:
+    """Of `class_rows`: a column per artefact that ran."""
+    return ("IoU %", *(f"{a['info']['format']} on {a['target']}" for a in report["artifacts"] if a["accuracy"]))
+
+
+def class_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per class, where pixels were classified: the intersection over union of each artefact."""
+    found = [a["accuracy"]["iou"] for a in report["artifacts"] if a["accuracy"] and "iou" in a["accuracy"]]
+    names = list(found[0]) if found else []
+    return [(name, *("–" if iou[name] is None else f"{iou[name]:.2f}" for iou in found)) for name in names]
 
 
 def timing_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -210,10 +221,10 @@ def latency_rows(benchmark: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _compared(comparison: dict[str, Any] | None) -> tuple[str, str]:
+def _compared(comparison: dict[str, Any] | None, drop: str) -> tuple[str, str]:
     if comparison is None:
         return "–", "–"
-    return _figure(comparison, "top1_drop", 2, " to "), f"{comparison['agreement']:.2f}"
+    return _figure(comparison, drop, 2, " to "), f"{comparison['agreement']:.2f}"
 
 
 def _figure(figures: dict[str, Any], name: str, digits: int, between: str = "–") -> str:

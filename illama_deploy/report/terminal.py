@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .rows import ARTIFACT_COLUMNS, GATE_COLUMNS, artifact_rows, gate_rows
+from .rows import GATE_COLUMNS, artifact_columns, artifact_rows, gate_rows
 
 __all__ = ["print_report", "print_table"]
 
@@ -15,7 +15,7 @@ def print_report(report: dict[str, Any]) -> None:
     """Print both tables and the verdict to standard output."""
     from rich.console import Console
 
-    print_table(ARTIFACT_COLUMNS, artifact_rows(report), left=3)
+    print_table(artifact_columns(report), artifact_rows(report), left=3)
     print_table(GATE_COLUMNS, gate_rows(report), left=len(GATE_COLUMNS))
     for note in report["notes"]:
         Console(width=_width(), highlight=False).print(f"- {note}", markup=False)

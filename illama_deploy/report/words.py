@@ -62,8 +62,9 @@ def _outcome(latency: dict[str, Any], min_effect: float) -> str:
 def steadiness_notes(artifacts: Sequence[dict[str, Any]]) -> list[str]:
     """What disturbed the timings, by its worst case, and artefacts whose logits are no numbers."""
     notes = [
-        f"{artifact['info']['name']}: logits are NaN or infinite on {artifact['accuracy']['not_finite']} of "
-        f"{artifact['accuracy']['images']} images; they count as wrong."
+        f"{artifact['info']['name']}: logits are NaN or infinite on {artifact['accuracy']['not_finite']} "
+        + ("pixels" if "miou" in artifact["accuracy"] else f"of {artifact['accuracy']['images']} images")
+        + "; they count as wrong."
         for artifact in artifacts
         if artifact["accuracy"] is not None and artifact["accuracy"].get("not_finite")
     ]

@@ -15,6 +15,7 @@ from ..errors import RecipeError
 from ..model.illama import Illama
 from .class_token_last_block import CLASS_TOKEN_LAST_BLOCK
 from .fold_attention_scale import FOLD_ATTENTION_SCALE
+from .fold_batch_norms import FOLD_BATCH_NORMS
 from .fold_norms import FOLD_NORMS
 from .online_rotation import OnlineRotation, online_rotations
 from .rewrite import Observations, Rewrite, places
@@ -36,11 +37,13 @@ __all__ = [
     "online_rotations",
     "places",
     "restructure",
+    "suited",
 ]
 
 REWRITES: dict[str, Rewrite] = {
     rewrite.name: rewrite
     for rewrite in (
+        FOLD_BATCH_NORMS,
         FOLD_NORMS,
         FOLD_ATTENTION_SCALE,
         CLASS_TOKEN_LAST_BLOCK,
@@ -69,6 +72,12 @@ def find_rewrites(names: Sequence[str]) -> list[Rewrite]:
             hint=f"Use some of: {', '.join(REWRITES)}.",
         )
     return [REWRITES[name] for name in names]
+
+
+def suited(names: Sequence[str], task: str) -> tuple[str, ...]:
+    """Those of some rewrites that are for a task, and what each network of that task needs: its BatchNorms folded."""
+    needed = [FOLD_BATCH_NORMS.name] if task in FOLD_BATCH_NORMS.tasks else []
+    return tuple(dict.fromkeys([*needed, *(r.name for r in find_rewrites(names) if task in r.tasks)]))
 
 
 def apply_rewrites(

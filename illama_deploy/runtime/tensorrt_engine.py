@@ -56,6 +56,7 @@ class TensorRTEngine(Runtime):
         check_capability(sidecar, f"{major}.{minor}")
         self.info, self.batches = describe_engine(name, path, provider=torch.cuda.get_device_name())
         self.threads, self.classes = threads, sidecar.classes
+        self.task = "segmentation" if len(sidecar.logits) > 1 else "classification"
         self.class_names, self.data = tuple(sidecar.record["class_names"]), sidecar.record["data"]
         self._trt, self._sidecar, self._cuda_graph = package, sidecar, cuda_graph
         log, self._complaints = error_log(package)
@@ -67,7 +68,7 @@ class TensorRTEngine(Runtime):
             if self._engine.get_tensor_dtype(tensor) != package.DataType.FLOAT:
                 raise self._error(f"has another type than float32 for {tensor}")
         largest, device = sidecar.batches[1], torch.device("cuda", torch.cuda.current_device())
-        shapes = {sidecar.input: sidecar.image, sidecar.output: (sidecar.classes,)}
+        shapes = {sidecar.input: sidecar.image, sidecar.output: sidecar.logits}
         try:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._host = {key: torch.empty((largest, *s), pin_memory=True) for key, s in shapes.items()}

@@ -1,7 +1,7 @@
 """A quantized checkpoint on torchao's kernels, compiled: `--target torch`.
 
 Every Linear gets a torchao tensor made of the checkpoint's own integers and scales, nothing is quantized anew. What
-torchao has no form for (the patch embedding, products of attention) stays simulated, exactly.
+torchao has no form for (convolutions, products of attention) stays simulated, exactly.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from ..measure import Interval, paired_drop, quotient, unpack_correct
-from ..report import Gate
+from ..measure import Interval, miou_drop, paired_drop, quotient, unpack_confusions, unpack_correct
+from ..report import TASKS, Gate, task_of
 
 __all__ = ["compare_with_stored"]
 
@@ -37,6 +37,7 @@ def compare_with_stored(
         min_effect: limit on the growth of the latency ratio, as a share.
     """
     candidates = {_key(a): a for a in stored["artifacts"] if a["role"] == "candidate"}
+    task = TASKS[data["task"]]
     here, there = environment["fingerprint"], stored["environment"]["fingerprint"]
     elsewhere = None
     if here != there:
@@ -50,12 +51,14 @@ def compare_with_stored(
         elif problem is None and then is not None and then["accuracy"] is None:
             problem = f"it was not measured then: {then.get('not_measured')}"
         if then is None or problem is not None:
-            gate = Gate.unmeasured("accuracy_change", name, "", max_drop, str(problem))
+            gate = Gate.unmeasured(task.change_gate, name, "", max_drop, str(problem))
+        elif task_of(stored) is not task:
+            gate = Gate.unmeasured(task.change_gate, name, "", max_drop, "it had another task then")
         elif data["sha256"] != stored["data"]["sha256"]:
-            gate = Gate.unmeasured("accuracy_change", name, "", max_drop, "it was measured on other images then")
+            gate = Gate.unmeasured(task.change_gate, name, "", max_drop, "it was measured on other images then")
         else:
-            before, now = (unpack_correct(a["accuracy"]["correct"], a["accuracy"]["images"]) for a in (then, artifact))
-            gate = Gate.judge("accuracy_change", name, "", max_drop, paired_drop(before, now, confidence))
+            drop = _drop(then["accuracy"], artifact["accuracy"], confidence)
+            gate = Gate.judge(task.change_gate, name, "", max_drop, drop)
         yield gate.versus(stored["created"])
         for size, latency in zip_longest(batch, artifact["latency"]):
             why = problem or elsewhere
@@ -68,6 +71,15 @@ def compare_with_stored(
                 else Gate.judge("latency_change", name, f"batch {size}", 1 + min_effect, ratio)
             )
             yield gate.versus(stored["created"])
+
+
+def _drop(then: dict[str, Any], now: dict[str, Any], confidence: float) -> Interval:
+    """Of what is gated, image by image."""
+    if "confusions" in now:
+        before, after = (unpack_confusions(a["confusions"], len(a["iou"])) for a in (then, now))
+        return miou_drop(before, after, confidence)
+    was_right, is_right = (unpack_correct(a["correct"], a["images"]) for a in (then, now))
+    return paired_drop(was_right, is_right, confidence)
 
 
 def _key(artifact: dict[str, Any]) -> tuple[str, str]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..atomic import new_directory
-from ..data import Batch
+from ..data import Batch, Scene, Scenes
 from ..environment import describe_environment
 from ..errors import UsageError
 from ..hashing import canonical_json, sha256_file
@@ -24,26 +25,46 @@ from ..measure import (
     Conditions,
     Interval,
     Latency,
+    PixelAccuracy,
+    PixelComparison,
+    Sliding,
     condition_notes,
     measure_accuracy,
+    measure_segmentation,
     median_ratio,
+    miou_drop,
+    pack_confusions,
     pack_correct,
     paired_drop,
 )
 from ..preprocessing import Preprocessing
 from ..progress import track
 from ..quant.artifact import MANIFEST
-from ..report import FACES, Gate, Report, append_summary, pay_notes, read_report, steadiness_notes
+from ..report import (
+    FACES,
+    TASKS,
+    Gate,
+    Report,
+    Task,
+    append_summary,
+    draw_small,
+    pay_notes,
+    read_report,
+    steadiness_notes,
+)
 from ..runtime import Runtime, Unavailable
 from ..workspace import Workspace
 from .against import compare_with_stored
 from .bench import measure_batches
-from .evaluate import open_evaluation_data
+from .evaluate import class_names, open_evaluation_data
 from .lineup import Group, Member, line_up
 from .properties import Properties, PropertyOptions
 from .sensitivity import SENSITIVITY_IMAGES, describe_sites
 
 __all__ = ["check"]
+
+#: Images that predictions are drawn over, where pixels are classified.
+PICTURES = 4
 
 
 def check(
@@ -89,7 +110,7 @@ def check(
             made where they are not there yet); of other candidates, `torch` or `cpu` chooses what runs them.
         against: a stored `report.json` that nothing may be worse than.
         data, split, limit: images for accuracy, as in `evaluate`.
-        max_drop: limit on the drop in top-1, in points.
+        max_drop: limit on the drop in top-1 (in mIoU, where pixels are classified), in points.
         max_latency_ratio: limit on candidate / baseline latency, at each batch size.
         min_effect: smallest change of latency that matters, as a share: the limit for `against`, and what a gain must
             exceed to be called one.
@@ -123,6 +144,9 @@ def check(
         baselines, members = _members(groups)
         runtimes = [member.artifact for member, _ in members if isinstance(member.artifact, Runtime)]
         loader = digest = None
+        names: tuple[str, ...] = ()
+        pictures: list[dict[str, str]] = []
+        task = "classification"
         wanted: list[Properties] = []
         if runtimes:
             loader = open_evaluation_data(
@@ -130,6 +154,7 @@ def check(
             )
             used = runtimes[0].preprocessing.override(**(preprocessing or {}))
             wanted = [Properties(runtime, loader, used, properties) for runtime in runtimes]
+            task, names = runtimes[0].task, class_names(runtimes[0], loader)
         conditions = Conditions()
         timing: dict[str, Any] = {
             "seconds": seconds,
@@ -137,21 +162,27 @@ def check(
             "confidence": confidence,
             "on_round": conditions.look,
         }
-        results = _Results(confidence)
+        results = _Results(confidence, names=names)
         for group in groups:
             rows = measure_batches([member.artifact for member in group], batch, **timing)
             results.latency |= {id(member): row for member, row in zip(group, rows, strict=True)}
         timed_under = conditions.to_dict()
         if loader is not None:
             digest = hashlib.sha256()
-            images = _hashed(track(loader, "Evaluating", len(loader)), used, digest)
+            if isinstance(loader, Scenes):
+                candidate = (m.artifact for m, _ in members[baselines:] if isinstance(m.artifact, Runtime))
+                gallery = _Gallery(names, len(loader), [runtimes[0], *islice(candidate, 1)])
+                results.accuracy |= _measure_pixels(runtimes, loader, digest, gallery)
+                pictures = gallery.pictures
+            else:
+                images = _hashed(track(loader, "Evaluating", len(loader)), used, digest)
 
-            def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
-                for one, its_logits in zip(wanted, logits, strict=True):
-                    one.update(its_logits, labels)
+                def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
+                    for one, its_logits in zip(wanted, logits, strict=True):
+                        one.update(its_logits, labels)
 
-            pairs = zip(*measure_accuracy(runtimes, images, look, properties.binning), strict=True)
-            results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
+                pairs = zip(*measure_accuracy(runtimes, images, look, properties.binning), strict=True)
+                results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
             for one in wanted:
                 results.properties[id(one.runtime)] = one.measure(results.accuracy[id(one.runtime)][0])
 
@@ -163,6 +194,7 @@ def check(
         ]
         environment = describe_environment()
         about_data = {
+            "task": task,
             "spec": None if loader is None else loader.source.spec,
             "split": None if loader is None else loader.source.split,
             "images": 0 if loader is None else results.accuracy[id(runtimes[0])][0].images,
@@ -173,7 +205,7 @@ def check(
             gate
             for entry in entries
             if entry["role"] == "candidate"
-            for gate in _judge(entry, entries[0]["info"]["name"], batch, max_drop, max_latency_ratio)
+            for gate in _judge(entry, TASKS[task], entries[0]["info"]["name"], batch, max_drop, max_latency_ratio)
         ]
         if stored is not None:
             gates += compare_with_stored(
@@ -205,6 +237,7 @@ def check(
             conditions=timed_under,
             quantized=_sites(entries, candidates, workspace, SENSITIVITY_IMAGES if sensitivity else 0),
             stored=None if stored is None else _origin(stored, Path(str(against))),
+            pictures=pictures,
             command=command,
         )
         content = report.to_dict()
@@ -220,14 +253,18 @@ class _Results:
     """What was measured of each member of the groups, by identity.
 
     Attributes:
+        names: of the classes.
         reference: accuracy of the first baseline, or None where no baseline ran.
     """
 
     confidence: float
     latency: dict[int, tuple[Latency, ...]] = field(default_factory=dict)
-    accuracy: dict[int, tuple[Accuracy, Comparison]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    accuracy: dict[int, tuple[Accuracy, Comparison] | tuple[PixelAccuracy, PixelComparison]] = field(
+        default_factory=dict
+    )
     properties: dict[int, dict[str, Any]] = field(default_factory=dict)
-    reference: Accuracy | None = None
+    reference: Accuracy | PixelAccuracy | None = None
 
     def entry(self, member: Member, role: str, group: Group) -> dict[str, Any]:
         """One artefact, as in `report.json`."""
@@ -237,16 +274,23 @@ class _Results:
         if isinstance(artifact, Unavailable):
             return entry | {"not_measured": artifact.reason}
         accuracy, comparison = self.accuracy[id(artifact)]
-        entry["accuracy"] = accuracy.to_dict() | {
-            "intervals": _bounds(accuracy.intervals(self.confidence)),
-            **accuracy.diagram(),
-            "correct": pack_correct(accuracy.correct),
-        }
+        entry["accuracy"] = accuracy.to_dict() | {"intervals": _bounds(accuracy.intervals(self.confidence))}
+        if isinstance(accuracy, PixelAccuracy):
+            entry["accuracy"]["iou"] = dict(zip(self.names, entry["accuracy"]["iou"], strict=True))
+            entry["accuracy"]["confusions"] = pack_confusions(accuracy.confusions)
+        else:
+            entry["accuracy"] |= {**accuracy.diagram(), "correct": pack_correct(accuracy.correct)}
         if self.properties[id(artifact)]:
             entry["properties"] = self.properties[id(artifact)]
         if self.reference is not None:
-            drop = paired_drop(self.reference.correct, accuracy.correct, self.confidence)
-            intervals = {"top1_drop": drop, **comparison.intervals(self.confidence)}
+            if isinstance(accuracy, PixelAccuracy):
+                assert isinstance(self.reference, PixelAccuracy)
+                drop = miou_drop(self.reference.confusions, accuracy.confusions, self.confidence)
+            else:
+                assert isinstance(self.reference, Accuracy)
+                drop = paired_drop(self.reference.correct, accuracy.correct, self.confidence)
+            name = TASKS["segmentation" if isinstance(accuracy, PixelAccuracy) else "classification"].drop
+            intervals = {name: drop, **comparison.intervals(self.confidence)}
             entry["comparison"] = {
                 **{name: interval.value for name, interval in intervals.items()},
                 "intervals": _bounds(intervals),
@@ -287,17 +331,17 @@ def _bounds(intervals: dict[str, Interval]) -> dict[str, list[float]]:
 
 
 def _judge(
-    entry: dict[str, Any], reference: str, batch: Sequence[int], max_drop: float, max_ratio: float
+    entry: dict[str, Any], task: Task, reference: str, batch: Sequence[int], max_drop: float, max_ratio: float
 ) -> Iterator[Gate]:
     """The gates of one candidate."""
     name, comparison = entry["info"]["name"], entry["comparison"]
     reason = entry.get("not_measured")
     if comparison is None:
         why = reason or "no baseline can run here"
-        yield Gate.unmeasured("accuracy_drop", name, "", max_drop, why)
+        yield Gate.unmeasured(task.drop_gate, name, "", max_drop, why)
     else:
-        drop = Interval(comparison["top1_drop"], *comparison["intervals"]["top1_drop"])
-        yield Gate.judge("accuracy_drop", name, "", max_drop, drop).versus(reference)
+        drop = Interval(comparison[task.drop], *comparison["intervals"][task.drop])
+        yield Gate.judge(task.drop_gate, name, "", max_drop, drop).versus(reference)
     for size, latency in zip_longest(batch, entry["latency"]):
         if latency is None or latency["ratio"] is None:
             why = reason or "no baseline of the same target can run here"
@@ -315,6 +359,55 @@ def _hashed(batches: Iterable[Batch], preprocessing: Preprocessing, digest: Any)
         digest.update(pixels.numpy().tobytes())
         digest.update(batch.labels.numpy().tobytes())
         yield batch
+
+
+def _hashed_scenes(scenes: Iterable[Scene], digest: Any) -> Iterator[Scene]:
+    """The same for whole images, as decoded."""
+    for scene in scenes:
+        digest.update(np.asarray(scene.image).tobytes())
+        digest.update(scene.labels.tobytes())
+        yield scene
+
+
+def _measure_pixels(
+    runtimes: Sequence[Runtime], loader: Scenes, digest: Any, gallery: _Gallery
+) -> dict[int, tuple[PixelAccuracy, PixelComparison]]:
+    """Figures of each artefact by identity."""
+
+    def show(scene: Scene, scores: list[Tensor]) -> None:
+        gallery.update(scene, dict(zip(map(id, runtimes), scores, strict=True)))
+
+    scenes = _hashed_scenes(track(loader.scenes(), "Evaluating", len(loader)), digest)
+    pairs = zip(*measure_segmentation(runtimes, scenes, Sliding(), loader.batch_size, show), strict=True)
+    return {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
+
+
+class _Gallery:
+    """Labels and predictions drawn over a few images, evenly spread.
+
+    Args:
+        images: how many there are.
+        shown: the artefacts whose predictions are drawn.
+    """
+
+    def __init__(self, names: Sequence[str], images: int, shown: Sequence[Runtime]) -> None:
+        self.names, self.shown = names, shown
+        self.wanted = {round(i * (images - 1) / max(PICTURES - 1, 1)) for i in range(PICTURES)}
+        self.seen = 0
+        self.pictures: list[dict[str, str]] = []
+
+    def update(self, scene: Scene, scores: Mapping[int, Tensor]) -> None:
+        """Take an image; scores [K, H, W] of each artefact by identity."""
+        if self.seen in self.wanted:
+            drawn = {"labels": scene.labels}
+            for artifact in self.shown:
+                drawn[artifact.info.name] = scores[id(artifact)].argmax(0).numpy()
+            name = Path(scene.name).name
+            self.pictures += [
+                {"image": name, "shows": shows, "uri": draw_small(scene.image, classes, self.names)}
+                for shows, classes in drawn.items()
+            ]
+        self.seen += 1
 
 
 def _sites(

@@ -29,7 +29,7 @@ from ..report.overlay import draw_classes
 from ..runtime import Runtime, open_artifact
 from .properties import Properties, PropertyOptions
 
-__all__ = ["Evaluation", "evaluate", "open_evaluation_data"]
+__all__ = ["Evaluation", "class_names", "evaluate", "open_evaluation_data"]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def evaluate(
             accuracy, comparison = _classification(runtimes, loader, wanted, kept if logits_file is not None else None)
         figures = accuracy.to_dict()
         if "iou" in figures:
-            figures["iou"] = dict(zip(_names(runtime, loader), figures["iou"], strict=True))
+            figures["iou"] = dict(zip(class_names(runtime, loader), figures["iou"], strict=True))
         if reference is not None:
             figures.update(comparison.to_dict())
         result = Evaluation(
@@ -185,7 +185,8 @@ def _check_options(runtime: Runtime, **options: Any) -> None:
             )
 
 
-def _names(runtime: Runtime, loader: Loader) -> tuple[str, ...]:
+def class_names(runtime: Runtime, loader: Loader) -> tuple[str, ...]:
+    """Names of the classes, numbers where nobody knows any."""
     return runtime.class_names or loader.source.classes or tuple(map(str, range(runtime.classes)))
 
 
@@ -208,7 +209,7 @@ def _segmentation(
     runtimes: list[Runtime], scenes: Scenes, sliding: Sliding, pictures: Path | None
 ) -> tuple[PixelAccuracy, PixelComparison]:
     """The last artefact's figures, and against the first; its predictions are drawn into `pictures`."""
-    names = _names(runtimes[-1], scenes)
+    names = class_names(runtimes[-1], scenes)
 
     def look(scene: Scene, scores: list[Tensor]) -> None:
         if pictures is not None:

@@ -13,7 +13,7 @@ from ..errors import DataError, UsageError
 from ..formats import parse_format
 from ..measure.held_out import measure_held_out
 from ..model.illama import Illama
-from ..quant import QuantizedArtifact, QuantMatMul, load_quantized, quantized_modules, save_quantized
+from ..quant import QuantizedArtifact, QuantMatMul, QuantReLU, load_quantized, quantized_modules, save_quantized
 from ..quant.artifact import MANIFEST
 from ..quant.learnable import freeze, make_learnable
 from ..quant.modules import QuantWeighted
@@ -50,7 +50,7 @@ def qat(
     Args:
         checkpoint: directory that `quantize` wrote, or a float checkpoint, which is quantized first.
         bits, format, calib_images, heads, image_size, ema: of that, as in `quantize`; none of them with a directory.
-        recipe: as in `train`; the shipped `qat` (`qat-digits` on these) where not given.
+        recipe: as in `train`; the shipped `qat` (`qat-digits` on these, `qat-segmentation` for pixels) where not given.
         source: the float checkpoint of a directory, where it has moved.
         options: those of `RunOptions`; `out`, which gets a directory `quantized`, is `illama-out/qat` where not given.
 
@@ -70,15 +70,16 @@ def qat(
         )
     if is_directory:
         quantized = load_quantized(given)
-        known, sha256, classes = (
+        known, sha256, config = (
             quantized.manifest["data"]["spec"],
             quantized.manifest_sha256,
-            quantized.model.num_classes,
+            quantized.model.config,
         )
     else:
         start = read_checkpoint(checkpoint, heads=heads, ema=ema)
-        known, sha256, classes = start.data, start.sha256, start.config.classes
-    sources = shared.open_sources(known)
+        known, sha256, config = start.data, start.sha256, start.config
+    sources, classes = shared.open_sources(known), config.classes
+    sources[0].require_task(config.task)
     spec, names = sources[0].spec, sources[0].classes
     if names and len(names) != classes:
         raise DataError(
@@ -86,7 +87,8 @@ def qat(
             where=spec,
             hint="Give the data that the network was trained for.",
         )
-    resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else "qat"))
+    usual = "qat-segmentation" if config.task == "segmentation" else "qat"
+    resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else usual))
     identity = {**resolved.identity(), **quantizing, "data": spec, "split": sources[0].split, "start": sha256}
     with join_processes() as processes:
         run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
@@ -163,6 +165,8 @@ def _figures(artifact: QuantizedArtifact, target: Illama, network: Illama) -> di
         sites[name]["sqnr_db"] = sqnr[name]
         if isinstance(module, QuantMatMul):
             scales = dict(zip(("a", "b"), module.scales(), strict=True))
+        elif isinstance(module, QuantReLU):
+            scales = {"input": module.scale}
         else:
             assert isinstance(module, QuantWeighted)
             scales = {} if module.input_scale is None else {"input": module.input_scale}

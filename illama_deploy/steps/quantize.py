@@ -18,7 +18,7 @@ from ..calib import MagnitudeHistogram, Observed, RangeMethod, collect_ranges, r
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..data import Loader, open_data, sample_indices
 from ..errors import RecipeError, UsageError
-from ..formats import Format, IntType
+from ..formats import W8A8, Format, IntType
 from ..journal import Journal
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
@@ -37,7 +37,7 @@ from ..quant import (
 )
 from ..quant.quality import LOGITS, measure_sqnr
 from ..recipe import Recipe
-from ..rewrites import apply_rewrites, find_rewrites
+from ..rewrites import apply_rewrites, find_rewrites, suited
 from ..rounding import rounding_method, weight_clip
 from ..search import Limits
 from ..versions import versions
@@ -151,6 +151,12 @@ def quantize(
     out = Path(out) if out is not None else Workspace().quantized
     with new_directory(out, force=force, inputs=_inputs(checkpoint, recipe, data)) as directory:
         source = read_checkpoint(checkpoint, heads=heads, image_size=image_size, ema=ema)
+        if limits is not None and source.config.task != "classification":
+            raise UsageError(
+                "A search goes by the drop in top-1, and this network classifies pixels.",
+                hint="Leave --max-drop and --max-size out; name the format with --bits or --format.",
+            )
+        resolved = resolved.override(rewrites=suited(resolved.rewrites, source.config.task))
         expected = source.preprocessing.override(**(preprocessing or {}))
         loader = _open_images(source, expected, data, split, resolved, calib_batch, skip_broken)
         model = source.build()
@@ -330,7 +336,8 @@ def choose_sites(
 
 
 def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -> dict[str, Format]:
-    """The format of every site.
+    """The format of every site. Convolutions with overlap have kernels for integers of fixed step sizes only: where the
+    recipe says something else, they are W8A8.
 
     Args:
         known: all sites of the network; an override may also name one that is left in float.
@@ -343,6 +350,8 @@ def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -
             raise RecipeError(f"The override for {pattern!r} matches no site.", hint="See the names with 'inspect'.")
     formats = {site.name: recipe.format_of(site.name) for site in sites}
     for site in sites:
+        if site.overlaps and not formats[site.name].is_integer:
+            formats[site.name] = W8A8
         if site.is_product and not formats[site.name].is_static:
             raise RecipeError(
                 f"The products of attention cannot be {formats[site.name].name}: both operands are activations, "
@@ -392,6 +401,7 @@ def _open_images(
             hint="Give --image-size for another size, and as many means and deviations as channels.",
         )
     source = open_data(spec, split, role="calibrate")
+    source.require_task(checkpoint.config.task)
     indices = sample_indices(len(source), recipe.calib_images, recipe.seed)
     return Loader(
         source,

@@ -8,7 +8,7 @@ from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 
 from ...formats import IntType
 from ...model.illama import Illama
-from ...quant.modules import QuantConv2d, QuantLinear
+from ...quant.modules import QuantWeighted
 from ...quant.network import quantized_modules
 from ..float_graph import SITE, site_rows
 from ..values import constant_value
@@ -33,7 +33,7 @@ class DynamicIntegers(InPlacePass):
         self.sites = {
             name: module
             for name, module in quantized_modules(network)
-            if module.format.dynamic and isinstance(module, QuantLinear | QuantConv2d)
+            if module.format.dynamic and isinstance(module, QuantWeighted)
         }
 
     def call(self, model: ir.Model) -> PassResult:

@@ -11,13 +11,14 @@ from ..values import constant_value
 __all__ = ["HalfPrecision"]
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-IN_FLOAT32 = {"RMSNormalization", "QuantizeLinear"}
+IN_FLOAT32 = {"RMSNormalization", "QuantizeLinear", "Resize"}
 
 
 class HalfPrecision(InPlacePass):
     """Make every float16 but the graph's interface and the inside of RMSNorm.
 
-    1. Initializers become float16, the scales of Q/DQ among them; a value beyond float16's range is an error.
+    1. Initializers become float16, the scales of Q/DQ among them (a Resize's factors must stay); a value beyond float16's
+       range is an error.
     2. RMSNormalization computes in float32, between two casts (its mean of squares overflows half precision).
     3. Images are cast when they come in, logits when they go out.
     4. Where images or a norm's output are quantized, that is done in float32, with the exact step size: rounding to
@@ -31,6 +32,7 @@ class HalfPrecision(InPlacePass):
         for node in exact:
             node.replace_input_with(1, _float32_copy(node.inputs[1], graph))
         kept = {node.inputs[1] for node in (*norms, *exact)}
+        kept |= {node.inputs[2] for node in graph if node.op_type == "Resize"}
         for value in graph.initializers.values():
             if value.dtype == FLOAT and value not in kept and value.const_value is not None:
                 array = value.const_value.numpy()
@@ -72,7 +74,7 @@ class HalfPrecision(InPlacePass):
         return PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:
-        """Only norms and their quantization hold float32 constants; no cast stands between DequantizeLinear and a GEMM."""
+        """Only norms, their quantization and factors hold float32 constants; no cast stands between DequantizeLinear and a GEMM."""
         for value in model.graph.initializers.values():
             if value.dtype == FLOAT and any(n.op_type not in IN_FLOAT32 for n in value.consumers()):
                 raise PostconditionError(f"{value.name} is still float32")

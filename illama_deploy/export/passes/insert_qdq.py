@@ -11,7 +11,7 @@ from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, Precondi
 
 from ...formats import FloatType, NumberType
 from ...model.illama import Illama
-from ...quant.modules import QuantConv2d, QuantLinear, QuantMatMul, QuantModule
+from ...quant.modules import QuantMatMul, QuantModule, QuantReLU, QuantWeighted
 from ...quant.network import quantized_modules
 from ..float_graph import SITE, site_rows
 from ..values import constant_value
@@ -26,10 +26,14 @@ class ActivationSpelling:
     Attributes:
         unsigned: U8 with zero point 128 (ONNX Runtime's CPU kernels), or S8 with zero point 0.
         integer_bias: bias as DequantizeLinear(int32), or as the float values that it stands for.
+        unsigned_maps: U8 for what convolutions read.
+        output_integers: quantize what a convolution gives before its ReLU, or behind it.
     """
 
     unsigned: bool
     integer_bias: bool
+    unsigned_maps: bool = False
+    output_integers: bool = False
 
 
 class InsertQDQ(InPlacePass):
@@ -43,7 +47,10 @@ class InsertQDQ(InPlacePass):
     3. A weight-only site keeps x; its weight becomes DequantizeLinear(INT4, by blocks of inputs), and a Gemm
        becomes MatMul and Add, which is what block kernels (MatMulNBits) are made from.
     4. A bias becomes DequantizeLinear(int32, scale s_x·s_w), or stays float (see `ActivationSpelling`).
-    5. The second operand of a product of two activations is S8 in any spelling: U8×S8 is what kernels take.
+    5. The values of a ReLU behind a convolution get a pair, too. ONNX Runtime needs it between the two, to make a
+       QLinearConv, whose output is integers; others fuse convolution, ReLU and the pair behind it. The integers are
+       the same, since rounding commutes with ReLU.
+    6. The second operand of a product of two activations is S8 in any spelling: U8×S8 is what kernels take.
 
     Sites with dynamic activations are left to `DynamicIntegers`.
     """
@@ -67,34 +74,49 @@ class InsertQDQ(InPlacePass):
             if isinstance(module, QuantMatMul):
                 self._activation(node, 0, float(module.a_scale), module.activations, self.spelling.unsigned)
                 self._activation(node, 1, float(module.b_scale), module.activations, False)
-            elif isinstance(module, QuantLinear | QuantConv2d):
+            elif isinstance(module, QuantReLU):
+                self._rectified(node, module)
+            elif isinstance(module, QuantWeighted):
                 self._weighted(node, module)
         return PassResult(model, bool(self.sites))
 
     def ensures(self, model: ir.Model) -> None:
         """Every operand of a quantized GEMM that the format quantizes comes from a DequantizeLinear."""
         for node in model.graph:
-            if (module := self.sites.get(node.metadata_props.get(SITE, ""))) is None:
+            module = self.sites.get(node.metadata_props.get(SITE, ""))
+            if module is None or (isinstance(module, QuantReLU) and not self.spelling.output_integers):
                 continue
             for operand in node.inputs[0 if module.format.is_static else 1 : 2]:
                 producer = operand.producer() if operand is not None else None
                 if producer is None or producer.op_type != "DequantizeLinear":
                     raise PostconditionError(f"{node.name} has an operand that is not quantized")
 
-    def _weighted(self, node: ir.Node, module: QuantLinear | QuantConv2d) -> None:
+    def _rectified(self, node: ir.Node, module: QuantReLU) -> None:
+        pair = float(module.scale), module.activations, self.spelling.unsigned
+        if self.spelling.output_integers:
+            self._activation(node, 0, *pair)
+            return
+        for reader, position in node.outputs[0].uses():
+            self._activation(reader, position, *pair)
+
+    def _weighted(self, node: ir.Node, module: QuantWeighted) -> None:
         rows = site_rows(node)
         name, format_ = node.name or "", module.format
         if module.input_scale is not None:
             scale = float(module.input_scale)
-            self._activation(node, 0, scale, module.activations, self.spelling.unsigned)
+            unsigned = self.spelling.unsigned_maps if node.op_type == "Conv" else self.spelling.unsigned
+            self._activation(node, 0, scale, module.activations, unsigned)
         elif node.op_type == "Gemm":
             node = self._split_bias(node)
-        weight_q, step = module.weight_q.flatten(1)[rows].T.contiguous(), module.weight_scale[rows].numpy()
+        weight_q, step = module.weight_q[rows], module.weight_scale[rows].numpy()
+        is_conv = node.op_type == "Conv"
+        if not is_conv:  # a GEMM takes [in, out]
+            weight_q = weight_q.flatten(1).T.contiguous()
         if isinstance(format_.weights, FloatType):
             weight = weight_q.float().numpy().astype(ml_dtypes.float8_e4m3fn)
         else:
             weight = weight_q.numpy().astype(np.int8 if format_.weights.bits > 4 else ml_dtypes.int4)
-        self._constant(node, 1, f"{name}.weight", weight, step.T, axis=1 if step.ndim == 1 else 0, wide=format_.is_static)
+        self._constant(node, 1, f"{name}.weight", weight, step.T, axis=int(step.ndim == 1 and not is_conv), wide=format_.is_static)
         if module.bias_q is not None and self.spelling.integer_bias:
             bias, step = module.bias_q[rows].numpy(), module.output_scale[rows].numpy()
             self._constant(node, 2, f"{name}.bias", bias, step, axis=0, wide=False)

@@ -33,14 +33,14 @@ class MicroBatch(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         body = model.graph
         images, logits = body.inputs[0], body.outputs[0]
-        classes = logits.shape[1] if logits.shape is not None else None
-        assert isinstance(classes, int)
+        assert logits.shape is not None
+        each = tuple(int(str(side)) for side in logits.shape[1:])
         outer_images = ir.val(images.name, dtype=images.dtype, shape=images.shape)
 
         # The body: slice, the network, append.
         number = ir.val("micro.number", dtype=ir.DataType.INT64, shape=())
         go_on = ir.val("micro.go_on", dtype=ir.DataType.BOOL, shape=())
-        done = ir.val("micro.done", dtype=ir.DataType.FLOAT, shape=("done", classes))
+        done = ir.val("micro.done", dtype=ir.DataType.FLOAT, shape=("done", *each))
         size = _constant(body, "micro.size", np.array([self.size], np.int64))
         zero = _constant(body, "micro.zero", np.array([0], np.int64))
         first = next(iter(body))
@@ -60,7 +60,7 @@ class MicroBatch(InPlacePass):
         appended = ir.node("Concat", [done, logits], {"axis": 0}, name="micro.append")
         appended.outputs[0].name = "micro.appended"
         appended.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-        appended.outputs[0].shape = ir.Shape(["appended", classes])
+        appended.outputs[0].shape = ir.Shape(["appended", *each])
         still = ir.node("Identity", [go_on], name="micro.still")
         still.outputs[0].name = "micro.still_going"
         still.outputs[0].type, still.outputs[0].shape = ir.TensorType(ir.DataType.BOOL), ir.Shape([])
@@ -88,10 +88,10 @@ class MicroBatch(InPlacePass):
         padded = outside("Add", [batch, constant("groups.round_up", np.array([self.size - 1], np.int64))], "groups.padded")
         groups = outside("Div", [padded, constant("groups.size", np.array([self.size], np.int64))], "groups.count")
         groups = outside("Squeeze", [groups], "groups")
-        nothing = constant("groups.no_logits", np.zeros((0, classes), np.float32))
+        nothing = constant("groups.no_logits", np.zeros((0, *each), np.float32))
         result = outside("Loop", [groups, None, nothing], "micro_batches", body=body)
         result.name = outer_name
-        result.type, result.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["batch", classes])
+        result.type, result.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["batch", *each])
         model.graph = ir.Graph(
             [outer_images], [result], nodes=nodes, initializers=constants, opset_imports=opsets, name="micro_batched"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ INTEGER_KERNELS = frozenset(
 )
 WEIGHT_KERNELS = frozenset({"MatMulNBits"})
 FLOAT_GEMMS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"})
+#: What ONNX Runtime appends to the name of a convolution that it moves to another layout.
+_MOVED = re.compile(r"_token_\d+$")
 #: Ops that only arrange data or count; they have no precision worth listing.
 BOOKKEEPING = frozenset({"Shape", "Slice", "Reshape", "Transpose", "Concat", "Expand", "Identity", "Loop", "Squeeze"})
 
@@ -49,7 +52,7 @@ def prove_onnxruntime(path: Path, sites: Mapping[str, Format]) -> KernelProof:
     expected = {
         node.name or "": required_precision(sites[site])
         for node in _nodes(ir.load(path))
-        if (site := node.metadata_props.get(SITE, "")) in sites
+        if (site := node.metadata_props.get(SITE, "")) in sites and node.op_type != "Relu"
     }
     layers, fed = [], []
     for node in _nodes(optimized_graph(path)):
@@ -68,8 +71,9 @@ def prove_onnxruntime(path: Path, sites: Mapping[str, Format]) -> KernelProof:
         else:
             gemm, precision = False, "uint8" if kind == "QuantizeLinear" else "float32"
         quantized = gemm and precision != "float32"
-        # Fusions name the new node after the GEMM, sometimes with a suffix of their own.
-        gemm_of = next((key for key in (name, name.split("/")[0]) if key in expected), name) if quantized else None
+        # Fusions name the new node after the GEMM, sometimes with a suffix of their own; a change of layout, too.
+        names = (name, name.split("/")[0], _MOVED.sub("", name))
+        gemm_of = next((key for key in names if key in expected), name) if quantized else None
         layers.append(LayerPrecision(name, kind, precision, gemm, gemm_of))
     return KernelProof(expected, tuple(layers), tuple(fed)).demand("ONNX Runtime", path)
 

@@ -27,7 +27,7 @@ CACHE_BYTES = 1.65e6
 
 
 def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
-    spelling = ActivationSpelling(unsigned=True, integer_bias=True)
+    spelling = ActivationSpelling(unsigned=True, integer_bias=True, unsigned_maps=True, output_integers=True)
     return InsertQDQ(network, spelling), DynamicIntegers(network), HoistQuantize(), RemoveDead()
 
 

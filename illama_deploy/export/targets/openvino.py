@@ -18,7 +18,8 @@ __all__ = ["OPENVINO"]
 
 
 def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
-    return InsertQDQ(network, ActivationSpelling(unsigned=False, integer_bias=False)), RemoveDead()
+    spelling = ActivationSpelling(unsigned=False, integer_bias=False, unsigned_maps=True)
+    return InsertQDQ(network, spelling), RemoveDead()
 
 
 OPENVINO = Target(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..tasks import task_of
+
 __all__ = ["render_benchmark_json"]
 
 
 def render_benchmark_json(report: dict[str, Any]) -> str:
     """Render `report.json`'s content: drop, size, latency and ratio of each candidate; latency of baselines."""
     entries: list[dict[str, Any]] = []
+    task = task_of(report)
 
     def add(name: str, unit: str, value: float, spread: list[float] | None = None, extra: str = "") -> None:
         entry: dict[str, Any] = {"name": name, "unit": unit, "value": value}
@@ -23,7 +26,8 @@ def render_benchmark_json(report: dict[str, Any]) -> str:
         name, extra = info["name"], f"{info['format']} on {info['backend']} ({info['provider']})"
         candidate = artifact["role"] == "candidate"
         if candidate and comparison is not None:
-            add(f"{name}: top-1 drop", "points", comparison["top1_drop"], comparison["intervals"]["top1_drop"], extra)
+            spread = comparison["intervals"][task.drop]
+            add(f"{name}: {task.title} drop", "points", comparison[task.drop], spread, extra)
         if candidate and info["size_bytes"]:
             add(f"{name}: size", "bytes", info["size_bytes"], extra=extra)
         for latency in artifact["latency"]:

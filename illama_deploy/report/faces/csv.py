@@ -14,6 +14,8 @@ COLUMNS = (
     *("top1_drop", "top1_drop_low", "top1_drop_high", "agreement", "agreement_low", "agreement_high", "logit_sqnr_db"),
     *("batch", "threads", "rounds", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "cv", "outliers", "drift"),
     *("ratio", "ratio_low", "ratio_high", "ratio_to", "not_measured"),
+    *("miou", "miou_low", "miou_high", "pixel_accuracy", "mean_accuracy"),
+    *("miou_drop", "miou_drop_low", "miou_drop_high"),
 )
 
 

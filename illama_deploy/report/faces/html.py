@@ -9,20 +9,23 @@ from markupsafe import Markup
 from .. import charts, words
 from ..gates import GATES
 from ..rows import (
-    ACCURACY_COLUMNS,
-    ARTIFACT_COLUMNS,
     GATE_COLUMNS,
     LAYER_COLUMNS,
     SITE_COLUMNS,
     TIMING_COLUMNS,
+    accuracy_columns,
     accuracy_rows,
+    artifact_columns,
     artifact_rows,
+    class_columns,
+    class_rows,
     gate_rows,
     layer_rows,
     precision_counts,
     site_rows,
     timing_rows,
 )
+from ..tasks import Task, task_of
 from .property_charts import Shown, describe_properties
 
 __all__ = ["describe_bars", "page", "render_html"]
@@ -46,15 +49,19 @@ def render_html(report: dict[str, Any]) -> str:
             for gate, row in zip(report["gates"], gate_rows(report), strict=True)
         ],
         tables={
-            "artifacts": (ARTIFACT_COLUMNS, artifact_rows(report)),
-            "accuracy": (ACCURACY_COLUMNS, accuracy_rows(report)),
+            "artifacts": (artifact_columns(report), artifact_rows(report)),
+            "accuracy": (accuracy_columns(report), accuracy_rows(report)),
+            "classes": (class_columns(report), class_rows(report)),
             "timing": (TIMING_COLUMNS, timing_rows(report)),
         },
-        scatters=[(batch, _scatter(shown, batch)) for batch in batches],
+        scatters=[(batch, _scatter(shown, batch, task_of(report))) for batch in batches],
         distributions=[(batch, _distributions(shown, batch)) for batch in batches],
         reliability=[
-            (artifact["info"]["name"], artifact["accuracy"]["ece"], _reliability(i, artifact)) for i, artifact in shown
+            (artifact["info"]["name"], artifact["accuracy"]["ece"], _reliability(i, artifact))
+            for i, artifact in shown
+            if "reliability" in artifact["accuracy"]
         ],
+        pictures=_pictures(report),
         properties=describe_properties(
             [Shown(i, _label(one), one["info"]["name"], one.get("properties", {})) for i, one in shown]
         ),
@@ -101,18 +108,26 @@ def _label(artifact: dict[str, Any]) -> str:
     return f"{artifact['info']['format']} on {artifact['target']}"
 
 
-def _scatter(shown: list[tuple[int, dict[str, Any]]], batch: int) -> Markup:
+def _pictures(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each image's name, with what is drawn over it: a caption and a data URI each."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for picture in report.get("pictures", ()):
+        found.setdefault(picture["image"], []).append((picture["shows"], picture["uri"]))
+    return list(found.items())
+
+
+def _scatter(shown: list[tuple[int, dict[str, Any]]], batch: int, task: Task) -> Markup:
     points = []
     for colour, artifact in shown:
         if (latency := _at(artifact, batch)) is not None:
-            top1, comparison = artifact["accuracy"]["top1"], artifact["comparison"]
-            low = high = top1
+            figure, comparison = artifact["accuracy"][task.figure], artifact["comparison"]
+            low = high = figure
             if colour and comparison is not None:  # the first artefact is what the others are compared with
-                least, most = comparison["intervals"]["top1_drop"]
-                low, high = top1 + comparison["top1_drop"] - most, top1 + comparison["top1_drop"] - least
+                least, most = comparison["intervals"][task.drop]
+                low, high = figure + comparison[task.drop] - most, figure + comparison[task.drop] - least
             baseline = artifact["role"] == "baseline"
-            points.append(charts.Point(_label(artifact), colour, latency["p50_ms"], top1, low, high, baseline))
-    return Markup(charts.scatter(points, f"p50 in ms, batch {batch}", "top-1 %"))
+            points.append(charts.Point(_label(artifact), colour, latency["p50_ms"], figure, low, high, baseline))
+    return Markup(charts.scatter(points, f"p50 in ms, batch {batch}", f"{task.title} %"))
 
 
 def _distributions(shown: list[tuple[int, dict[str, Any]]], batch: int) -> Markup:

@@ -7,13 +7,15 @@ from typing import Any
 
 from ..property_rows import property_tables
 from ..rows import (
-    ACCURACY_COLUMNS,
-    ARTIFACT_COLUMNS,
     GATE_COLUMNS,
     SITE_COLUMNS,
     TIMING_COLUMNS,
+    accuracy_columns,
     accuracy_rows,
+    artifact_columns,
     artifact_rows,
+    class_columns,
+    class_rows,
     gate_rows,
     precision_counts,
     site_rows,
@@ -29,18 +31,19 @@ WORST_SITES = 10
 
 def render_markdown(report: dict[str, Any]) -> str:
     """Render `report.json`'s content; details are folded."""
-    data, settings = report["data"], report["settings"]
+    data, settings, classes = report["data"], report["settings"], class_rows(report)
     skipped = f", {len(data['skipped'])} broken images left out" if data["skipped"] else ""
     sections = [
         render_short(report),
-        _table(ARTIFACT_COLUMNS, artifact_rows(report)),
+        _table(artifact_columns(report), artifact_rows(report)),
         f"Accuracy on {data['images']} images of `{data['spec']}`"
         + (f" (split `{data['split']}`)" if data["split"] else "")
         + f"{skipped}; the drop's interval is paired (same images).\n"
         + f"Latency on {settings['threads']} thread(s), artefacts taking turns in one process; ratios are medians of "
         + "paired rounds, to the fastest baseline of the same target. Each bound holds with "
         + f"{100 * settings['confidence']:g} % confidence; what straddles a limit is inconclusive.",
-        _folded("Accuracy and calibration", _table(ACCURACY_COLUMNS, accuracy_rows(report))),
+        _folded("Accuracy and calibration", _table(accuracy_columns(report), accuracy_rows(report))),
+        *([_folded("Class by class", _table(class_columns(report), classes))] if classes else []),
         _folded(
             "How steady the timings were", _table(TIMING_COLUMNS, timing_rows(report)) + "\n\n" + _conditions(report)
         ),
