@@ -302,9 +302,9 @@ def test_temperature_divides_every_logit(place: Place) -> None:
 # --- graphs
 
 
-@pytest.mark.parametrize(("old", "new"), [(3, 4), (6, 16), (7, 56), (2, 7), (11, 45), (90, 360), (16, 32)])
+@pytest.mark.parametrize(("old", "new"), [(3, 4), (6, 16), (3, 7), (6, 7), (2, 7), (11, 45), (90, 360)])
 def test_resizing_comes_out_at_the_right_size(old: int, new: int) -> None:
-    assert int(np.float32(old) * _factor(old, new)) == new
+    assert int(np.float32(old) * _factor(old, new)) == int(old * float(_factor(old, new))) == new
 
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 6])

@@ -123,9 +123,9 @@ class _UperNet:
 
 
 def _factor(old: int, new: int) -> np.float32:
-    """new / old, such that old times it is not below new: runtimes cut off what is behind the point."""
+    """new / old, such that old times it is not below new, in float64 either: what is behind the point is cut off."""
     factor = np.float32(new / old)
-    while np.float32(old) * factor < new:
+    while old * float(factor) < new:
         factor = np.nextafter(factor, np.float32(np.inf))
     return factor
 
