@@ -308,7 +308,7 @@ def test_few_rounds_are_not_certain() -> None:
 def test_bounds_of_a_ratio_stay_positive_on_a_machine_in_turmoil() -> None:
     rng = np.random.default_rng(0)
     interval = median_ratio(rng.lognormal(0, 2, 10), rng.lognormal(0, 2, 10))
-    assert 0 < interval.low < 0.2 < interval.value < 5 < interval.high
+    assert 0 < 4 * interval.low < interval.value < interval.high / 2
     assert all(np.isfinite(quotient(interval, interval)))
 
 

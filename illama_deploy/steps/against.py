@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from ..measure import Interval, miou_drop, paired_drop, quotient, unpack_confusions, unpack_correct
-from ..report import TASKS, Gate, task_of
+from ..report import Gate, task_of
 
 __all__ = ["compare_with_stored"]
 
@@ -37,7 +37,7 @@ def compare_with_stored(
         min_effect: limit on the growth of the latency ratio, as a share.
     """
     candidates = {_key(a): a for a in stored["artifacts"] if a["role"] == "candidate"}
-    task = TASKS[data["task"]]
+    task = task_of({"data": data})
     here, there = environment["fingerprint"], stored["environment"]["fingerprint"]
     elsewhere = None
     if here != there:
