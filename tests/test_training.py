@@ -354,6 +354,27 @@ def test_embedded_default_is_the_digits_recipes(tmp_path: Path) -> None:
 # --- other sizes, other classes, other networks ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("says", ["is killed by signal: Killed. ", "exited unexpectedly"])
+def test_worker_that_dies_inside_an_update(says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's signal handler raises wherever the main thread is: the state before that update stands."""
+    update = Trainer._update
+
+    def killed(self: Trainer, *arguments: Any) -> tuple[float, bool]:
+        if self.updates == 9:
+            raise RuntimeError(f"DataLoader worker (pid 1) {says}")
+        return update(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_update", killed)
+        with pytest.raises(TrainingError, match="A worker process died") as raised:
+            train(QUIET, data="digits", out=tmp_path / "run")
+    assert "--resume" in str(raised.value.hint)
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["updates"] == 7
+    train(QUIET, data="digits", out=tmp_path / "run", resume=True)
+    train(QUIET, data="digits", out=tmp_path / "whole")
+    assert same(*(weights(tmp_path / name / "model.safetensors") for name in ("run", "whole")))
+
+
 def test_fine_tuning_at_another_size(tmp_path: Path) -> None:
     recipe = QUIET.override(epochs=1, warmup_epochs=0.0, soft_mask="none", soft_mask_epochs=0.0, lr=1e-5, model=())
     train(recipe, checkpoint="digits", image_size=(24, 24), out=tmp_path / "run")

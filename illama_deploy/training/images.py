@@ -10,6 +10,7 @@ import random
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from .recipe import TrainRecipe
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Images", "TensorImages", "TimmImages", "seed_everything"]
+__all__ = ["Images", "TensorImages", "TimmImages", "dead_workers_named", "seed_everything"]
 
 T = TypeVar("T")
 
@@ -187,19 +188,25 @@ class TimmImages(Images):
         self.source.at(0)  # what a source keeps in memory is then shared with the workers
         keys = [[(epoch, index) for index in piece.tolist()] for piece in pieces]
         loader: Any = DataLoader(self, batch_sampler=keys, num_workers=self.workers, collate_fn=_collate)  # type: ignore[arg-type]
-        try:
-            for batch in loader:
-                if isinstance(batch, DataError):
-                    raise batch
-                yield batch
-        except RuntimeError as error:
-            if "worker" not in str(error):
-                raise
-            raise TrainingError(
-                f"A worker process died ({str(error).splitlines()[0]}).",
-                where=self.source.spec,
-                hint="Memory may be short: use fewer --workers, and go on with --resume.",
-            ) from error
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+@contextmanager
+def dead_workers_named(where: str) -> Iterator[None]:
+    """Say it in words when a worker process dies; torch's signal handler raises wherever the main thread is then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"A worker process died ({str(error).splitlines()[0].strip()}).",
+            where=where,
+            hint="Memory may be short: use fewer --workers, and go on with --resume.",
+        ) from error
 
 
 def _collate(items: Sequence[tuple[Tensor, int | Tensor] | DataError]) -> Batch | DataError:

@@ -23,7 +23,7 @@ from ..data import IGNORE, Batch
 from ..errors import DataError, TrainingError
 from ..model.illama import Illama
 from ..progress import track
-from .images import Images, seed_everything
+from .images import Images, dead_workers_named, seed_everything
 from .options import RunOptions
 from .processes import Processes
 from .recipe import TrainRecipe
@@ -165,10 +165,10 @@ class Trainer:
         """Train to the end: the network, and the last epoch's record.
 
         Raises:
-            TrainingError: the loss is no number, or a signal came; the state says where to go on.
+            TrainingError: the loss is no number, a signal came, or a worker died; the state says where to go on.
         """
         self.save()  # so that what was begun is known
-        with _signals() as received:
+        with _signals() as received, dead_workers_named(self.images.source.spec):
             while self.epoch < self.recipe.epochs:
                 try:
                     self._train_epoch(received)
