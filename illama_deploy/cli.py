@@ -35,7 +35,11 @@ app = typer.Typer(
 # Options that several commands share.
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="digits | folder:PATH | parquet:PATH | segmentation:PATH | timm:NAME[?root=PATH]", show_default=False),
+    typer.Option(
+        "--data",
+        help="digits | folder:PATH | parquet:PATH | segmentation:PATH | timm:NAME[?root=PATH]",
+        show_default=False,
+    ),
 ]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Split of the data.", show_default=False)]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", show_default=False)]
@@ -55,9 +59,7 @@ StdOption = Annotated[str | None, typer.Option("--std", help="Per channel, as 0.
 CropOption = Annotated[
     float | None, typer.Option("--crop", help="Share of the resized image that is kept.", show_default=False)
 ]
-CropModeOption = Annotated[
-    str | None, typer.Option("--crop-mode", help="center | squash | border", show_default=False)
-]
+CropModeOption = Annotated[str | None, typer.Option("--crop-mode", help="center | squash | border", show_default=False)]
 InterpolationOption = Annotated[
     str | None, typer.Option("--interpolation", help="bicubic | bilinear | nearest | lanczos", show_default=False)
 ]
@@ -68,7 +70,9 @@ RoundsOption = Annotated[
     int | None, typer.Option("--rounds", help="An exact number of timed rounds instead.", show_default=False)
 ]
 ConfidenceOption = Annotated[float, typer.Option("--confidence", help="Of each bound of each interval.")]
-CudaGraphOption = Annotated[bool, typer.Option("--cuda-graph", help="Engines: replay a CUDA graph for each batch size.")]
+CudaGraphOption = Annotated[
+    bool, typer.Option("--cuda-graph", help="Engines: replay a CUDA graph for each batch size.")
+]
 TargetOption = Annotated[
     str | None,
     typer.Option(
@@ -98,9 +102,7 @@ WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that de
 CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the blocks (torch.compile).")]
 SaveMinutesOption = Annotated[float, typer.Option("--save-minutes", help="Save the state this often, too.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where the run was stopped.")]
-RunForceOption = Annotated[
-    bool, typer.Option("--force", help="Replace a run; with --resume: although options differ.")
-]
+RunForceOption = Annotated[bool, typer.Option("--force", help="Replace a run; with --resume: although options differ.")]
 RunOption = Annotated[Path | None, typer.Option("--out", help="The run's directory.", show_default=False)]
 TrainRecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="TOML file, or a shipped recipe's name.", show_default=False)
@@ -109,8 +111,8 @@ TargetsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
-        help="cpu | openvino | cuda | trt | torch: exports of a quantized directory that take part; may be given again. "
-        "Of files: torch or cpu, what runs them.",
+        help="cpu | openvino | cuda | trt | torch: exports of a quantized directory that take part; may be given "
+        "again. Of files: torch or cpu, what runs them.",
         show_default=False,
     ),
 ]
@@ -156,11 +158,14 @@ def train(
         str | None, typer.Option("--checkpoint", help="Where to start; from nothing where not given.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option("--teacher", help="To distil from, if the recipe does; --checkpoint.", show_default=False)
+        str | None,
+        typer.Option("--teacher", help="To distil from, if the recipe does; --checkpoint.", show_default=False),
     ] = None,
     select_from: Annotated[
         str | None,
-        typer.Option("--select-from", help="Start with weights selected from this larger iLLaMA or LLaMA.", show_default=False),
+        typer.Option(
+            "--select-from", help="Start with weights selected from this larger iLLaMA or LLaMA.", show_default=False
+        ),
     ] = None,
     new_head: Annotated[bool, typer.Option("--new-head", help="For other classes than the checkpoint's.")] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="Train the head alone.")] = False,
@@ -227,12 +232,14 @@ def qat(
     ] = None,
     weights: Annotated[int | None, typer.Option("--weights", help="Bits of weights.", show_default=False)] = None,
     activations: Annotated[
-        int | None, typer.Option("--activations", help="Bits of activations; float where not given.", show_default=False)
+        int | None,
+        typer.Option("--activations", help="Bits of activations; float where not given.", show_default=False),
     ] = None,
     format_: Annotated[str | None, typer.Option("--format", help="Such as W4A8.", show_default=False)] = None,
     recipe: TrainRecipeOption = None,
     source: Annotated[
-        str | None, typer.Option("--source", help="A directory's float checkpoint, if it has moved.", show_default=False)
+        str | None,
+        typer.Option("--source", help="A directory's float checkpoint, if it has moved.", show_default=False),
     ] = None,
     calib_images: Annotated[
         int | None, typer.Option("--calib-images", help="What the format's recipe says.", show_default=False)
@@ -310,7 +317,9 @@ def quantize(
     recipe: Annotated[str | None, typer.Option("--recipe", help="TOML file, or a shipped recipe's name.")] = None,
     data: DataOption = None,
     split: SplitOption = None,
-    calib_images: Annotated[int | None, typer.Option("--calib-images", help="Calibration images (what the recipe says).")] = None,
+    calib_images: Annotated[
+        int | None, typer.Option("--calib-images", help="Calibration images (what the recipe says).")
+    ] = None,
     calib_batch: Annotated[int, typer.Option("--calib-batch", help="Images decoded at a time.")] = 64,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the draw of calibration images (0).")] = None,
     range_: Annotated[
@@ -332,19 +341,29 @@ def quantize(
     skip_broken: SkipOption = False,
     max_drop: Annotated[
         float | None,
-        typer.Option("--max-drop", help="Search a format for each site: the smallest network that drops at most so many points.", show_default=False),
+        typer.Option(
+            "--max-drop",
+            help="Search a format for each site: the smallest network that drops at most so many points.",
+            show_default=False,
+        ),
     ] = None,
     max_size: Annotated[
-        str | None, typer.Option("--max-size", help="Search: the most exact network of at most 3MB, or 30% of float.", show_default=False)
+        str | None,
+        typer.Option(
+            "--max-size", help="Search: the most exact network of at most 3MB, or 30% of float.", show_default=False
+        ),
     ] = None,
     candidate: Annotated[
-        list[str] | None, typer.Option("--candidate", help="A format to search among (W8A8, W4A8); give several.", show_default=False)
+        list[str] | None,
+        typer.Option("--candidate", help="A format to search among (W8A8, W4A8); give several.", show_default=False),
     ] = None,
     held_out_images: Annotated[
-        int | None, typer.Option("--held-out-images", help="Images that a search measures drops on (10000).", show_default=False)
+        int | None,
+        typer.Option("--held-out-images", help="Images that a search measures drops on (10000).", show_default=False),
     ] = None,
     held_out_split: Annotated[
-        str | None, typer.Option("--held-out-split", help="Their split (that of the calibration images).", show_default=False)
+        str | None,
+        typer.Option("--held-out-split", help="Their split (that of the calibration images).", show_default=False),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
     force: ForceOption = False,
@@ -416,15 +435,11 @@ def export(
     max_batch: Annotated[int, typer.Option("--max-batch", help="Largest batch of an engine.")] = 32,
     builder_optimization_level: Annotated[
         int | None,
-        typer.Option(
-            "--builder-optimization-level", help="0 (fast build) to 5 (fast engine); 3.", show_default=False
-        ),
+        typer.Option("--builder-optimization-level", help="0 (fast build) to 5 (fast engine); 3.", show_default=False),
     ] = None,
     timing_cache: Annotated[
         Path | None,
-        typer.Option(
-            "--timing-cache", help="For --flavor tensorrt; in the user's cache folder.", show_default=False
-        ),
+        typer.Option("--timing-cache", help="For --flavor tensorrt; in the user's cache folder.", show_default=False),
     ] = None,
     compute_capability: Annotated[
         list[str] | None,
@@ -438,7 +453,9 @@ def export(
     temperature: Annotated[
         float, typer.Option("--temperature", help="Divide logits by it, folded into the head.")
     ] = 1.0,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare every layer with torch; stop at one that departs.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every layer with torch; stop at one that departs.")
+    ] = False,
     source: Annotated[
         Path | None, typer.Option("--source", help="The float checkpoint, if it has moved.", show_default=False)
     ] = None,
@@ -548,7 +565,9 @@ def evaluate(
         Path | None, typer.Option("--save-logits", help="Write logits and labels (.npz).", show_default=False)
     ] = None,
     json: JsonOption = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts here.", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with charts here.", show_default=False)
+    ] = None,
 ) -> None:
     """Measure accuracy, the distance from a reference, and properties."""
     from .steps.evaluate import evaluate as step
@@ -662,15 +681,20 @@ def check(
     ] = None,
     target: TargetsOption = None,
     against: Annotated[
-        Path | None, typer.Option("--against", help="A stored report.json that nothing may be worse than.", show_default=False)
+        Path | None,
+        typer.Option("--against", help="A stored report.json that nothing may be worse than.", show_default=False),
     ] = None,
-    max_drop: Annotated[float, typer.Option("--max-drop", help="Limit on the drop in top-1 (in mIoU, for pixels), in points.")] = 0.5,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", help="Limit on the drop in top-1 (in mIoU, for pixels), in points.")
+    ] = 0.5,
     max_latency_ratio: Annotated[
         float, typer.Option("--max-latency-ratio", help="Limit on latency / the fastest baseline's of the same target.")
     ] = 1.0,
     min_effect: Annotated[
         float,
-        typer.Option("--min-effect", help="Smallest change of latency that matters, as a share: the limit of --against."),
+        typer.Option(
+            "--min-effect", help="Smallest change of latency that matters, as a share: the limit of --against."
+        ),
     ] = 0.02,
     strict: Annotated[bool, typer.Option("--strict", help="Count inconclusive as failed.")] = False,
     data: DataOption = None,
@@ -685,7 +709,8 @@ def check(
     cuda_graph: CudaGraphOption = False,
     precision: PrecisionOption = "auto",
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity/--no-sensitivity", help="Measure what each site costs by itself, for the report.")
+        bool,
+        typer.Option("--sensitivity/--no-sensitivity", help="Measure what each site costs by itself, for the report."),
     ] = True,
     mean: MeanOption = None,
     std: StdOption = None,
@@ -770,13 +795,17 @@ def report(
     ] = None,
     format_: Annotated[
         list[str] | None,
-        typer.Option("--format", help="md, html, junit, benchmark-json, csv: with commas, or given again.", show_default=False),
+        typer.Option(
+            "--format", help="md, html, junit, benchmark-json, csv: with commas, or given again.", show_default=False
+        ),
     ] = None,
     history: Annotated[
-        Path | None, typer.Option("--history", help="Draw the trend of all reports in this directory.", show_default=False)
+        Path | None,
+        typer.Option("--history", help="Draw the trend of all reports in this directory.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Directory to write to; beside each file where not given.", show_default=False)
+        Path | None,
+        typer.Option("--out", help="Directory to write to; beside each file where not given.", show_default=False),
     ] = None,
 ) -> None:
     """Render stored reports in other forms, or their trend."""
@@ -784,7 +813,9 @@ def report(
     from .steps.report import report as step
 
     if bool(files) == (history is not None):
-        raise UsageError("Neither files nor --history are given, or both.", hint="Name report.json files, or --history DIR.")
+        raise UsageError(
+            "Neither files nor --history are given, or both.", hint="Name report.json files, or --history DIR."
+        )
     formats = [name for names in format_ or ["md,html"] for name in names.split(",")]
     for path in step(files or (), formats, out) if history is None else draw(history, out):
         _say(f"wrote {path}")
@@ -813,10 +844,16 @@ def demo(
 def inspect(
     artifact: Annotated[Path, typer.Argument(help="Quantized directory, directory of an export, .onnx or .engine.")],
     parity: Annotated[bool, typer.Option("--parity", help="Compare every layer's runtime result with torch.")] = False,
-    target: Annotated[str, typer.Option("--target", help="For --parity: onnx-cpu | onnx-cuda | openvino | tensorrt")] = "onnx-cpu",
-    images: Annotated[int, typer.Option("--images", help="Calibration images to measure sensitivity on; 0 for none.")] = 64,
+    target: Annotated[
+        str, typer.Option("--target", help="For --parity: onnx-cpu | onnx-cuda | openvino | tensorrt")
+    ] = "onnx-cpu",
+    images: Annotated[
+        int, typer.Option("--images", help="Calibration images to measure sensitivity on; 0 for none.")
+    ] = 64,
     json: JsonOption = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts here.", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with charts here.", show_default=False)
+    ] = None,
 ) -> None:
     """Show formats, errors and sensitivity site by site, or each layer's precision and share of latency."""
     from .report.terminal import print_table
@@ -894,7 +931,9 @@ def _say_trained(result: TrainResult) -> None:
 
 
 def _skipped(names: Sequence[str]) -> str:
-    return f", {len(names)} broken images left out: {', '.join(names[:3])}{'…' if len(names) > 3 else ''}" if names else ""
+    return (
+        f", {len(names)} broken images left out: {', '.join(names[:3])}{'…' if len(names) > 3 else ''}" if names else ""
+    )
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -945,12 +984,15 @@ def _floats(option: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{option} needs numbers with commas between, not {text!r}.", hint="Write one per channel, as in 0.5,0.5,0.5.") from None
+        raise UsageError(
+            f"{option} needs numbers with commas between, not {text!r}.",
+            hint="Write one per channel, as in 0.5,0.5,0.5.",
+        ) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit; what a user can mend ends in one message and exit code 2."""
-    global _arguments
+    global _arguments  # noqa: PLW0603  (one command line in a process)
     _arguments = arguments
     # A cancelled CI job gets SIGTERM: unwind as for Ctrl-C, so that nothing half-written stays.
     own = os.getpid()
@@ -972,7 +1014,10 @@ def _guarded(run: Callable[[], Any]) -> int:
     except DeployError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("Interrupted; nothing half-written was kept.\n  next:  run the same command again; long work goes on where it was.")
+        return _fail(
+            "Interrupted; nothing half-written was kept.\n"
+            "  next:  run the same command again; long work goes on where it was."
+        )
     except Exception as error:
         # torch reports a failed allocation as a RuntimeError.
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):

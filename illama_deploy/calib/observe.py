@@ -18,7 +18,9 @@ __all__ = ["Observed", "collect_rows"]
 ROWS = 2048
 
 
-def collect_rows(model: Illama, names: Sequence[str], batches: Iterable[Tensor], count: int = ROWS) -> dict[str, Tensor]:
+def collect_rows(
+    model: Illama, names: Sequence[str], batches: Iterable[Tensor], count: int = ROWS
+) -> dict[str, Tensor]:
     """Draw rows of what modules see, all alike likely: module name to float32 [count or fewer, in].
 
     The draw follows from the module's name and the order of images alone.

@@ -48,7 +48,9 @@ class _BatchMajorBuilder(GraphBuilder):
         two = self.constant("two", np.float32(2))
         squares = self.op("Pow", [x, two], name=f"{name}.squares")
         mean = self.op("ReduceMean", [squares, self.integers(-1)], {"keepdims": 1}, name=f"{name}.mean")
-        mean = self.op("Add", [mean, self.constant(f"epsilon.{norm.eps}", np.float32(norm.eps))], name=f"{name}.shifted")
+        mean = self.op(
+            "Add", [mean, self.constant(f"epsilon.{norm.eps}", np.float32(norm.eps))], name=f"{name}.shifted"
+        )
         root = self.op("Sqrt", [mean], name=f"{name}.root")
         scale = self.op("Div", [self.constant("one", np.float32(1)), root], name=f"{name}.scale")
         x = self.op("Mul", [x, scale], name=f"{name}.normed")
@@ -61,7 +63,9 @@ class _BatchMajorBuilder(GraphBuilder):
         parts = {}
         for part, (letter, source, count) in enumerate((("q", asking, kept), ("k", x, length), ("v", x, length))):
             rows, suffix = slice(part * dim, (part + 1) * dim), f".{letter}"
-            y = self.linear(f"{name}.qkv", source, attn.qkv, rows, suffix=suffix, halves=attn.head_dim if part < 2 else 0)
+            y = self.linear(
+                f"{name}.qkv", source, attn.qkv, rows, suffix=suffix, halves=attn.head_dim if part < 2 else 0
+            )
             y = self.reshape(y, (-1, count, *heads), f"{name}.{letter}_BSHD")
             y = self.op("Transpose", [y], {"perm": [0, 2, 1, 3]}, name=f"{name}.{letter}_BHSD")
             if part < 2:
@@ -72,7 +76,9 @@ class _BatchMajorBuilder(GraphBuilder):
         k = self.op("Transpose", [parts["k"]], {"perm": [0, 1, 3, 2]}, name=f"{name}.k_BHDS")
         scores = self.op("MatMul", [parts["q"], k], name=f"{name}.qk", metadata={SITE: f"{name}.qk"})
         if attn.scale != 1.0:
-            scores = self.op("Mul", [scores, self.constant(f"{name}.scale", np.float32(attn.scale))], name=f"{name}.scaled")
+            scores = self.op(
+                "Mul", [scores, self.constant(f"{name}.scale", np.float32(attn.scale))], name=f"{name}.scaled"
+            )
         weights = self.op("Softmax", [scores], {"axis": -1}, name=f"{name}.softmax")
         weights = self.masked(weights, attn, kept, name)
         out = self.op("MatMul", [weights, parts["v"]], name=f"{name}.pv", metadata={SITE: f"{name}.pv"})
@@ -87,7 +93,9 @@ class _BatchMajorBuilder(GraphBuilder):
         axis, end = self.integers(-1), self.integers(np.iinfo(np.int64).max)
         low = self.op("Slice", [x, self.integers(0), self.integers(half), axis], name=f"{name}.low")
         high = self.op("Slice", [x, self.integers(half), end, axis], name=f"{name}.high")
-        turned = self.op("Concat", [self.op("Neg", [high], name=f"{name}.neg"), low], {"axis": -1}, name=f"{name}.turned")
+        turned = self.op(
+            "Concat", [self.op("Neg", [high], name=f"{name}.neg"), low], {"axis": -1}, name=f"{name}.turned"
+        )
         one = self.op("Mul", [x, self.constant(f"rope.cos.{first}", cos[None, None])], name=f"{name}.cos")
         two = self.op("Mul", [turned, self.constant(f"rope.sin.{first}", sin[None, None])], name=f"{name}.sin")
         return self.op("Add", [one, two], name=f"{name}.rope")
@@ -108,10 +116,21 @@ class _BatchMajorBuilder(GraphBuilder):
         metadata = {SITE: site, ROWS: f"{rows.start}:{rows.stop}" + (f" halves {halves}" if halves else "")}
         order = self.rows_of(metadata[ROWS])
         constant = self.constant(f"{site}{suffix}.weight", np.ascontiguousarray(_numpy(weight[order].flatten(1)).T))
-        y = self.op("MatMul", [x, constant], name=f"{site}{suffix}", metadata=metadata, output=None if bias is not None else output)
+        y = self.op(
+            "MatMul",
+            [x, constant],
+            name=f"{site}{suffix}",
+            metadata=metadata,
+            output=None if bias is not None else output,
+        )
         if bias is None:
             return y
-        return self.op("Add", [y, self.constant(f"{site}{suffix}.bias", _numpy(bias[order]))], name=f"{site}{suffix}.add", output=output)
+        return self.op(
+            "Add",
+            [y, self.constant(f"{site}{suffix}.bias", _numpy(bias[order]))],
+            name=f"{site}{suffix}.add",
+            output=output,
+        )
 
     @staticmethod
     def split(block: int) -> tuple[int, ...]:
@@ -151,7 +170,9 @@ class _BatchMajorBuilder(GraphBuilder):
         """Rows of 2×2 squares [B, h·w, C·2·2] to a map [B, C, 2h, 2w], or to rows of its pixels."""
         (h, w), C = size, channels
         x = self.op("Relu", [self.reshape(x, (-1, h, w, C, 2, 2), f"{name}.split")], name=relu)
-        perm, shape = ([0, 1, 4, 2, 5, 3], (-1, 4 * h * w, C)) if as_rows else ([0, 3, 1, 4, 2, 5], (-1, C, 2 * h, 2 * w))
+        perm, shape = (
+            ([0, 1, 4, 2, 5, 3], (-1, 4 * h * w, C)) if as_rows else ([0, 3, 1, 4, 2, 5], (-1, C, 2 * h, 2 * w))
+        )
         return self.reshape(self.op("Transpose", [x], {"perm": perm}, name=f"{name}.transpose"), shape, name)
 
     def logits(self, x: ir.Value) -> ir.Value:

@@ -267,7 +267,7 @@ def _opset(path: Path) -> str:
 
 
 def make_monitor(trt: Any, shown: Phases) -> Any:
-    """An IProgressMonitor that shows the builder's phases; set its `cancelled`, and the build stops at its next step."""
+    """An IProgressMonitor that shows the builder's phases; with `cancelled` set, the build stops at the next step."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -288,7 +288,7 @@ def make_monitor(trt: Any, shown: Phases) -> Any:
 
 
 def _compile(build: Callable[[], Any], monitor: Any, complaints: ErrorLog) -> Any:
-    """Run the build in a thread of its own, so that this one hears Ctrl-C, and stops it or waits; None where it fails."""
+    """Run the build in a thread of its own, so that this one hears Ctrl-C and stops it or waits; None if it fails."""
     import torch
 
     device = torch.cuda.current_device() if cuda_problem() is None else None

@@ -9,7 +9,8 @@ appending rows. Values in the graph are named after the module that makes them.
 
 Each GEMM node carries metadata: `site`, the module's name, and `rows`, which output channels of the module
 it computes ("0:192" for the queries of qkv; "0:192 halves 64" where the channels of each head of 64 are reordered,
-even ones first). A UperNet's part is in `upernet_graph.py`. Online rotations are GEMMs too, but no sites: they stay in float, in front of the quantization.
+even ones first). A UperNet's part is in `upernet_graph.py`. Online rotations are GEMMs too, but no sites: they stay in
+float, in front of the quantization.
 """
 
 from __future__ import annotations
@@ -131,13 +132,9 @@ class GraphBuilder:
         # The class token starts as a constant row: token and its position folded into one.
         last = (_numpy(self.model.cls_token)[0] + positions[-1:])[None]
         shape = self.op("Shape", [x], name="tokens.shape")
-        batch = self.op(
-            "Slice", [shape, self.integers(1), self.integers(2), self.integers(0)], name="tokens.batch"
-        )
+        batch = self.op("Slice", [shape, self.integers(1), self.integers(2), self.integers(0)], name="tokens.batch")
         self.batch = batch
-        wanted = self.op(
-            "Concat", [self.integers(1), batch, self.integers(dim)], {"axis": 0}, name="cls_token.shape"
-        )
+        wanted = self.op("Concat", [self.integers(1), batch, self.integers(dim)], {"axis": 0}, name="cls_token.shape")
         token = self.op("Expand", [self.constant("cls_token", last), wanted], name="cls_token.expand")
         x = self.op("Concat", [x, token], {"axis": 0}, name="tokens.concat")
         return self.reshape(x, (-1, dim), "tokens")

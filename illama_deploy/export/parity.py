@@ -116,7 +116,9 @@ def measure_parity(network: Illama, target: Target, *, images: Tensor | None = N
         path = Path(folder) / "watched.onnx"
         ir.save(model, path)
         try:
-            outputs = dict(zip([value.name for value in model.graph.outputs], _RUNNERS[runtime](path, images.numpy()), strict=True))
+            outputs = dict(
+                zip([value.name for value in model.graph.outputs], _RUNNERS[runtime](path, images.numpy()), strict=True)
+            )
         except RuntimeError as error:
             raise ExportError(f"{runtime} refuses the graph: {str(error).strip().splitlines()[-1]}") from error
 

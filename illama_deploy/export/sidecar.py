@@ -131,7 +131,12 @@ def read_sidecar(engine: Path) -> Sidecar:
         logits = tuple(map(int, record["output"].get("shape", [record["classes"]])))
         if logits[1:] not in ((), (height, width)) or logits[0] != int(record["classes"]):
             raise ValueError("the shape of its logits")
-        _ = (record["engine"]["sha256"], int(record["engine"]["bytes"]), record["onnx"]["file"], record["onnx"]["sha256"])
+        _ = (
+            record["engine"]["sha256"],
+            int(record["engine"]["bytes"]),
+            record["onnx"]["file"],
+            record["onnx"]["sha256"],
+        )
         return Sidecar(
             engine,
             record,

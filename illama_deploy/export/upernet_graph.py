@@ -1,7 +1,8 @@
 """The part of a float graph that a UperNet is, in either layout of tokens.
 
-1. What multiplies pixel by pixel (Linear layers, 1×1 and transposed convolutions) is a GEMM over rows, as in the backbone:
-   a transposed convolution without overlap makes a square of each row. Maps [B, C, h, w] stand only between GEMMs.
+1. What multiplies pixel by pixel (Linear layers, 1×1 and transposed convolutions) is a GEMM over rows, as in the
+   backbone: a transposed convolution without overlap makes a square of each row. Maps [B, C, h, w] stand only between
+   GEMMs.
    A ReLU behind one follows the Reshape, since ONNX Runtime takes Gemm and Relu together into a float kernel.
 2. 3×3 convolutions are Conv, each with a Relu behind. Both are sites.
 3. Adaptive average pooling at a fixed size is a product with a constant matrix: its windows differ in size wherever the
@@ -76,7 +77,9 @@ class _UperNet:
         for i, x in enumerate((*smooth[1:], maps[-1]), 1):
             same.append(self.resize(x, sizes[i], sizes[0], f"head.fine.{i}"))
         fused = self.conv("head.fuse", self.concat(same, "head.fuse.concat"), head.fuse)
-        classified = builder.linear("head.classifier", builder.rows(fused, sizes[0], C, "head.fuse.rows"), head.classifier)
+        classified = builder.linear(
+            "head.classifier", builder.rows(fused, sizes[0], C, "head.fuse.rows"), head.classifier
+        )
         classes = builder.config.classes
         logits = builder.pixels(classified, sizes[0], classes, "head.classifier.map")
         return self.resize(logits, sizes[0], head.image_size, "head.logits", builder.output)

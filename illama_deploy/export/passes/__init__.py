@@ -7,4 +7,12 @@ from .insert_qdq import ActivationSpelling, InsertQDQ
 from .micro_batch import MicroBatch
 from .remove_dead import RemoveDead
 
-__all__ = ["ActivationSpelling", "DynamicIntegers", "HalfPrecision", "HoistQuantize", "InsertQDQ", "MicroBatch", "RemoveDead"]
+__all__ = [
+    "ActivationSpelling",
+    "DynamicIntegers",
+    "HalfPrecision",
+    "HoistQuantize",
+    "InsertQDQ",
+    "MicroBatch",
+    "RemoveDead",
+]

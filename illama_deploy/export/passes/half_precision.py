@@ -17,8 +17,8 @@ IN_FLOAT32 = {"RMSNormalization", "QuantizeLinear", "Resize"}
 class HalfPrecision(InPlacePass):
     """Make every float16 but the graph's interface and the inside of RMSNorm.
 
-    1. Initializers become float16, the scales of Q/DQ among them (a Resize's factors must stay); a value beyond float16's
-       range is an error.
+    1. Initializers become float16, the scales of Q/DQ among them (a Resize's factors must stay); a value beyond the
+       range of float16 is an error.
     2. RMSNormalization computes in float32, between two casts (its mean of squares overflows half precision).
     3. Images are cast when they come in, logits when they go out.
     4. Where images or a norm's output are quantized, that is done in float32, with the exact step size: rounding to
@@ -74,7 +74,9 @@ class HalfPrecision(InPlacePass):
         return PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:
-        """Only norms, their quantization and factors hold float32 constants; no cast stands between DequantizeLinear and a GEMM."""
+        """Only norms, their quantization and factors hold float32 constants; no cast stands between a DequantizeLinear
+        and a GEMM.
+        """
         for value in model.graph.initializers.values():
             if value.dtype == FLOAT and any(n.op_type not in IN_FLOAT32 for n in value.consumers()):
                 raise PostconditionError(f"{value.name} is still float32")

@@ -116,7 +116,9 @@ class InsertQDQ(InPlacePass):
             weight = weight_q.float().numpy().astype(ml_dtypes.float8_e4m3fn)
         else:
             weight = weight_q.numpy().astype(np.int8 if format_.weights.bits > 4 else ml_dtypes.int4)
-        self._constant(node, 1, f"{name}.weight", weight, step.T, axis=int(step.ndim == 1 and not is_conv), wide=format_.is_static)
+        self._constant(
+            node, 1, f"{name}.weight", weight, step.T, axis=int(step.ndim == 1 and not is_conv), wide=format_.is_static
+        )
         if module.bias_q is not None and self.spelling.integer_bias:
             bias, step = module.bias_q[rows].numpy(), module.output_scale[rows].numpy()
             self._constant(node, 2, f"{name}.bias", bias, step, axis=0, wide=False)

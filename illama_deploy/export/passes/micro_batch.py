@@ -85,7 +85,9 @@ class MicroBatch(InPlacePass):
             return constants[-1]
 
         batch = outside("Shape", [outer_images], "groups.batch", start=0, end=1)
-        padded = outside("Add", [batch, constant("groups.round_up", np.array([self.size - 1], np.int64))], "groups.padded")
+        padded = outside(
+            "Add", [batch, constant("groups.round_up", np.array([self.size - 1], np.int64))], "groups.padded"
+        )
         groups = outside("Div", [padded, constant("groups.size", np.array([self.size], np.int64))], "groups.count")
         groups = outside("Squeeze", [groups], "groups")
         nothing = constant("groups.no_logits", np.zeros((0, *each), np.float32))

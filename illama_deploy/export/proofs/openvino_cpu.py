@@ -21,7 +21,18 @@ __all__ = ["prove_openvino"]
 GEMMS = frozenset({"FullyConnected", "MatMul", "Convolution"})
 #: Layers that only hold, arrange or count.
 BOOKKEEPING = frozenset(
-    {"Const", "Input", "Output", "Reshape", "Transpose", "Gather", "ShapeOf", "StridedSlice", "Concatenation", "Broadcast"}
+    {
+        "Const",
+        "Input",
+        "Output",
+        "Reshape",
+        "Transpose",
+        "Gather",
+        "ShapeOf",
+        "StridedSlice",
+        "Concatenation",
+        "Broadcast",
+    }
 )
 #: What OpenVINO appends to a GEMM whose rescaling it moved behind it.
 _FUSED = "/DequantizationMultiply"
