@@ -1,6 +1,6 @@
 """Images a second in float training of iLLaMA-T at 32 px: `train --compile` against a plain eager loop, interleaved.
 
-    python benchmarks/train_throughput.py [--batch 128] [--threads 2] [--rounds 30] [--eager]
+    python benchmarks/train_throughput.py [--batch 128] [--micro-batch 64] [--threads 2] [--rounds 30] [--eager]
 
 Both train the same network with AdamW, each in a process of its own, and take turns of one update. The plain loop is
 what one would write: model, loss, backward, step, in bfloat16 autocast, on one batch that is there already. Ours is the
@@ -31,7 +31,7 @@ from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.preprocessing import Preprocessing
 from illama_deploy.rewrites import restructure
 from illama_deploy.training import Processes, RunDirectory, RunOptions, TensorImages, Trainer
-from illama_deploy.training.processes import fast_precision
+from illama_deploy.training.processes import fast_precision, keep_memory
 
 CONFIG = IllamaConfig(dim=192, depth=12, heads=3, image_size=(32, 32), patch_size=4, classes=10)
 
@@ -70,13 +70,16 @@ def plain(batch: int) -> Callable[[], object]:
     return update
 
 
-def ours(batch: int, *, compile: bool) -> Callable[[], object]:
+def ours(batch: int, micro_batch: int, *, compile: bool) -> Callable[[], object]:
     """The package's loop, an update at a time."""
+    keep_memory()
     options = RunOptions(batch_size=batch, epochs=1000, compile=compile)
     recipe = options.resolve("cifar10-scratch")
     model = Illama(CONFIG)
     restructure(model, ["class_token_last_block"])
-    images = TensorImages(Noise(8 * batch), recipe, Preprocessing((32, 32)), Processes(), classes=10)
+    images = TensorImages(
+        Noise(8 * batch), recipe, Preprocessing((32, 32)), Processes(), classes=10, micro_batch=micro_batch
+    )
     run = RunDirectory(Path(tempfile.mkdtemp()), {}, resume=False, force=True)
     trainer = Trainer(model, None, images, [], run, options, judge=measure_held_out, finish=lambda m: m)
     model.train()
@@ -95,10 +98,10 @@ def ours(batch: int, *, compile: bool) -> Callable[[], object]:
     return lambda: next(endless)
 
 
-def work(kind: str, batch: int, threads: int) -> None:
+def work(kind: str, batch: int, micro_batch: int, threads: int) -> None:
     """Do an update for each line that comes in; answer with its seconds."""
     torch.set_num_threads(threads)
-    update = plain(batch) if kind == "plain" else ours(batch, compile=kind == "compiled")
+    update = plain(batch) if kind == "plain" else ours(batch, micro_batch, compile=kind == "compiled")
     for _ in range(3):
         update()
     print("ready", flush=True)
@@ -111,18 +114,20 @@ def work(kind: str, batch: int, threads: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--micro-batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--eager", action="store_true", help="our loop without --compile, too")
     parser.add_argument("--worker")
     options = parser.parse_args()
     if options.worker:
-        work(options.worker, options.batch, options.threads)
+        work(options.worker, options.batch, options.micro_batch, options.threads)
         return
     kinds = ["plain", "compiled"] + ["eager"] * options.eager
     workers = {}
     for kind in kinds:
-        command = [sys.executable, __file__, "--worker", kind, "--batch", options.batch, "--threads", options.threads]
+        command = [sys.executable, __file__, "--worker", kind, "--batch", options.batch]
+        command += ["--micro-batch", options.micro_batch, "--threads", options.threads]
         workers[kind] = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -183,10 +183,29 @@ def rope_table(positions: int, head_dim: int) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-def apply_rope(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
-    """Rotate each adjacent pair (2i, 2i+1) of the last axis as a complex number."""
+class _Rotation(torch.autograd.Function):
+    """Rotation of adjacent pairs. Its gradient is turned back by the same angles; autograd's own would scatter every
+    second element, which costs a compiled block on a CPU an eighth of its time."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_SD, sin_SD)
+        return _rotate(x_BHSD, cos_SD, sin_SD)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos_SD, sin_SD = ctx.saved_tensors
+        return _rotate(gradients[0], cos_SD, -sin_SD), None, None
+
+
+def _rotate(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
     even, odd = x_BHSD[..., 0::2], x_BHSD[..., 1::2]
     return torch.stack((even * cos_SD - odd * sin_SD, even * sin_SD + odd * cos_SD), -1).flatten(-2)
+
+
+def apply_rope(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
+    """Rotate each adjacent pair (2i, 2i+1) of the last axis as a complex number."""
+    return _Rotation.apply(x_BHSD, cos_SD, sin_SD)
 
 
 class Attention(nn.Module):
