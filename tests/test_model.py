@@ -60,6 +60,12 @@ def test_rope_turns_adjacent_pairs_as_complex_numbers() -> None:
     torch.testing.assert_close(apply_rope(x, cos, sin), torch.view_as_real(expected).flatten(-2))
 
 
+def test_gradient_of_rope() -> None:
+    cos, sin = (table.double() for table in rope_table(5, 8))
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: apply_rope(x, cos, sin), x)
+
+
 def test_mask_multiplies_after_softmax_and_is_not_renormalised() -> None:
     torch.manual_seed(0)
     attention = Attention(SMALL)

@@ -205,7 +205,8 @@ def _rotate(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
 
 def apply_rope(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
     """Rotate each adjacent pair (2i, 2i+1) of the last axis as a complex number."""
-    return _Rotation.apply(x_BHSD, cos_SD, sin_SD)
+    training = torch.is_grad_enabled() and x_BHSD.requires_grad
+    return _Rotation.apply(x_BHSD, cos_SD, sin_SD) if training else _rotate(x_BHSD, cos_SD, sin_SD)
 
 
 class Attention(nn.Module):
