@@ -1,6 +1,6 @@
 """Images a second in float training of iLLaMA-T at 32 px: `train --compile` against a plain eager loop, interleaved.
 
-    python benchmarks/train_throughput.py [--batch 128] [--micro-batch 64] [--threads 2] [--rounds 30] [--eager]
+    python benchmarks/train_throughput.py [--batch 256] [--micro-batch 64] [--threads 2] [--rounds 20] [--eager]
 
 Both train the same network with AdamW, each in a process of its own, and take turns of one update. The plain loop is
 what one would write: model, loss, backward, step, in bfloat16 autocast, on one batch that is there already. Ours is the
@@ -113,10 +113,10 @@ def work(kind: str, batch: int, micro_batch: int, threads: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--micro-batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--eager", action="store_true", help="our loop without --compile, too")
     parser.add_argument("--worker")
     options = parser.parse_args()
