@@ -17,6 +17,9 @@ OURS = [
     ("W4A16-g64", "onnx-cpu", "onnxruntime"),
     ("W8A8", "openvino", "openvino"),
     ("W4A16-g64", "openvino", "openvino"),
+    ("W8A8", "torch", "inductor"),
+    ("W8A8-dynamic", "torch", "inductor"),
+    ("W4A16-g64", "torch", "inductor"),
 ]
 
 
@@ -30,6 +33,10 @@ def make(format_: str, target: str, inputs: Inputs, folder: Path) -> Path:
         force=True,
     )  # fmt: skip
     assert artifact.manifest["data"]["indices"] == indices
+    if target == "torch":  # the checkpoint itself is what runs
+        from illama_deploy.quant.artifact import WEIGHTS
+
+        return artifact.path / WEIGHTS
     return illama_deploy.export(artifact.path, target=target, out=folder / target, force=True).model
 
 

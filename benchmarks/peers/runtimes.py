@@ -12,6 +12,7 @@ from illama_deploy.preprocessing import default_preprocessing
 from illama_deploy.runtime import ArtifactInfo, Runtime
 from illama_deploy.runtime.onnx_file import read_onnx
 from illama_deploy.runtime.onnx_runtime import OnnxRuntime
+from illama_deploy.runtime.torchao_cpu import open_torchao
 
 from .case import Case
 
@@ -65,11 +66,15 @@ def _openvino(case: Case, path: Path, threads: int, hint: str) -> Runtime:
     return OpenVino(case, path, threads, hint)
 
 
+def _inductor(case: Case, path: Path, threads: int, hint: str) -> Runtime:
+    return open_torchao(case.name, path.parent, threads) if case.ours else Inductor(case, path, threads)
+
+
 #: key → (name shown, how an artefact is opened).
 RUNTIMES: dict[str, tuple[str, Callable[[Case, Path, int, str], Runtime]]] = {
     "onnxruntime": ("ONNX Runtime", lambda case, path, threads, hint: OnnxRuntime(case.name, read_onnx(path), threads)),
     "openvino": ("OpenVINO", _openvino),
-    "inductor": ("torch.compile", lambda case, path, threads, hint: Inductor(case, path, threads)),
+    "inductor": ("torch.compile", _inductor),
 }
 
 
