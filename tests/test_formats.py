@@ -23,6 +23,7 @@ from illama_deploy.export.targets.table import target_rows
 from illama_deploy.formats import FORMATS, FP8, FloatType, IntType, parse_format
 from illama_deploy.quant import QuantConv2d, QuantizedArtifact, QuantLinear
 from illama_deploy.quant.packing import pack, packed_bits, unpack
+from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
 from illama_deploy.rounding import nearest
 from illama_deploy.steps.evaluate import evaluate
@@ -202,6 +203,15 @@ def test_dynamic_answers_do_not_depend_on_the_batch(artifacts: dict[str, Quantiz
     images = np.random.default_rng(0).standard_normal((3, 1, 32, 32), np.float32)
     images[2] *= 50
     np.testing.assert_allclose(run(images)[:2], run(images[:2]), atol=1e-4)
+
+
+def test_weights_alone_leave_activations_in_float(artifacts: dict[str, QuantizedArtifact], tmp_path: Path) -> None:
+    from illama_deploy.runtime import open_artifact
+
+    exported = export(artifacts["W4A16"].path, float=False, out=tmp_path / "o")
+    images = np.random.default_rng(0).standard_normal((8, 1, 32, 32), np.float32)
+    wanted, found = (open_artifact(path).run(images) for path in (artifacts["W4A16"].path, exported.directory))
+    assert sqnr_db(float(np.square(wanted).sum()), float(np.square(found - wanted).sum())) > 90
 
 
 def test_overrides_decide_site_by_site(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError, RuntimeUnavailableError
 from ..model.illama import Illama
+from ..onnx_session import session_options
 from ..quant import QuantReLU
 from ..quant.quality import sqnr_db
 from .float_graph import INPUT, OUTPUT, SITE, site_rows
@@ -201,13 +202,9 @@ def _align(node: ir.Node, wanted: Tensor, found: Tensor, batch: int) -> tuple[Te
 def _onnxruntime(path: Path, images: np.ndarray) -> list[np.ndarray]:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if any(value.dtype == ir.DataType.FLOAT8E4M3FN for value in ir.load(path).graph.initializers.values()):
-        # Its integer fusions take FP8 operands for integers and then refuse them; the plain operators run.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    fp8 = any(value.dtype == ir.DataType.FLOAT8E4M3FN for value in ir.load(path).graph.initializers.values())
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), session_options(fp8=fp8), providers=["CPUExecutionProvider"])
         return session.run(None, {INPUT: images})
     except Exception as error:  # its exceptions share no base of their own
         raise RuntimeError(str(error)) from error

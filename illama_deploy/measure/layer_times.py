@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..onnx_session import session_options
 from ..runtime.onnx_file import read_onnx
 
 __all__ = ["onnxruntime_times", "openvino_times"]
@@ -24,9 +25,8 @@ def onnxruntime_times(path: Path) -> dict[str, float]:
     import onnxruntime as ort
 
     with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
+        options = session_options()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..environment import cuda_problem
 from ..errors import ArtifactError, RuntimeUnavailableError
+from ..onnx_session import session_options
 from .onnx_file import OnnxFile
 from .runtime import ArtifactInfo, Runtime
 
@@ -27,16 +28,12 @@ class OnnxRuntime(Runtime):
                 where=file.path,
                 hint="Run it where CUDA is, or say --target cpu to measure its accuracy on the CPU.",
             )
-        options = ort.SessionOptions()
+        options = session_options(fp8=file.format.startswith("FP8"))
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         # Threads spin within a run, as they do once deployed, but not after it: they would steal time from the other
         # artefact of an interleaved pair.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if file.format.startswith("FP8"):
-            # Its integer fusions take FP8 operands for integers and then refuse them; the plain operators run.
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
             self.session = ort.InferenceSession(str(file.path), options, providers=[provider])
         except Exception as error:  # its exceptions share no base of their own

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ...formats import Format
+from ...onnx_session import session_options
 from ..float_graph import SITE
 from .proof import KernelProof, LayerPrecision, required_precision
 
@@ -32,8 +33,7 @@ def optimized_graph(path: Path) -> ir.Model:
     import onnxruntime as ort
 
     with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options = session_options()
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         # Weights lie in the temporary folder where they were put outside the file; only nodes are wanted.
