@@ -48,13 +48,17 @@ def main() -> None:
     parser.add_argument("--recipe", default="cifar10-scratch")
     parser.add_argument("--data")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--patch-size", type=int, help="another than the recipe's: larger ones are quicker")
+    parser.add_argument("--soft-mask-epochs", type=float, help="of the rows that have a soft mask")
     parser.add_argument("--rows", nargs="+")
     parser.add_argument("--out", type=Path, default=Path("illama-out/roadmap"))
     parser.add_argument("--micro-batch", type=int)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
-    recipe = TrainRecipe.read(options.recipe).override(epochs=options.epochs)
+    recipe = TrainRecipe.read(options.recipe).override(epochs=options.epochs, soft_mask_epochs=options.soft_mask_epochs)
+    if options.patch_size:
+        recipe = recipe.override(model=tuple({**dict(recipe.model), "patch_size": options.patch_size}.items()))
     made = rows(recipe)
     print(f"{options.recipe}, {recipe.epochs} epochs\n\n| step | top-1 % | loss |\n| --- | --- | --- |", flush=True)
     for number, name in enumerate(made):
