@@ -28,8 +28,9 @@ __all__ = ["format_name", "qat", "rewritten_network"]
 
 #: In the run's directory: what training starts from, where it was made here, and what it gave.
 START, RESULT = "start", "quantized"
-#: Where weights start between their integers and the float ones: GPTAQ's choices are not undone by the first updates.
-TOWARDS = 0.5
+#: Where weights start between their integers and the float ones: at the integers, or the first updates would undo what
+#: GPTAQ chose (docs/log.md, 2026-11-26).
+TOWARDS = 0.0
 
 
 def qat(
