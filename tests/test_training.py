@@ -96,8 +96,7 @@ def take():
     torch.zeros(2**24)  # 64 MiB: 16,384 pages
     return faults() - before
 keep_memory()
-take()
-print(take())
+print(min(sum(take() for _ in range(4)) for _ in range(4)))  # the heap finds its size in the first rounds
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1000
