@@ -85,23 +85,6 @@ def losses(directory: Path) -> list[float]:
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
-def test_freed_memory_is_taken_again_without_page_faults() -> None:
-    code = """
-import resource, torch
-from illama_deploy.training.processes import keep_memory
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-def take():
-    before = faults()
-    torch.zeros(2**24)  # 64 MiB: 16,384 pages
-    return faults() - before
-keep_memory()
-print(min(sum(take() for _ in range(4)) for _ in range(4)))  # the heap finds its size in the first rounds
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000
-
-
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_recipe_opens_with_its_command(path: Path) -> None:
     recipe, (command, result) = TrainRecipe.read(path.stem), path.read_text().splitlines()[:2]
@@ -134,6 +117,23 @@ def test_auto_is_the_precision_that_is_fast_here(
     assert RunOptions().resolve("cifar10-scratch").precision == fast
     assert RunOptions().resolve(QUIET).precision == "float32"
     assert RunOptions().resolve(TINY).precision == "bfloat16"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_freed_memory_is_taken_again_without_page_faults() -> None:
+    code = """
+import resource, torch
+from illama_deploy.training.processes import keep_memory
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def take():
+    before = faults()
+    torch.zeros(2**24)  # 64 MiB: 16,384 pages
+    return faults() - before
+keep_memory()
+print(min(sum(take() for _ in range(4)) for _ in range(4)))  # the heap finds its size in the first rounds
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000
 
 
 @pytest.mark.parametrize(
