@@ -392,6 +392,35 @@ def test_worker_that_dies_inside_an_update(says: str, tmp_path: Path, monkeypatc
     assert same(*(weights(tmp_path / name / "model.safetensors") for name in ("run", "whole")))
 
 
+def test_worker_that_dies_while_it_sends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection breaks before torch's signal handler is told."""
+
+    def told(number: int, frame: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    def broken(*arguments: Any) -> tuple[float, bool]:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(Trainer, "_update", broken)
+    before = signal.signal(signal.SIGALRM, told)
+    try:
+        with pytest.raises(TrainingError, match="A worker process died"):
+            train(QUIET, data="digits", out=tmp_path / "run")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_broken_connection_of_no_worker_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> tuple[float, bool]:
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(Trainer, "_update", broken)
+    with pytest.raises(ConnectionResetError):
+        train(QUIET, data="digits", out=tmp_path / "run")
+
+
 def test_fine_tuning_at_another_size(tmp_path: Path) -> None:
     recipe = QUIET.override(epochs=1, warmup_epochs=0.0, soft_mask="none", soft_mask_epochs=0.0, lr=1e-5, model=())
     train(recipe, checkpoint="digits", image_size=(24, 24), out=tmp_path / "run")

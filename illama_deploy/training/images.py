@@ -7,6 +7,7 @@ and of processes. Of these, each takes its share of every batch.
 from __future__ import annotations
 
 import random
+import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -198,7 +199,12 @@ class TimmImages(Images):
 def dead_workers_named(where: str) -> Iterator[None]:
     """Say it in words when a worker process dies; torch's signal handler raises wherever the main thread is then."""
     try:
-        yield
+        try:
+            yield
+        except (ConnectionError, EOFError):
+            # Perhaps of one that died while it sent: then the signal is on its way, and must not be raised any later.
+            time.sleep(1)
+            raise
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
