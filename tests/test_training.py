@@ -69,6 +69,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def one_thread_again(one_thread: None) -> None:
+    """The test before may have evaluated, which leaves torch at as many threads as that took."""
+    torch.set_num_threads(1)
+
+
 def weights(path: Path) -> dict[str, Tensor]:
     return dict(read_checkpoint(path).state)
 
