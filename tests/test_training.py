@@ -70,8 +70,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread_again(one_thread: None) -> None:
-    """The test before may have evaluated, which leaves torch at as many threads as that took."""
+def one_thread_again(one_thread: None) -> Iterator[None]:
+    """An evaluation leaves torch at as many threads as it took; reset after it, before fixtures of the next test."""
+    yield
     torch.set_num_threads(1)
 
 
