@@ -1,6 +1,6 @@
 """kill -9 at random moments of a training and of a QAT run, then --resume: are the weights those of a run left alone?
 
-    python benchmarks/kill_resume.py [--kills 10] [--seed 0] > benchmarks/kill_resume.md
+    python benchmarks/kill_resume.py [--kills 10] [--seed 0] [--runs train qat] > benchmarks/kill_resume.md
 
 Both are the digits recipes, shortened; the state is saved after every update, so that kills also fall into its writing.
 """
@@ -34,11 +34,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     options = parser.parse_args()
     rng = random.Random(options.seed)
     print("| run | killed after, seconds | states that could not be read | weights |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for name, (arguments, result) in COMMANDS.items():
+        for name in options.runs:
+            arguments, result = COMMANDS[name]
             whole, broken = Path(folder) / f"{name}-whole", Path(folder) / f"{name}-killed"
             begun = time.perf_counter()
             assert start(arguments, whole).wait() == 0
