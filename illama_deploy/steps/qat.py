@@ -102,7 +102,8 @@ def qat(
         target = rewritten_network(artifact, source)
         model.requires_grad_(True)
         make_learnable(model, target, learn_steps=resolved.steps == "learned", towards=TOWARDS)
-        teacher = target if resolved.teacher or resolved.features else None
+        # A copy, for it moves to the device, and `target` is compared with the network on the CPU.
+        teacher = copy.deepcopy(target) if resolved.teacher or resolved.features else None
         trainer = Trainer(model, teacher, images, held_out, run, shared, judge=measure_held_out, finish=_frozen)
         network, figures = trainer.fit()
         if run.writes:
