@@ -31,7 +31,6 @@ from illama_deploy.steps.quantize import quantize as quantize_step
 from illama_deploy.steps.train import train
 from illama_deploy.training import Images, Processes, RunOptions, TensorImages, TimmImages, Trainer
 from illama_deploy.training import processes as processes_module
-from illama_deploy.training.loop import Objective
 from illama_deploy.training.recipe import SHIPPED
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +225,8 @@ def test_images_are_changed_as_drawn() -> None:
     draws[3], draws[5] = torch.ones(2), torch.ones(2)  # a quarter of 16 pixels to the left
     torch.testing.assert_close(shifted.change(x, draws)[..., :12], x[..., 4:])
     assert (shifted.change(x, draws)[..., 12:] == 0).all()
+    whole = images(recipe=replace(QUIET, rotate=0.0, shift=0.1))  # 1.6 pixels
+    torch.testing.assert_close(whole.change(x, draws)[..., :14], x[..., 2:])
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
@@ -557,27 +558,6 @@ def test_qat_of_a_checkpoint_quantizes_it_first(tmp_path: Path) -> None:
     assert torch.equal(one.weight_scale, other.weight_scale)  # steps are fixed
     assert not torch.equal(one.weight_q, other.weight_q)
     assert load_checkpoint(result.path)(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
-
-
-@pytest.mark.parametrize("head_width", [0, 4], ids=["classes", "pixels"])
-def test_mirrored_teacher(head_width: int) -> None:
-    """It says the same of an image and its mirror image (of pixels: mirrored); one that learns is drawn to that."""
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"dim": 32, "depth": 4, "heads": 1, "image_size": (16, 16), "patch_size": 8, "classes": 3}
-    pupil, teacher = (Illama(IllamaConfig(**shape, head_width=head_width)).eval() for _ in range(2))
-    for parameter in (*pupil.parameters(), *teacher.parameters()):
-        torch.nn.init.normal_(parameter, std=0.3)
-    images = torch.randn(4, 3, 16, 16)
-    mirrored = images.flip(-1)
-    labels = torch.zeros((4, 16, 16) if head_width else 4, dtype=torch.long)
-    loss = Objective(pupil, teacher, replace(TINY, teacher=1.0, teacher_mirrored=True))(images, labels)
-    with torch.inference_mode():
-        other = teacher(mirrored)
-        wanted = ((teacher(images) + (other.flip(-1) if head_width else other)) / 2).softmax(1)
-        expected = (wanted * (wanted.log() - pupil(images).log_softmax(1))).sum(1).mean()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    plain = Objective(pupil, teacher, replace(TINY, teacher=1.0))(images, labels)
-    assert loss.item() != pytest.approx(plain.item(), rel=1e-2)
 
 
 def test_collapse_of_a_leading_class_token() -> None:

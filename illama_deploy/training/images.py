@@ -252,7 +252,9 @@ class TensorImages(Images):
         flip = torch.where(draws[3] < 2 * recipe.flip - 1, -zoom, zoom)
         down, right = (2 * recipe.shift * draw for draw in draws[4:6])
         if not (recipe.rotate or recipe.shear) and low == high == 1:  # whole pixels, so that nothing is blurred
-            down, right = ((x * side / 2).round() * 2 / side for x, side in zip((down, right), x_BCHW.shape[2:], strict=True))
+            down, right = (
+                (x * side / 2).round() * 2 / side for x, side in zip((down, right), x_BCHW.shape[2:], strict=True)
+            )
         # From places in the output to places in the input, both reaching from -1 to 1.
         across = torch.stack((flip * turn.cos(), -zoom * (turn + shear).sin(), right), 1)
         along = torch.stack((flip * turn.sin(), zoom * (turn + shear).cos(), down), 1)

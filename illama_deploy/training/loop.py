@@ -55,9 +55,6 @@ class Objective(nn.Module):
         with torch.no_grad():
             wanted = list(self.teacher.stream(images))
             wanted_logits = self.teacher.decode(wanted).float()
-            if recipe.teacher_mirrored:
-                mirrored = self.teacher(images.flip(-1)).float()
-                wanted_logits = (wanted_logits + (mirrored.flip(-1) if mirrored.ndim == 4 else mirrored)) / 2
         rows = (x.movedim(1, -1).flatten(0, -2) for x in (logits, wanted_logits))
         own, theirs = (F.log_softmax(x / recipe.temperature, -1) for x in rows)
         divergence = F.kl_div(own, theirs, reduction="batchmean", log_target=True) * recipe.temperature**2

@@ -58,7 +58,6 @@ class TrainRecipe:
         precision: `bfloat16` and `float16` by autocast; `auto`: the one that this machine is fastest at.
         seed: of everything random.
         teacher: share of the loss that is the divergence from the teacher's logits; the rest is that from labels.
-        teacher_mirrored: the teacher's logits are the mean over an image and its mirror image, which is more accurate.
         temperature: of both logits in it.
         features: weight of the distance from the teacher's residual stream, relative to its size, mean over blocks.
         frozen: of `train`: the checkpoint's weights stay, only the head learns.
@@ -103,7 +102,6 @@ class TrainRecipe:
     precision: str = "auto"
     seed: int = 0
     teacher: float = 0.0
-    teacher_mirrored: bool = False
     temperature: float = 1.0
     features: float = 0.0
     frozen: bool = False
