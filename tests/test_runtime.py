@@ -9,13 +9,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+import torch._inductor.config
 
 from illama_deploy import ArtifactError, ExportError, RuntimeUnavailableError, UsageError
 from illama_deploy.export.parity import measure_parity
 from illama_deploy.export.targets import TARGETS
 from illama_deploy.quant import QuantizedArtifact, load_quantized
 from illama_deploy.quant.quality import sqnr_db
-from illama_deploy.runtime import BatchLimits, Unavailable, open_artifact, open_if_available
+from illama_deploy.runtime import BatchLimits, Unavailable, open_artifact, open_if_available, torchao_cpu
 from illama_deploy.runtime.torchao_cpu import to_torchao
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import ExportResult, export
@@ -117,6 +118,28 @@ def test_torchao_is_a_backend(digits_quantized: QuantizedArtifact) -> None:
     figures = evaluate(digits_quantized.path, reference=digits_quantized.path, backend="torch", limit=64)
     assert figures.artifact["backend"].startswith("torchao")
     assert figures.figures["agreement"] >= 98
+
+
+def test_compiled_batches(digits_quantized: QuantizedArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sizes are compiled, others filled up or cut; torch's limit of one process is not what counts."""
+    monkeypatch.setattr(torchao_cpu, "COMPILED_SIZES", 2)
+    runtime = open_artifact(digits_quantized.path, backend="torch")
+    with torch._dynamo.config.patch(recompile_limit=1):
+        whole = runtime.run(IMAGES)
+        for batch in (2, 1, 3):
+            np.testing.assert_allclose(runtime.run(IMAGES[:batch]), whole[:batch], atol=1e-4)
+        twice = runtime.run(np.concatenate([IMAGES, IMAGES[:1]]))
+        np.testing.assert_allclose(twice, np.concatenate([whole, whole[:1]]), atol=1e-4)
+
+
+def test_torchao_without_a_compiler(
+    cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with torch._inductor.config.patch("cpp.cxx", (None, str(tmp_path / "none"))):
+        result = cli("evaluate", digits_quantized.path, "--target", "torch", "--limit", 8)
+    assert result.code == 2
+    assert "needs a C++ compiler" in result.err
 
 
 def test_torchao_refuses_what_it_has_no_match_for(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config
 from PIL import Image
 
 from illama_deploy.checkpoint import read_checkpoint
@@ -205,3 +206,11 @@ def test_options_that_do_not_go_together(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("train", "--recipe", "digits", "--micro-batch", 48, *out)
     assert_error(code, err, "does not split", "--micro-batch")
     assert not (tmp_path / "run").exists()
+
+
+def test_compiling_without_a_compiler(cli: Cli, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with torch._inductor.config.patch("cpp.cxx", (None, str(tmp_path / "none"))):
+        result = cli("train", "--recipe", recipe, "--out", tmp_path / "run", "--compile")
+    assert result.code == 2
+    assert "leave out --compile" in " ".join(result.err.split())

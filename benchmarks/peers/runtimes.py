@@ -45,15 +45,17 @@ class Inductor(_Here):
 
     def __init__(self, case: Case, path: Path, threads: int) -> None:
         import torch
+        import torch._dynamo.config as dynamo
         import torch._inductor.config as inductor
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401  (operators)
 
         super().__init__(case, path, threads)
         torch.set_num_threads(threads)
         inductor.freezing = True  # its integer kernels are chosen only then
+        dynamo.recompile_limit = 256  # beyond it, torch goes on uncompiled; all artefacts of a process count
         model: Any = torch.export.load(path).module() if path.suffix == ".pt2" else torch.load(path, weights_only=False)
         self.dtype = torch.bfloat16 if case.format == "bf16" else torch.float32
-        self.model = torch.compile(model.to(self.dtype) if case.is_float else model, dynamic=False)
+        self.model = torch.compile(model.to(self.dtype) if case.is_float else model, dynamic=False, fullgraph=True)
 
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
         import torch

@@ -7,11 +7,13 @@ torchao has no form for (convolutions, products of attention) stays simulated, e
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from ..compilation import compiling
 from ..errors import UsageError
 from ..formats import IntType
 from ..model.illama import Illama
@@ -26,6 +28,9 @@ __all__ = ["TORCHAO_FORMATS", "open_torchao", "to_torchao"]
 
 #: Formats (`Format.base`) that torchao has a matching configuration for.
 TORCHAO_FORMATS = ("W8A8", "W8A8-dynamic", "W4A8", "W4A16", "W2A16")
+
+#: Batch sizes that get kernels of their own.
+COMPILED_SIZES = 8
 
 
 def to_torchao(network: Illama) -> Illama:
@@ -73,14 +78,35 @@ def open_torchao(name: str, directory: Path, threads: int, *, compile: bool = Tr
 
 
 class _Compiled(TorchRuntime):
-    """Runs the compiled network; the batch stays dynamic, so that each size does not compile anew."""
+    """Runs the compiled network, with kernels for each batch size: they are faster than those for a size that changes.
 
-    @torch.inference_mode()
+    Compiling takes half a minute, so only the first `COMPILED_SIZES` sizes get theirs; other batches are filled up to
+    one of these, or cut into several.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.compiled = torch.compile(self.model, dynamic=False, fullgraph=True)
+        self.sizes: set[int] = set()
+
+    @torch.no_grad()
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        if not hasattr(self, "compiled"):
-            self.compiled = torch.compile(self.model)
+        batch = len(images_BCHW)
+        if batch in self.sizes:
+            return self._logits(images_BCHW)
+        if len(self.sizes) < COMPILED_SIZES:
+            with compiling(freezing=True):
+                logits = self._logits(images_BCHW)
+            self.sizes.add(batch)
+            return logits
+        size = min((size for size in self.sizes if size > batch), default=max(self.sizes))
+        filled_BCHW = np.pad(images_BCHW, [(0, -batch % size), (0, 0), (0, 0), (0, 0)])
+        starts = range(0, len(filled_BCHW), size)
+        return np.concatenate([self._logits(filled_BCHW[start : start + size]) for start in starts])[:batch]
+
+    def _logits(self, images_BCHW: np.ndarray) -> np.ndarray:
         logits: np.ndarray = self.compiled(torch.from_numpy(images_BCHW)).numpy()
         return logits
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..compilation import compiling
 from ..data import IGNORE, Batch
 from ..errors import DataError, TrainingError
 from ..model.illama import Illama
@@ -168,7 +169,8 @@ class Trainer:
             TrainingError: the loss is no number, a signal came, or a worker died; the state says where to go on.
         """
         self.save()  # so that what was begun is known
-        with _signals() as received, dead_workers_named(self.images.source.spec):
+        compiled = compiling() if self.options.compile else nullcontext()
+        with _signals() as received, dead_workers_named(self.images.source.spec), compiled:
             while self.epoch < self.recipe.epochs:
                 try:
                     self._train_epoch(received)
