@@ -21,10 +21,9 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from peers import CASES, Case, Inputs
+from peers import BATCHES, CASES, Case, Inputs
 
 THREADS = (1, 2)
-BATCHES = (1, 8)
 CHUNK = {"inductor": 8}  # compiled for the batch sizes that are timed, and for no other
 #: Compiling takes a minute for each artefact, so all of such a runtime are compiled once and take turns together;
 #: elsewhere a row is timed with its two counterparts alone, which leaves each its share of the caches.

@@ -1,9 +1,9 @@
 """The rows of the table, a file per tool. To add a tool: a file with `CASES`, and its name below."""
 
 from . import modelopt, neural_compressor, olive, openvino_nncf, ort, ours, torchao
-from .case import Case, Inputs
+from .case import BATCHES, Case, Inputs
 
-__all__ = ["CASES", "Case", "Inputs"]
+__all__ = ["BATCHES", "CASES", "Case", "Inputs"]
 
 CASES: dict[str, Case] = {
     case.name: case

@@ -8,6 +8,8 @@ from pathlib import Path
 
 IMAGES = 512
 SEED = 0
+#: Batch sizes that are timed.
+BATCHES = (1, 8)
 
 
 @dataclass(frozen=True)
