@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from .errors import RuntimeUnavailableError
 
-__all__ = ["compiling"]
+__all__ = ["RECOMPILE_LIMIT", "compiling"]
 
 #: Graphs of one function before torch goes on uncompiled. Its own 8 are for the whole process: a network of each batch
 #: size, a block of each drop path rate counts.

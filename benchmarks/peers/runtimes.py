@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from illama_deploy.compilation import RECOMPILE_LIMIT
 from illama_deploy.preprocessing import default_preprocessing
 from illama_deploy.runtime import ArtifactInfo, Runtime
 from illama_deploy.runtime.onnx_file import read_onnx
@@ -51,7 +52,7 @@ class Inductor(_Here):
         super().__init__(case, path, threads)
         torch.set_num_threads(threads)
         inductor.freezing = True  # its integer kernels are chosen only then
-        dynamo.recompile_limit = 256  # beyond it, torch goes on uncompiled; all artefacts of a process count
+        dynamo.recompile_limit = RECOMPILE_LIMIT
         if path.suffix == ".pt2":
             from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401  (operators)
 
