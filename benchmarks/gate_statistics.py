@@ -1,4 +1,4 @@
-"""How often gates are wrong: the latency gate on equal and on slowed artefacts, the accuracy gate at its limit.
+"""How often gates are wrong: the latency gate on equal and on slowed artifacts, the accuracy gate at its limit.
 
     python benchmarks/gate_statistics.py > benchmarks/gate_statistics.md
     python benchmarks/gate_statistics.py --checks 3 --seconds 0.5          (a quick try)
@@ -43,7 +43,7 @@ CASES = (
 
 
 class Slowed(Runtime):
-    """An artefact that takes a share longer."""
+    """An artifact that takes a share longer."""
 
     def __init__(self, inner: Runtime, share: float) -> None:
         self.__dict__.update(vars(inner))

@@ -25,7 +25,7 @@ from peers import BATCHES, CASES, Case, Inputs
 
 THREADS = (1, 2)
 CHUNK = {"inductor": 8}  # compiled for the batch sizes that are timed, and for no other
-#: Compiling takes a minute for each artefact, so all of such a runtime are compiled once and take turns together;
+#: Compiling takes a minute for each artifact, so all of such a runtime are compiled once and take turns together;
 #: elsewhere a row is timed with its two counterparts alone, which leaves each its share of the caches.
 SLOW_TO_OPEN = ("inductor",)
 LONGEST = 1800

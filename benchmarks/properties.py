@@ -75,7 +75,7 @@ def main() -> None:
     images = found["float"].figures["images"]
     print(f"{images} test images; each bound of an interval holds with 95 % confidence.\n")
     print("## Calibration\n\n15 bins of equal width; temperatures fitted on 1,024 training images.\n")
-    print("| artefact | top-1 % | ECE | float's less | ECE, equal mass | NLL | Brier |\n" + "| --- " * 7 + "|")
+    print("| artifact | top-1 % | ECE | float's less | ECE, equal mass | NLL | Brier |\n" + "| --- " * 7 + "|")
     base = found["float"].figures
     for name, one in found.items():
         f = one.figures

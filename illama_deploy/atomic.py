@@ -1,4 +1,4 @@
-"""Write aside, then rename: an artefact is whole under its final name, or not there at all."""
+"""Write aside, then rename: an artifact is whole under its final name, or not there at all."""
 
 from __future__ import annotations
 

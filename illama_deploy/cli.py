@@ -63,7 +63,7 @@ CropModeOption = Annotated[str | None, typer.Option("--crop-mode", help="center 
 InterpolationOption = Annotated[
     str | None, typer.Option("--interpolation", help="bicubic | bilinear | nearest | lanczos", show_default=False)
 ]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads that each artefact may use.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads that each artifact may use.")]
 BatchOption = Annotated[list[int] | None, typer.Option("--batch", help="Batch size; may be given again.")]
 SecondsOption = Annotated[float, typer.Option("--seconds", help="About how long to time at each batch size.")]
 RoundsOption = Annotated[
@@ -516,7 +516,7 @@ def evaluate(
     split: SplitOption = None,
     limit: LimitOption = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", help="Artefact to compare logits with.", show_default=False)
+        str | None, typer.Option("--reference", help="Artifact to compare logits with.", show_default=False)
     ] = None,
     batch: Annotated[
         int | None,
@@ -627,7 +627,7 @@ def evaluate(
 @app.command()
 def bench(
     artifacts: Annotated[
-        list[str], typer.Argument(help="Artefacts, .engine too; the first is what others are compared with.")
+        list[str], typer.Argument(help="Artifacts, .engine too; the first is what others are compared with.")
     ],
     batch: BatchOption = None,
     threads: ThreadsOption = 1,
@@ -640,7 +640,7 @@ def bench(
     precision: PrecisionOption = "auto",
     json: JsonOption = None,
 ) -> None:
-    """Time artefacts in turns, in one process: exit code 3 where one cannot run on this machine."""
+    """Time artifacts in turns, in one process: exit code 3 where one cannot run on this machine."""
     from .steps.bench import bench as step
 
     result = step(
@@ -671,13 +671,13 @@ def check(
     candidates: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Artefacts, .engine too, or quantized directories; the workspace's export where none is named.",
+            help="Artifacts, .engine too, or quantized directories; the workspace's export where none is named.",
             show_default=False,
         ),
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", help="Artefact; the exported float model where not given.", show_default=False),
+        typer.Option("--baseline", help="Artifact; the exported float model where not given.", show_default=False),
     ] = None,
     target: TargetsOption = None,
     against: Annotated[

@@ -5,7 +5,7 @@
     ├── RecipeError             a recipe that cannot be read or asks for what does not exist
     ├── CheckpointError         a checkpoint that cannot be read, or is not an iLLaMA
     ├── DataError               a data spec, folder, file or image that cannot be used
-    ├── ArtifactError           an artefact that exists, is damaged, or cannot be written
+    ├── ArtifactError           an artifact that exists, is damaged, or cannot be written
     ├── TrainingError           a training that stopped: the loss is no number, a signal, a worker that died
     ├── ExportError             the exported graph is not what the recipe promised
     └── RuntimeUnavailableError a target that cannot run here
@@ -67,7 +67,7 @@ class DataError(DeployError):
 
 
 class ArtifactError(DeployError):
-    """An artefact that exists already, is damaged, or cannot be written."""
+    """An artifact that exists already, is damaged, or cannot be written."""
 
 
 class TrainingError(DeployError):

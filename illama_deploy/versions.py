@@ -1,4 +1,4 @@
-"""Versions of what made an artefact."""
+"""Versions of what made an artifact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests share: the CLI, artefacts made once, and the data that may stand beside the checkout."""
+"""What tests share: the CLI, artifacts made once, and the data that may stand beside the checkout."""
 
 from __future__ import annotations
 

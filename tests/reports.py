@@ -1,4 +1,4 @@
-"""A report as `check` would write it, made up: every kind of gate, artefact and section, in every state."""
+"""A report as `check` would write it, made up: every kind of gate, artifact and section, in every state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIDENT = np.array([[0] * 9 + [3, 5, 8, 20, 64, 400], [0] * 9 + [1, 3, 6, 15, 
 
 
 def latency(batch: int, ms: float, ratio: float, to: str) -> dict[str, Any]:
-    """Of a made-up artefact: 400 rounds about `ms`."""
+    """Of a made-up artifact: 400 rounds about `ms`."""
     times = np.sort(ms * (1 + 0.05 * np.random.default_rng(batch).standard_normal(400)))
     quantiles = [round(float(q), 4) for q in np.percentile(times, np.arange(41) * 2.5)]
     return {
@@ -34,7 +34,7 @@ def latency(batch: int, ms: float, ratio: float, to: str) -> dict[str, Any]:
 def artifact(
     role: str, target: str, name: str, format_: str, top1: float, drop: float, times: list[dict[str, Any]], size: int
 ) -> dict[str, Any]:
-    """A made-up artefact that was measured."""
+    """A made-up artifact that was measured."""
     accuracy = {"top1": top1, "top5": 98.4, "ece": 0.0591, "nll": 0.6123, "brier": 0.2871}
     comparison = {"top1_drop": drop, "agreement": 99.32, "logit_sqnr_db": 34.4}
     return {
@@ -60,7 +60,7 @@ def artifact(
 
 
 def properties(ratio: float, rank: float) -> dict[str, Any]:
-    """Made-up properties of an artefact."""
+    """Made-up properties of an artifact."""
     triples = {
         name: [value, value - 0.01, value + 0.01] for name, value in (("ece", 0.06), ("nll", 0.6), ("brier", 0.3))
     }

@@ -877,7 +877,7 @@ def test_export_without_its_source(
 
 @pytest.mark.parametrize("command", ["evaluate", "bench"])
 def test_no_such_artifact(refused: Refused, command: str) -> None:
-    refused(command, "gone.onnx", says=("no such artefact", "gone.onnx"))
+    refused(command, "gone.onnx", says=("no such artifact", "gone.onnx"))
 
 
 def test_folder_is_no_artifact(refused: Refused, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_wrong_choices(
     assert not (tmp_path / "out").exists()
 
 
-def test_mismatched_artefacts_are_refused(cli: Cli, place: Path, tmp_path: Path) -> None:
+def test_mismatched_artifacts_are_refused(cli: Cli, place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "onnx", tmp_path / "onnx")
     quantize(calib_images=16, out=tmp_path / "quantized")
     arguments = ("check", tmp_path / "quantized", "--target", "cpu", *QUICK, "--out", tmp_path / "out")

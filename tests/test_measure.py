@@ -92,7 +92,7 @@ def test_comparison() -> None:
     assert same.to_dict() == {"agreement": 100.0, "logit_sqnr_db": 200.0}
 
 
-def test_all_artefacts_see_the_same_images() -> None:
+def test_all_artifacts_see_the_same_images() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(30, 4)), rng.integers(0, 4, 30)
     changed = logits.copy()

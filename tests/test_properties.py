@@ -206,7 +206,7 @@ def test_stimuli_in_one_folder_or_several(tmp_path: Path) -> None:
     assert (len(stimuli), stimuli.no_conflict) == (2, 1)
 
 
-def test_shape_bias_of_an_artefact(cli: Cli, tmp_path: Path) -> None:
+def test_shape_bias_of_an_artifact(cli: Cli, tmp_path: Path) -> None:
     names = ["three1-seven1.png", "three2-one1.png", "seven1-one2.png", "one1-three1.png"]
     root = _stimuli(tmp_path / "stimuli", *names)
     mapping = tmp_path / "mapping.json"
@@ -333,7 +333,7 @@ def test_corruptions_are_the_same_each_time() -> None:
     assert torch.equal(corrupt(images, "gaussian_noise", 3, 7)[1:], moved)  # whatever the batches
 
 
-def test_corruptions_of_an_artefact(cli: Cli, tmp_path: Path) -> None:
+def test_corruptions_of_an_artifact(cli: Cli, tmp_path: Path) -> None:
     pytest.importorskip("imagecorruptions")
     torch.manual_seed(0)
     checkpoint = tmp_path / "small.safetensors"
@@ -360,7 +360,7 @@ def test_corruptions_of_an_artefact(cli: Cli, tmp_path: Path) -> None:
 def test_evaluate_fits_a_temperature(
     cli: Cli, digits_export: ExportResult, digits_quantized: QuantizedArtifact, tmp_path: Path
 ) -> None:
-    """On any artefact; folding the temperature gives the figures that were foreseen."""
+    """On any artifact; folding the temperature gives the figures that were foreseen."""
     options = ("--split", "train", "--calib-split", "test", "--json", tmp_path / "out.json", "--bins", 10)
     code, shown, err = cli(
         "evaluate", digits_export.model, "--properties", "calibration", "--fit-temperature", *options

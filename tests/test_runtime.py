@@ -1,4 +1,4 @@
-"""Every kind of artefact opens, says what it is, and gives the same logits as the others."""
+"""Every kind of artifact opens, says what it is, and gives the same logits as the others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_folder_with_neither(tmp_path: Path) -> None:
         open_artifact(tmp_path)
 
 
-def test_evaluation_keeps_to_the_batches_that_an_artefact_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_keeps_to_the_batches_that_an_artifact_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default batch shrinks to the largest; the last one, too small, is filled up and the filling left out."""
 
     def require(size: int) -> None:

@@ -77,7 +77,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     ),
     "engine-cut-short": (lambda e: edit(e, lambda data: data[:1000]), ("cut short: 1000 of", "model.engine")),
     "engine-empty": (lambda e: e.write_bytes(b""), ("cut short: 0 of",)),
-    "engine-missing": (lambda e: e.unlink(), ("no such artefact", "model.engine")),
+    "engine-missing": (lambda e: e.unlink(), ("no such artifact", "model.engine")),
     "engine-of-the-other": (
         lambda e: shutil.copy(e.with_name("model.float.engine"), e),
         ("not the one that its sidecar describes",),

@@ -111,7 +111,7 @@ def test_bench_compares_with_the_first(digits_export: ExportResult, tmp_path: Pa
 
 
 class Slowed(Runtime):
-    """An artefact that takes `factor` times as long."""
+    """An artifact that takes `factor` times as long."""
 
     def __init__(self, inner: Runtime, factor: float) -> None:
         self.__dict__.update(vars(inner))

@@ -52,7 +52,7 @@ class Case:
         method: settings, for the reader.
         format: as in `illama_deploy.formats`, or `float32`, `bf16`, `W8A16`.
         runtime: a key of `peers.runtimes.RUNTIMES`.
-        make: writes the artefact into a folder and returns its file.
+        make: writes the artifact into a folder and returns its file.
         python: which `--python NAME=PATH` runs `make`, where the tool's requirements contradict ours.
         family: of these only the one with the best top-1 gets a row, and the row names the others.
     """

@@ -1,4 +1,4 @@
-"""Every artefact behind illama_deploy's `Runtime`, so that its accuracy and latency code measures all alike."""
+"""Every artifact behind illama_deploy's `Runtime`, so that its accuracy and latency code measures all alike."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _inductor(case: Case, path: Path, threads: int, hint: str) -> Runtime:
     return runtime
 
 
-#: key → (name shown, how an artefact is opened).
+#: key → (name shown, how an artifact is opened).
 RUNTIMES: dict[str, tuple[str, Callable[[Case, Path, int, str], Runtime]]] = {
     "onnxruntime": ("ONNX Runtime", lambda case, path, threads, hint: OnnxRuntime(case.name, read_onnx(path), threads)),
     "openvino": ("OpenVINO", _openvino),
@@ -93,6 +93,6 @@ RUNTIMES: dict[str, tuple[str, Callable[[Case, Path, int, str], Runtime]]] = {
 
 
 def size_bytes(path: Path) -> int:
-    """Of the artefact: the file and its weights where they lie beside it."""
+    """Of the artifact: the file and its weights where they lie beside it."""
     beside = [path.with_suffix(".bin"), path.with_name(path.name + ".data"), path.with_name(path.name + "_data")]
     return sum(p.stat().st_size for p in [path, *beside] if p.is_file())

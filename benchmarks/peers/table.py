@@ -26,8 +26,8 @@ One trained iLLaMA-T (32 px, patch 4, 5.3 M parameters), one draw of {calibratio
   one-sided). SQNR and agreement: logits and first guesses against the same.
 - **time, peak**: of quantizing, import to file, in a process of its own; ours includes decoding the images, export and
   the proof of kernels, the peers get decoded images and the float ONNX file.
-- **ratios**: median of paired rounds, the artefacts of a row taking turns in one process with the same threads, with a
-  95 % interval. *to ours*: against our artefact of the same format in the same runtime; **above 1, ours is faster;
+- **ratios**: median of paired rounds, the artifacts of a row taking turns in one process with the same threads, with a
+  95 % interval. *to ours*: against our artifact of the same format in the same runtime; **above 1, ours is faster;
   below 1, the peer is**. *to float*: against the float network in the same runtime; below 1, quantizing pays. p50 is
   for orientation across runtimes only.
 - Everything is wall clock on a shared machine; load averages stand at the end. Ratios stand that better than times do.

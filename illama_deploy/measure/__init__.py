@@ -1,4 +1,4 @@
-"""Accuracy and latency of artefacts, with their uncertainty."""
+"""Accuracy and latency of artifacts, with their uncertainty."""
 
 from .accuracy import Accuracy, Comparison, measure_accuracy, pack_correct, run_batch, unpack_correct
 from .calibration import PAPER_BINNING, Binning, fit_temperature

@@ -1,4 +1,4 @@
-"""Accuracy of one or more artefacts over the same images, in one pass."""
+"""Accuracy of one or more artifacts over the same images, in one pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Accuracy", "Comparison", "measure_accuracy", "pack_correct", "run_ba
 
 @dataclass
 class Accuracy:
-    """Figures of one artefact, image by image in data order.
+    """Figures of one artifact, image by image in data order.
 
     Attributes:
         binning: for the calibration error.
@@ -117,7 +117,7 @@ class Accuracy:
 
 @dataclass
 class Comparison:
-    """Comparison of an artefact's logits with the reference's, image by image; what is not finite disagrees."""
+    """Comparison of an artifact's logits with the reference's, image by image; what is not finite disagrees."""
 
     _same: list[np.ndarray] = field(default_factory=list)
     _signal: list[np.ndarray] = field(default_factory=list)
@@ -169,14 +169,14 @@ def measure_accuracy(
     on_logits: Callable[[list[np.ndarray], np.ndarray], None] | None = None,
     binning: Binning = PAPER_BINNING,
 ) -> tuple[list[Accuracy], list[Comparison]]:
-    """Feed every batch to all artefacts.
+    """Feed every batch to all artifacts.
 
     Args:
-        on_logits: called for each batch with all artefacts' logits and the labels.
+        on_logits: called for each batch with all artifacts' logits and the labels.
         binning: for calibration errors.
 
     Returns:
-        Figures of each artefact, and of each against the first.
+        Figures of each artifact, and of each against the first.
     """
     accuracies = [Accuracy(min(5, runtime.classes), binning) for runtime in runtimes]
     comparisons = [Comparison() for _ in runtimes]
@@ -192,7 +192,7 @@ def measure_accuracy(
 
 
 def run_batch(runtime: Runtime, images: np.ndarray) -> np.ndarray:
-    """Run a batch; the data's last one is filled up where the artefact takes no batch as small."""
+    """Run a batch; the data's last one is filled up where the artifact takes no batch as small."""
     missing = 0 if runtime.batches is None else runtime.batches.smallest - len(images)
     if missing <= 0:
         return runtime.run(images)

@@ -1,6 +1,6 @@
 """How many directions attention maps have: the share of singular values that makes up 80 % of their sum.
 
-The map is what values are multiplied with: after softmax and mask, and quantized where the artefact quantizes it.
+The map is what values are multiplied with: after softmax and mask, and quantized where the artifact quantizes it.
 Source: *Adapting LLaMA Decoder to Vision Transformer* (arXiv 2404.06773v4), analysis of the causal mask.
 """
 

@@ -1,4 +1,4 @@
-"""Latency, measured so that a shared machine's moods cancel: artefacts take turns in one process."""
+"""Latency, measured so that a shared machine's moods cancel: artifacts take turns in one process."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ QUANTILES = tuple(2.5 * i for i in range(41))
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one artefact at one batch size.
+    """Times of one artifact at one batch size.
 
     Attributes:
         seconds: of each round, in order [rounds].
-        ratio: paired ratio to the first artefact.
+        ratio: paired ratio to the first artifact.
     """
 
     batch: int
@@ -95,7 +95,7 @@ def measure_latency(
     seed: int = 0,
     on_round: Callable[[], None] | None = None,
 ) -> list[Latency]:
-    """Time one inference of each artefact in each round, in an order drawn anew each time.
+    """Time one inference of each artifact in each round, in an order drawn anew each time.
 
     Args:
         seconds: rounds go on for about this long (at least 30, at most 2,000 of them).

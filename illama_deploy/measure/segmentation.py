@@ -80,7 +80,7 @@ def windows(length: int, window: int, stride: int | None) -> list[int]:
 
 
 def predict(runs: Sequence[Run], scene: Scene, sliding: Sliding, batch_size: int) -> list[Tensor]:
-    """Scores [K, H, W] of one image by each of the artefacts: logits, or the mean of probabilities over views."""
+    """Scores [K, H, W] of one image by each of the artifacts: logits, or the mean of probabilities over views."""
     views = [(scale, flip) for scale in sliding.scales for flip in ((False, True) if sliding.flip else (False,))]
     totals: list[Tensor] = []
     for scale, flip in views:
@@ -118,7 +118,7 @@ def _slide(run: Run, x_CHW: Tensor, size: tuple[int, int], stride: int | None, b
 
 @dataclass
 class PixelAccuracy:
-    """Figures of one artefact.
+    """Figures of one artifact.
 
     Attributes:
         classes: K.
@@ -199,10 +199,10 @@ def _figure_at(function: Callable[[np.ndarray], float], confusions: np.ndarray, 
 
 
 def miou_drop(baseline: Sequence[np.ndarray], candidate: Sequence[np.ndarray], confidence: float = 0.95) -> Interval:
-    """Drop in mIoU on the same images, in points, from both artefacts' matrices image by image [K, K + 1].
+    """Drop in mIoU on the same images, in points, from both artifacts' matrices image by image [K, K + 1].
 
     mIoU is no mean over images, so there is no closed form: the interval is a paired bootstrap over images, whose
-    matrices of both artefacts are drawn together.
+    matrices of both artifacts are drawn together.
     """
     shape, images = baseline[0].shape, len(baseline)
     # As float64, which holds such counts exactly and is summed by a GEMM.
@@ -229,7 +229,7 @@ def unpack_confusions(text: str, classes: int) -> list[np.ndarray]:
 
 @dataclass
 class PixelComparison:
-    """An artefact's scores against the reference's, image by image; what is not finite disagrees."""
+    """An artifact's scores against the reference's, image by image; what is not finite disagrees."""
 
     _same: list[int] = field(default_factory=list)
     _pixels: list[int] = field(default_factory=list)
@@ -271,14 +271,14 @@ def measure_segmentation(
     batch_size: int,
     on_scores: Callable[[Scene, list[Tensor]], None] | None = None,
 ) -> tuple[list[PixelAccuracy], list[PixelComparison]]:
-    """Show every image to all artefacts.
+    """Show every image to all artifacts.
 
     Args:
         batch_size: windows at a time.
-        on_scores: called for each image with all artefacts' scores [K, H, W].
+        on_scores: called for each image with all artifacts' scores [K, H, W].
 
     Returns:
-        Figures of each artefact, and of each against the first.
+        Figures of each artifact, and of each against the first.
     """
     accuracies = [PixelAccuracy(runtime.classes) for runtime in runtimes]
     comparisons = [PixelComparison() for _ in runtimes]

@@ -1,4 +1,4 @@
-"""Shape or texture: what an artefact goes by where the two say different things.
+"""Shape or texture: what an artifact goes by where the two say different things.
 
 Source: R. Geirhos et al., *ImageNet-trained CNNs are biased towards texture*, ICLR 2019.
 """

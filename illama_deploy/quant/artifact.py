@@ -39,7 +39,7 @@ class QuantizedArtifact:
     Attributes:
         model: the network in evaluation mode, quantized sites in place.
         manifest: as stored.
-        manifest_sha256: of the manifest file; it names this artefact.
+        manifest_sha256: of the manifest file; it names this artifact.
     """
 
     path: Path

@@ -31,7 +31,7 @@ WIDTH = 360.0
 
 @dataclass(frozen=True)
 class Point:
-    """An artefact at one batch size.
+    """An artifact at one batch size.
 
     Attributes:
         x, y: latency in ms, top-1 in percent.
@@ -69,7 +69,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Bias:
-    """Shape ratios of an artefact: of all stimuli, and by category [value, low, high]; None where none is decided."""
+    """Shape ratios of an artifact: of all stimuli, and by category [value, low, high]; None where none is decided."""
 
     label: str
     colour: int

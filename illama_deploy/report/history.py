@@ -14,7 +14,7 @@ from .tasks import task_of
 
 __all__ = ["HISTORY_COLUMNS", "history_rows", "render_history"]
 
-HISTORY_COLUMNS = ("made", "machine", "artefact", "format", "target", "accuracy %", "drop", "batch", "ratio", "verdict")
+HISTORY_COLUMNS = ("made", "machine", "artifact", "format", "target", "accuracy %", "drop", "batch", "ratio", "verdict")
 
 
 def render_history(reports: Sequence[dict[str, Any]]) -> dict[str, str]:

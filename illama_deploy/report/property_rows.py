@@ -1,4 +1,4 @@
-"""Tables of properties as text, shared by every face; each takes (name of the artefact, its properties)."""
+"""Tables of properties as text, shared by every face; each takes (name of the artifact, its properties)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = [
 
 Artifacts = Sequence[tuple[str, dict[str, Any]]]
 
-CALIBRATION_COLUMNS = ("artefact", "temperature", "ECE", "NLL", "Brier")
-SHAPE_COLUMNS = ("artefact", "shape of", "stimuli", "by shape", "by texture", "by neither", "shape ratio %")
-RANK_COLUMNS = ("artefact", "mask", "layer", "rank, mean of heads", "share %", "head by head")
-CORRUPTION_COLUMNS = ("artefact", "corruption", "top-1 %", "by severity")
+CALIBRATION_COLUMNS = ("artifact", "temperature", "ECE", "NLL", "Brier")
+SHAPE_COLUMNS = ("artifact", "shape of", "stimuli", "by shape", "by texture", "by neither", "shape ratio %")
+RANK_COLUMNS = ("artifact", "mask", "layer", "rank, mean of heads", "share %", "head by head")
+CORRUPTION_COLUMNS = ("artifact", "corruption", "top-1 %", "by severity")
 
 
 def calibration_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
@@ -95,7 +95,7 @@ def property_tables(artifacts: Artifacts) -> list[tuple[str, tuple[str, ...], in
 
 
 def was_measured(properties: dict[str, Any], name: str) -> bool:
-    """Whether a property was asked for, and the artefact could show it."""
+    """Whether a property was asked for, and the artifact could show it."""
     return name in properties and "not_measured" not in properties[name]
 
 

@@ -27,10 +27,10 @@ __all__ = [
     "timing_rows",
 ]
 
-#: Stands where a figure would: the artefact cannot run on this machine.
+#: Stands where a figure would: the artifact cannot run on this machine.
 NOT_MEASURED = "not measured"
-GATE_COLUMNS = ("gate", "artefact", "measured", "interval", "limit", "verdict")
-TIMING_COLUMNS = ("artefact", "batch", "rounds", "p50 ms", "p90 ms", "p99 ms", "CV %", "outliers", "drift")
+GATE_COLUMNS = ("gate", "artifact", "measured", "interval", "limit", "verdict")
+TIMING_COLUMNS = ("artifact", "batch", "rounds", "p50 ms", "p90 ms", "p99 ms", "CV %", "outliers", "drift")
 SITE_COLUMNS = (
     "site",
     "format",
@@ -43,7 +43,7 @@ SITE_COLUMNS = (
 )
 LAYER_COLUMNS = ("layer", "kernel", "precision")
 LATENCY_COLUMNS = (
-    "artefact",
+    "artifact",
     "batch",
     "rounds",
     "p50 ms",
@@ -78,11 +78,11 @@ def gate_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 def artifact_columns(report: dict[str, Any]) -> tuple[str, ...]:
     """Of `artifact_rows`."""
     accuracy = (f"{task_of(report).title} %", "drop", "agreement %")
-    return ("artefact", "target", "format", "size", *accuracy, "batch", "p50 ms", "images/s", "ratio")
+    return ("artifact", "target", "format", "size", *accuracy, "batch", "p50 ms", "images/s", "ratio")
 
 
 def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per artefact and batch size, baselines first."""
+    """One row per artifact and batch size, baselines first."""
     rows: list[tuple[str, ...]] = []
     task = task_of(report)
     for position, artifact in enumerate(report["artifacts"]):
@@ -110,11 +110,11 @@ def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 def accuracy_columns(report: dict[str, Any]) -> tuple[str, ...]:
     """Of `accuracy_rows`."""
     titles = (title for _, title, _ in task_of(report).figures)
-    return ("artefact", "images", *titles, "agreement %", "logit SQNR dB")
+    return ("artifact", "images", *titles, "agreement %", "logit SQNR dB")
 
 
 def accuracy_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per artefact that ran, each figure with its interval."""
+    """One row per artifact that ran, each figure with its interval."""
     rows: list[tuple[str, ...]] = []
     for position, artifact in enumerate(report["artifacts"]):
         accuracy, comparison = artifact["accuracy"], artifact["comparison"]
@@ -134,19 +134,19 @@ def accuracy_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def class_columns(report: dict[str, Any]) -> tuple[str, ...]:
-    """Of `class_rows`: a column per artefact that ran."""
+    """Of `class_rows`: a column per artifact that ran."""
     return ("IoU %", *(f"{a['info']['format']} on {a['target']}" for a in report["artifacts"] if a["accuracy"]))
 
 
 def class_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per class, where pixels were classified: the intersection over union of each artefact."""
+    """One row per class, where pixels were classified: the intersection over union of each artifact."""
     found = [a["accuracy"]["iou"] for a in report["artifacts"] if a["accuracy"] and "iou" in a["accuracy"]]
     names = list(found[0]) if found else []
     return [(name, *("–" if iou[name] is None else f"{iou[name]:.2f}" for iou in found)) for name in names]
 
 
 def timing_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per artefact and batch size: how steady its times were."""
+    """One row per artifact and batch size: how steady its times were."""
     return [
         (
             artifact["info"]["name"],
@@ -196,7 +196,7 @@ def precision_counts(proof: dict[str, Any]) -> dict[str, int]:
 
 
 def latency_rows(benchmark: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per batch size and artefact, of what `bench` measured; one for an artefact that it could not."""
+    """One row per batch size and artifact, of what `bench` measured; one for an artifact that it could not."""
     artifacts = benchmark["artifacts"]
     rows: list[tuple[str, ...]] = [
         (artifact["info"]["name"], "–", "–", NOT_MEASURED, *(["–"] * 4))

@@ -14,8 +14,8 @@ class Task:
 
     Attributes:
         title: of the figure that is gated, for people; in percent.
-        figure: its key in an artefact's accuracy.
-        drop: key of its drop in an artefact's comparison.
+        figure: its key in an artifact's accuracy.
+        drop: key of its drop in an artifact's comparison.
         drop_gate, change_gate: names of the gates on it.
         figures: key, title and digits of all figures of accuracy.
     """
@@ -41,5 +41,5 @@ TASKS = {
 
 
 def task_of(report: dict[str, Any]) -> Task:
-    """The task of a report's artefacts; reports of before there were two are of classification."""
+    """The task of a report's artifacts; reports of before there were two are of classification."""
     return TASKS[report["data"].get("task", "classification")]

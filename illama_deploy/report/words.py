@@ -60,7 +60,7 @@ def _outcome(latency: dict[str, Any], min_effect: float) -> str:
 
 
 def steadiness_notes(artifacts: Sequence[dict[str, Any]]) -> list[str]:
-    """What disturbed the timings, by its worst case, and artefacts whose logits are no numbers."""
+    """What disturbed the timings, by its worst case, and artifacts whose logits are no numbers."""
     notes = [
         f"{artifact['info']['name']}: logits are NaN or infinite on {artifact['accuracy']['not_finite']} "
         + ("pixels" if "miou" in artifact["accuracy"] else f"of {artifact['accuracy']['images']} images")

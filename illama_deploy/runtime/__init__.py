@@ -1,4 +1,4 @@
-"""Run any artefact: one interface over every backend."""
+"""Run any artifact: one interface over every backend."""
 
 from .open import open_artifact, open_if_available
 from .runtime import ArtifactInfo, BatchLimits, Runtime, Unavailable

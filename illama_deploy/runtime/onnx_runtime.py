@@ -32,7 +32,7 @@ class OnnxRuntime(Runtime):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Threads spin within a run, as they do once deployed, but not after it: they would steal time from the other
-        # artefact of an interleaved pair.
+        # artifact of an interleaved pair.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self.session = ort.InferenceSession(str(file.path), options, providers=[provider])

@@ -1,4 +1,4 @@
-"""Open whatever an artefact's path points to."""
+"""Open whatever an artifact's path points to."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def open_artifact(
         raise UsageError(f"There is no precision {precision!r}.", hint=f"Use one of: {', '.join(PRECISIONS)}.")
     path, label = Path(name), str(name)
     if label != EMBEDDED and not _exists(path):
-        raise ArtifactError("There is no such artefact.", where=path, hint="Check the path.")
+        raise ArtifactError("There is no such artifact.", where=path, hint="Check the path.")
     if path.is_dir():
         if (path / MANIFEST).is_file():
             return (open_torchao if backend == "torch" else open_quantized)(label, path, threads)
@@ -92,7 +92,7 @@ def _open_onnx(name: str, path: Path, threads: int, precision: str, backend: str
 
 
 def open_if_available(name: str | Path, **options: Any) -> Runtime | Unavailable:
-    """Load an artefact as `open_artifact` does, or say why it cannot run on this machine.
+    """Load an artifact as `open_artifact` does, or say why it cannot run on this machine.
 
     Raises:
         DeployError: anything else that is wrong with it.

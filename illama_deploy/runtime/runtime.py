@@ -18,7 +18,7 @@ __all__ = ["ArtifactInfo", "BatchLimits", "Runtime", "Unavailable"]
 
 @dataclass(frozen=True)
 class ArtifactInfo:
-    """What a report says of an artefact.
+    """What a report says of an artifact.
 
     Attributes:
         name: as the user named it.
@@ -59,7 +59,7 @@ class ArtifactInfo:
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Batch sizes that an artefact takes.
+    """Batch sizes that an artifact takes.
 
     Attributes:
         require: raises a UsageError for a batch size outside.
@@ -72,7 +72,7 @@ class BatchLimits:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A sound artefact that cannot run on this machine.
+    """A sound artifact that cannot run on this machine.
 
     Attributes:
         info: what it is; its provider is "none".
@@ -86,7 +86,7 @@ class Unavailable:
 
 
 class Runtime(ABC):
-    """An artefact, loaded and ready.
+    """An artifact, loaded and ready.
 
     Attributes:
         info: what it is.

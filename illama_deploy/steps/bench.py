@@ -1,4 +1,4 @@
-"""Latency of artefacts, interleaved in one process."""
+"""Latency of artifacts, interleaved in one process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FEWEST_ROUNDS = 10
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Latencies: for each artefact, one entry per batch size; ratios are to the first artefact.
+    """Latencies: for each artifact, one entry per batch size; ratios are to the first artifact.
 
     Attributes:
-        not_measured: for each artefact, why it cannot run on this machine, or None; such a one has no latencies.
+        not_measured: for each artifact, why it cannot run on this machine, or None; such a one has no latencies.
             Where the first has none, nothing has a ratio.
     """
 
@@ -67,12 +67,12 @@ def bench(
     precision: str = "auto",
     json: str | Path | None = None,
 ) -> Benchmark:
-    """Time artefacts in turns and compare each with the first; one that cannot run on this machine is left out.
+    """Time artifacts in turns and compare each with the first; one that cannot run on this machine is left out.
 
     Args:
-        artifacts: paths, or opened artefacts.
+        artifacts: paths, or opened artifacts.
         batch: batch sizes.
-        threads: that each artefact may use.
+        threads: that each artifact may use.
         seconds: about how long to measure at each batch size.
         rounds: an exact number instead.
         cuda_graph, backend, precision: as in `open_artifact`.
@@ -82,7 +82,7 @@ def bench(
         DeployError: bad input; nothing is written.
     """
     if not artifacts:
-        raise UsageError("Nothing to time.", hint="Name one or more artefacts.")
+        raise UsageError("Nothing to time.", hint="Name one or more artifacts.")
     with ExitStack() as outputs:
         # Opened first, so that a place that cannot be written shows before any work is done.
         inputs = [a for a in artifacts if isinstance(a, str | Path)]
@@ -116,13 +116,13 @@ def measure_batches(
     confidence: float,
     on_round: Callable[[], None] | None = None,
 ) -> tuple[tuple[Latency, ...], ...]:
-    """Measure every batch size; one row per artefact, an empty one for what cannot run on this machine.
+    """Measure every batch size; one row per artifact, an empty one for what cannot run on this machine.
 
     Args:
         on_round: called after each timed round.
 
     Raises:
-        UsageError: a batch size or duration that makes no sense or that an artefact does not take, or artefacts for
+        UsageError: a batch size or duration that makes no sense or that an artifact does not take, or artifacts for
             images of different sizes.
     """
     runtimes = [artifact for artifact in artifacts if isinstance(artifact, Runtime)]
@@ -141,7 +141,7 @@ def measure_batches(
     shapes = {(r.preprocessing.channels, *r.preprocessing.size) for r in runtimes}
     if len(shapes) > 1:
         sizes = ", ".join(f"{r.info.name} {r.preprocessing.size}" for r in runtimes)
-        raise UsageError(f"The artefacts take images of different sizes: {sizes}.", hint="Time each by itself.")
+        raise UsageError(f"The artifacts take images of different sizes: {sizes}.", hint="Time each by itself.")
     if not runtimes:
         return tuple(() for _ in artifacts)
     columns = [

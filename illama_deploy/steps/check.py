@@ -104,8 +104,8 @@ def check(
     file, the report is appended to it.
 
     Args:
-        candidates: artefacts, quantized directories or directories of exports; the workspace's where none is given.
-        baseline: artefact; the float file beside each export where not given.
+        candidates: artifacts, quantized directories or directories of exports; the workspace's where none is given.
+        baseline: artifact; the float file beside each export where not given.
         targets: `cpu`, `cuda`, `trt`, `openvino`, `torch`: which exports of a quantized directory take part (they are
             made where they are not there yet); of other candidates, `torch` or `cpu` chooses what runs them.
         against: a stored `report.json` that nothing may be worse than.
@@ -119,7 +119,7 @@ def check(
         cuda_graph, precision: as in `open_artifact`.
         sensitivity: measure how much each site costs by itself, where the quantized directory, the float checkpoint and
             its data are at hand.
-        properties: what else to measure of every artefact; the binning of `ece` is theirs.
+        properties: what else to measure of every artifact; the binning of `ece` is theirs.
         out: directory for `report.json` and its faces; the workspace's where not given.
         force: replace a directory that exists.
         command: what was typed, for the report.
@@ -267,7 +267,7 @@ class _Results:
     reference: Accuracy | PixelAccuracy | None = None
 
     def entry(self, member: Member, role: str, group: Group) -> dict[str, Any]:
-        """One artefact, as in `report.json`."""
+        """One artifact, as in `report.json`."""
         artifact = member.artifact
         entry: dict[str, Any] = {"role": role, "target": member.target, "info": artifact.info.to_dict()}
         entry |= {"accuracy": None, "comparison": None, "latency": [], "proof": member.proof}
@@ -372,7 +372,7 @@ def _hashed_scenes(scenes: Iterable[Scene], digest: Any) -> Iterator[Scene]:
 def _measure_pixels(
     runtimes: Sequence[Runtime], loader: Scenes, digest: Any, gallery: _Gallery
 ) -> dict[int, tuple[PixelAccuracy, PixelComparison]]:
-    """Figures of each artefact by identity."""
+    """Figures of each artifact by identity."""
 
     def show(scene: Scene, scores: list[Tensor]) -> None:
         gallery.update(scene, dict(zip(map(id, runtimes), scores, strict=True)))
@@ -387,7 +387,7 @@ class _Gallery:
 
     Args:
         images: how many there are.
-        shown: the artefacts whose predictions are drawn.
+        shown: the artifacts whose predictions are drawn.
     """
 
     def __init__(self, names: Sequence[str], images: int, shown: Sequence[Runtime]) -> None:
@@ -397,7 +397,7 @@ class _Gallery:
         self.pictures: list[dict[str, str]] = []
 
     def update(self, scene: Scene, scores: Mapping[int, Tensor]) -> None:
-        """Take an image; scores [K, H, W] of each artefact by identity."""
+        """Take an image; scores [K, H, W] of each artifact by identity."""
         if self.seen in self.wanted:
             drawn = {"labels": scene.labels}
             for artifact in self.shown:

@@ -1,4 +1,4 @@
-"""Accuracy of one artefact, its distance from a reference, and its properties."""
+"""Accuracy of one artifact, its distance from a reference, and its properties."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["Evaluation", "class_names", "evaluate", "open_evaluation_data"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one artefact on one data set.
+    """Figures of one artifact on one data set.
 
     Attributes:
         figures: `top1`, `top5` (percent), `ece`, `nll`, `brier`, `images`, and with a reference `agreement` (percent)
@@ -83,12 +83,12 @@ def evaluate(
 
     Args:
         artifact: float checkpoint, quantized directory, `.onnx` file, engine, or an opened one.
-        data: data spec; what the artefact says of itself where not given.
+        data: data spec; what the artifact says of itself where not given.
         split: `test` or `validation` where not given.
         limit: only the first so many images.
-        reference: another artefact to compare logits with, image by image.
+        reference: another artifact to compare logits with, image by image.
         batch_size: images (or windows) at a time; 64 (8), or as many as an engine's profile takes, where not given.
-        preprocessing: fields of `Preprocessing` that replace the artefact's.
+        preprocessing: fields of `Preprocessing` that replace the artifact's.
         backend: as in `open_artifact`; the reference is not touched by it.
         precision: as in `open_artifact`.
         heads, image_size, ema: of float checkpoints, as in `read_checkpoint`.
@@ -100,7 +100,7 @@ def evaluate(
         json, html: files to write the figures and a page with charts to.
 
     Raises:
-        DeployError: bad input, or a property that the artefact cannot show; nothing is written.
+        DeployError: bad input, or a property that the artifact cannot show; nothing is written.
     """
     properties = properties or PropertyOptions()
     inputs = [a for a in (artifact, reference) if isinstance(a, str | Path)]
@@ -193,7 +193,7 @@ def class_names(runtime: Runtime, loader: Loader) -> tuple[str, ...]:
 def _classification(
     runtimes: list[Runtime], loader: Loader, wanted: Properties, kept: list[tuple[np.ndarray, np.ndarray]] | None
 ) -> tuple[Accuracy, Comparison]:
-    """The last artefact's figures, and against the first; its logits and the labels go into `kept`."""
+    """The last artifact's figures, and against the first; its logits and the labels go into `kept`."""
 
     def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
         wanted.update(logits[-1], labels)
@@ -208,7 +208,7 @@ def _classification(
 def _segmentation(
     runtimes: list[Runtime], scenes: Scenes, sliding: Sliding, pictures: Path | None
 ) -> tuple[PixelAccuracy, PixelComparison]:
-    """The last artefact's figures, and against the first; its predictions are drawn into `pictures`."""
+    """The last artifact's figures, and against the first; its predictions are drawn into `pictures`."""
     names = class_names(runtimes[-1], scenes)
 
     def look(scene: Scene, scores: list[Tensor]) -> None:
@@ -235,10 +235,10 @@ def open_evaluation_data(
     preprocessing: dict[str, Any] | None = None,
     skip_broken: bool = False,
 ) -> Loader:
-    """Open the images that all artefacts are measured on; the first artefact decides where nothing is said.
+    """Open the images that all artifacts are measured on; the first artifact decides where nothing is said.
 
     Raises:
-        UsageError: no data is known, the artefacts do not belong together, or one does not take such batches.
+        UsageError: no data is known, the artifacts do not belong together, or one does not take such batches.
     """
     first = runtimes[0]
     limits = [runtime.batches for runtime in runtimes if runtime.batches is not None]
@@ -255,18 +255,18 @@ def open_evaluation_data(
             raise UsageError(
                 f"{first.info.name} and {runtime.info.name} expect differently prepared images, so their figures "
                 f"cannot be compared:\n    {expected[0]}\n    {own}",
-                hint="Compare artefacts of one checkpoint, or say the preprocessing with --mean, --std, --crop, ...",
+                hint="Compare artifacts of one checkpoint, or say the preprocessing with --mean, --std, --crop, ...",
             )
         if (runtime.task, runtime.classes) != (first.task, first.classes):
             raise UsageError(
                 f"{first.info.name} has {first.classes} classes ({first.task}) and {runtime.info.name} "
                 f"{runtime.classes} ({runtime.task}).",
-                hint="Compare artefacts of one checkpoint.",
+                hint="Compare artifacts of one checkpoint.",
             )
     spec = data or next((runtime.data for runtime in runtimes if runtime.data), None)
     if spec is None:
         raise UsageError(
-            "The artefact does not say which data it belongs to.",
+            "The artifact does not say which data it belongs to.",
             where=first.info.name,
             hint="Give it with --data, such as --data folder:PATH or --data parquet:PATH.",
         )

@@ -1,4 +1,4 @@
-"""What an artefact is made of: formats, errors and sensitivity site by site, or each layer's precision and time."""
+"""What an artifact is made of: formats, errors and sensitivity site by site, or each layer's precision and time."""
 
 from __future__ import annotations
 

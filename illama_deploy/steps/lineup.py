@@ -26,7 +26,7 @@ RECORD = "export.json"
 
 @dataclass(frozen=True)
 class Member:
-    """One artefact that takes part.
+    """One artifact that takes part.
 
     Attributes:
         target: what it was made for, such as `openvino`; `torch` for checkpoints.
@@ -40,7 +40,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Artefacts that are timed in the same rounds; the most precise baseline first."""
+    """Artifacts that are timed in the same rounds; the most precise baseline first."""
 
     baselines: tuple[Member, ...]
     candidates: tuple[Member, ...]
@@ -216,7 +216,7 @@ def _named(
     workspace: Workspace,
     options: dict[str, Any],
 ) -> Group:
-    """Artefacts as the user named them."""
+    """Artifacts as the user named them."""
     first = (
         baseline
         if baseline is not None
@@ -252,7 +252,7 @@ def _proof_of(artifact: Runtime | Unavailable) -> dict[str, Any] | None:
 
 
 def _baselines(baseline: str | Path | Runtime, options: dict[str, Any], *, demanded: bool) -> tuple[Member, ...]:
-    """A float artefact in every precision that its runtime has for it: first float32, then half.
+    """A float artifact in every precision that its runtime has for it: first float32, then half.
 
     Args:
         demanded: whether one that cannot run is an error.

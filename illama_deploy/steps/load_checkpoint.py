@@ -38,7 +38,7 @@ def load_checkpoint(
 
 
 def read_source(artifact: QuantizedArtifact, source: str | Path | None, hint: str) -> Checkpoint:
-    """Read the float checkpoint that an artefact was made from.
+    """Read the float checkpoint that an artifact was made from.
 
     Args:
         source: where it lies now; where `quantize` read it, if not given.

@@ -92,13 +92,13 @@ class PropertyOptions:
 
 
 class Properties:
-    """Measures what is asked for of one artefact. What may be wrong with the input shows when it is made.
+    """Measures what is asked for of one artifact. What may be wrong with the input shows when it is made.
 
     Args:
         loader: the evaluation images, whose preprocessing is `preprocessing`.
 
     Attributes:
-        cannot: properties that the artefact cannot show, and why.
+        cannot: properties that the artifact cannot show, and why.
 
     Raises:
         DeployError: stimuli, mapping, calibration images or network do not do for what is asked.
@@ -138,7 +138,7 @@ class Properties:
             accuracy: on the evaluation images, which `update` has seen too.
 
         Returns:
-            Property (with `_` for `-`) to its figures; `not_measured`, the reason, where the artefact cannot show it.
+            Property (with `_` for `-`) to its figures; `not_measured`, the reason, where the artifact cannot show it.
         """
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "calibration": lambda: self._calibration(cast(Accuracy, accuracy)),

@@ -83,8 +83,8 @@ def quantize(
 ) -> QuantizedArtifact:
     """Quantize a trained checkpoint after training.
 
-    With `max_drop` or `max_size` the format of every site is searched: the smallest artefact that keeps the first, the
-    most exact one that keeps the second. The artefact holds the search as `search.json` and `search.svg`.
+    With `max_drop` or `max_size` the format of every site is searched: the smallest artifact that keeps the first, the
+    most exact one that keeps the second. The artifact holds the search as `search.json` and `search.svg`.
 
     Args:
         checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded default.
@@ -110,7 +110,7 @@ def quantize(
         force: replace a directory that exists.
 
     Returns:
-        The artefact, loaded from where it was written. Where rounding goes block by block, what is finished is kept
+        The artifact, loaded from where it was written. Where rounding goes block by block, what is finished is kept
         beside `out` until then: after an interruption the same call goes on from there, to the same result.
 
     Raises:

@@ -73,7 +73,7 @@ class Found:
         formats: of every site.
         model: quantized so.
         record: all of `search.json`.
-        journal: of no more use once the artefact is written.
+        journal: of no more use once the artifact is written.
     """
 
     recipe: Recipe
@@ -94,7 +94,7 @@ class Found:
         return {"file": RECORD, "limits": self.record["limits"], "images": measured["images"], "drop": measured["drop"]}
 
     def write(self, directory: Path) -> None:
-        """Write record and plot into the artefact."""
+        """Write record and plot into the artifact."""
         (directory / RECORD).write_text(canonical_json(self.record), encoding="utf-8")
         plot_search(self.record, directory / PLOT)
 
@@ -189,7 +189,7 @@ def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside:
     """Choose the format of every site.
 
     Args:
-        beside: the artefact to be; what is measured is kept beside it.
+        beside: the artifact to be; what is measured is kept beside it.
 
     Raises:
         UsageError: limits that no assignment keeps.
@@ -273,7 +273,7 @@ def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside:
 
 
 def search_rows(artifact: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and rows: what was measured along the curve of an artefact that was searched, the most exact first."""
+    """Columns and rows: what was measured along the curve of an artifact that was searched, the most exact first."""
     record = json.loads((artifact / RECORD).read_text(encoding="utf-8"))
     rows: list[tuple[str, ...]] = []
     for number, point in enumerate(record["curve"]):

@@ -1,4 +1,4 @@
-"""`report.csv`: a line per artefact and batch size, figures in full."""
+"""`report.csv`: a line per artifact and batch size, figures in full."""
 
 from __future__ import annotations
 

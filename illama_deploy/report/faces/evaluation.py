@@ -1,4 +1,4 @@
-"""The page of `evaluate --html`: figures of one artefact, and its properties."""
+"""The page of `evaluate --html`: figures of one artifact, and its properties."""
 
 from __future__ import annotations
 

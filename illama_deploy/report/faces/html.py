@@ -122,7 +122,7 @@ def _scatter(shown: list[tuple[int, dict[str, Any]]], batch: int, task: Task) ->
         if (latency := _at(artifact, batch)) is not None:
             figure, comparison = artifact["accuracy"][task.figure], artifact["comparison"]
             low = high = figure
-            if colour and comparison is not None:  # the first artefact is what the others are compared with
+            if colour and comparison is not None:  # the first artifact is what the others are compared with
                 least, most = comparison["intervals"][task.drop]
                 low, high = figure + comparison[task.drop] - most, figure + comparison[task.drop] - least
             baseline = artifact["role"] == "baseline"

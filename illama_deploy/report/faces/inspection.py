@@ -24,6 +24,6 @@ class Table(Protocol):
 
 
 def render_inspection(name: str, table: Table) -> str:
-    """Render what `inspect` found of an artefact."""
+    """Render what `inspect` found of an artifact."""
     bars = describe_bars(table.figures) if "sites" in table.figures else None
     return page("inspect.html.j2", name=name, table_of=table, bars=bars)

@@ -39,7 +39,7 @@ def render_markdown(report: dict[str, Any]) -> str:
         f"Accuracy on {data['images']} images of `{data['spec']}`"
         + (f" (split `{data['split']}`)" if data["split"] else "")
         + f"{skipped}; the drop's interval is paired (same images).\n"
-        + f"Latency on {settings['threads']} thread(s), artefacts taking turns in one process; ratios are medians of "
+        + f"Latency on {settings['threads']} thread(s), artifacts taking turns in one process; ratios are medians of "
         + "paired rounds, to the fastest baseline of the same target. Each bound holds with "
         + f"{100 * settings['confidence']:g} % confidence; what straddles a limit is inconclusive.",
         _folded("Accuracy and calibration", _table(accuracy_columns(report), accuracy_rows(report))),

@@ -1,4 +1,4 @@
-"""What properties look like on a page: charts and tables of any number of artefacts."""
+"""What properties look like on a page: charts and tables of any number of artifacts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Shown", "describe_properties", "reliability_charts"]
 
 
 class Shown(NamedTuple):
-    """An artefact on a page."""
+    """An artifact on a page."""
 
     colour: int
     label: str
@@ -49,7 +49,7 @@ def describe_properties(artifacts: Sequence[Shown]) -> dict[str, Any]:
 
 
 def reliability_charts(artifact: Shown) -> list[tuple[str, float, Markup]]:
-    """Title, calibration error and diagram of an artefact as it is, and with the temperature that was fitted."""
+    """Title, calibration error and diagram of an artifact as it is, and with the temperature that was fitted."""
     found = artifact.properties["calibration"]
     scaled = found["scaled"]
     each = [("as it is", found)]
