@@ -17,5 +17,9 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """Indented JSON with a final newline, keys as given: the same value gives the same bytes."""
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    """Indented JSON with a final newline, keys as given: the same value gives the same bytes.
+
+    Raises:
+        ValueError: a figure in it is not finite; who writes it says null instead.
+    """
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

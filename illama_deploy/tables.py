@@ -9,9 +9,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from .errors import DeployError, RecipeError
 
-__all__ = ["check_types", "from_table", "plain_values", "read_toml", "require_known"]
+__all__ = ["check_types", "from_table", "plain_values", "read_toml", "require_known", "typed"]
 
 T = TypeVar("T")
 
@@ -25,6 +27,24 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "tuple[float, ...]": ((float,), "a list of numbers"),
     "tuple[int, int]": ((int,), "a list of two whole numbers"),
 }
+
+
+def typed(kind: type[T], value: Any) -> T:
+    """A typed value of what a file holds: numbers, texts, lists and tables as JSON and TOML know them.
+
+    Args:
+        kind: a frozen dataclass, or any annotation: `dict[str, float]`, `tuple[int, int]`, `int | None`. A text is no
+            number here, and a number with a fraction no whole one; what a dataclass does not name is left out.
+
+    Raises:
+        ValueError: in words, with the place (`$.a.b`).
+    """
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error).replace("Expected", "expected", 1)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def check_types(value: Any, *, skip: Iterable[str] = ()) -> None:

@@ -17,7 +17,19 @@ PACKAGE = ROOT / "illama_deploy"
 # A module may import from its own line and from earlier ones.
 RANKS = [
     {"errors", "formats", "hashing", "versions", "onnx_metadata", "onnx_session", "_timm_hook"},
-    {"tables", "atomic", "journal", "affine", "progress", "preprocessing", "workspace", "environment", "compilation"},
+    {
+        "tables",
+        "sealed",
+        "atomic",
+        "journal",
+        "memory",
+        "affine",
+        "progress",
+        "preprocessing",
+        "workspace",
+        "environment",
+        "compilation",
+    },
     {"model"},
     {"checkpoint", "data"},
     {"rewrites"},

@@ -764,7 +764,7 @@ def running(place: Path) -> Iterator[subprocess.Popen[str]]:
     signal.signal(signal.SIGINT, before)
     try:
         end = time.monotonic() + 300
-        while not list(place.glob(".quantized.partial-*")):
+        while not list(place.glob(".quantized.illama-partial-*")):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
         time.sleep(1.5)  # past the imports

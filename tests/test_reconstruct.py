@@ -116,7 +116,7 @@ def test_killed_it_goes_on(tmp_path: Path) -> None:
     values = {key: value for key, value in _best().to_dict().items() if key != "overrides"}
     recipe.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
     command = [sys.executable, "-m", "illama_deploy", "quantize", "digits", "--recipe", str(recipe), "--out"]
-    journal = tmp_path / ".killed.unfinished"
+    journal = tmp_path / ".killed.illama-unfinished"
     with subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and len(list(journal.glob("blocks.*"))) < 3:
             time.sleep(0.01)

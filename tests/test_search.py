@@ -267,14 +267,14 @@ def test_it_goes_on_where_it_was_killed(
         with subprocess.Popen(
             [sys.executable, "-m", "illama_deploy", *map(str, command), "--out", str(out)], start_new_session=True
         ) as process:
-            while process.poll() is None and len(list(tmp_path.glob(".q.unfinished/site-*.json"))) < 7:
+            while process.poll() is None and len(list(tmp_path.glob(".q.illama-unfinished/site-*.json"))) < 7:
                 time.sleep(0.002)
             process.kill()
         if process.returncode:
             break
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
-    left = len(list(tmp_path.glob(".q.unfinished/site-*.json")))
+    left = len(list(tmp_path.glob(".q.illama-unfinished/site-*.json")))
     calls: list[object] = []
     monkeypatch.setattr(step, "diverge", lambda pairs: calls.append(0) or diverge(pairs))
     artifact = illama_deploy.quantize(max_size="0.42MB", out=out, **QUICK)  # type: ignore[arg-type]
@@ -282,7 +282,7 @@ def test_it_goes_on_where_it_was_killed(
     assert len(calls) == 20 - left + 1
     for name in ("model.safetensors", "manifest.json", "search.json"):
         assert (artifact.path / name).read_bytes() == (searched.path / name).read_bytes()
-    assert not (tmp_path / ".q.unfinished").exists()
+    assert not (tmp_path / ".q.illama-unfinished").exists()
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_a_limit_that_cannot_be_met_says_what_costs_most(cli: Cli, tmp_path: Pat
     assert refused.code == 2
     for text in ("at most 0.8 points", "851 held-out images", "costs most in", "KL", "--exclude"):
         assert text in refused.err
-    assert [path.name for path in tmp_path.iterdir()] == [".q.unfinished"]
+    assert [path.name for path in tmp_path.iterdir()] == [".q.illama-unfinished"]
     # With a limit that can be met, what was measured serves again.
     before = {path.name for path in next(tmp_path.iterdir()).iterdir()}
     assert sum(name.startswith("drop-") for name in before) > 1

@@ -547,7 +547,10 @@ def test_qat_goes_on_inside_an_epoch(
 
 def test_qat_of_a_checkpoint_quantizes_it_first(tmp_path: Path) -> None:
     recipe = SHORT.override(epochs=1, teacher=0.0, features=0.5, steps="fixed", precision="float32")
-    for left in (".start.partial-a", ".quantized.old-a"):  # by a process that was killed while it wrote
+    for left in (
+        ".start.illama-partial-a",
+        ".quantized.illama-partial-a",
+    ):  # of a process that was killed
         (tmp_path / "run" / left).mkdir(parents=True)
         (tmp_path / "run" / left / "manifest.json").touch()
     result = qat("digits", format="W8A8", calib_images=64, recipe=recipe, out=tmp_path / "run", resume=True)

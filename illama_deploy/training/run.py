@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,6 @@ class RunDirectory:
             return
         try:
             path.mkdir(parents=True, exist_ok=True)
-            for stale in (*path.glob(".*.partial-*"), *path.glob(".*.old-*")):  # of a process that was killed
-                shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
             if self.saved is None:
                 self.state_file.unlink(missing_ok=True)
             kept = [record for record in self.records() if self._is_done(record)]
