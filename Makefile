@@ -4,7 +4,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 TRAINING := tests/test_training.py tests/test_train_cli.py
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint fuzz kills clean
 
 demo: $(READY)
 	$(BIN)/illama-deploy demo --out illama-out/demo --force
@@ -21,6 +21,15 @@ lint: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/mypy
+
+# Thousands of damaged files, and kill -9 at many moments; both may be stopped, and `fuzz` goes on where it was.
+FUZZ   := illama-out/fuzz
+
+fuzz: $(READY)
+	$(BIN)/python -W ignore -m tests.fuzz --seed 0 --mutants 5000 --jobs 2 --out $(FUZZ)/mutants
+
+kills: $(READY)
+	$(BIN)/python -W ignore -m tests.fuzz.kills --seed 0 --kills 20 --pairs 50 --out $(FUZZ)/kills
 
 # torch is asked for by name in the same breath as torchvision so that pip picks a matching pair.
 $(READY): pyproject.toml

@@ -1,0 +1,199 @@
+"""One whole file of each kind, made by the command line itself on the embedded network."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from illama_deploy.checkpoint import find_checkpoint, read_checkpoint
+
+from .server import run
+
+__all__ = ["MEAN", "make_material"]
+
+#: What files without metadata have to be told.
+MEAN = ("--mean", "0.3", "--std", "0.3")
+
+TRAINING = """\
+# One short epoch of the embedded network, with what recipes know of augmentation.
+data = "digits"
+epochs = 2
+batch_size = 128
+optimizer = "adamw"
+lr = 1.5e-3
+lr_start = 1e-5
+warmup_epochs = 1
+weight_decay = 0.05
+smoothing = 0.1
+soft_mask = "linear"
+soft_mask_epochs = 1
+mixup = 0.2
+cutmix = 0.2
+flip = 0.5
+rotate = 12
+shear = 8
+shift = 0.1
+zoom = [0.85, 1.15]
+mean = [0.3]
+std = [0.3]
+stored = "float16"
+precision = "float32"
+evaluate_every = 1
+drop_path = 0.1
+clip_grad = 1.0
+ema = 0.9
+
+[model]
+dim = 64
+depth = 1
+heads = 1
+image_size = 32
+patch_size = 8
+channels = 1
+"""
+
+#: The same by timm's pipeline, on the images in a folder.
+DECODED = TRAINING.replace('"digits"', '"folder:images"', 1).replace("batch_size = 128", "batch_size = 16")
+DECODED = DECODED.replace(
+    "rotate = 12\nshear = 8\nshift = 0.1\nzoom = [0.85, 1.15]\n",
+    """\
+pipeline = "timm"
+auto_augment = "rand-m9-mstd0.5-inc1"
+color_jitter = 0.4
+erasing = 0.25
+crop_scale = [0.5, 1.0]
+""",
+)
+
+#: Each writes the folder after `--out`; in order.
+COMMANDS = (
+    ("quantize", "digits.safetensors", "--calib-images", "8", "--out", "w8a8"),
+    (
+        "quantize",
+        "digits.safetensors",
+        "--format",
+        "W4A16-g64",
+        "--calib-images",
+        "8",
+        "--effort",
+        "fast",
+        "--out",
+        "w4a16",
+    ),
+    (
+        "quantize",
+        "digits.safetensors",
+        "--max-drop",
+        "5",
+        "--calib-images",
+        "8",
+        "--candidate",
+        "W8A8",
+        "--candidate",
+        "W4A8",
+        "--effort",
+        "fast",
+        "--held-out-images",
+        "400",
+        "--out",
+        "searched",
+    ),
+    ("export", "w8a8", "--onnx", "--out", "onnx"),
+    ("export", "w8a8", "--openvino", "--out", "openvino"),
+    (
+        "check",
+        "onnx/model.onnx",
+        "--baseline",
+        "onnx/model.float.onnx",
+        "--limit",
+        "16",
+        "--rounds",
+        "10",
+        "--batch",
+        "1",
+        "--out",
+        "report",
+    ),
+    (
+        "train",
+        "--recipe",
+        "training.toml",
+        "--data",
+        "folder:images",
+        "--eval-data",
+        "parquet:digits.parquet",
+        "--batch-size",
+        "10",
+        "--out",
+        "run",
+    ),
+    ("export", "w8a8", "--trt", "--flavor", "rtx", "--compute-capability", "8.9", "--out", "trt"),
+)
+
+
+def make_material(root: Path) -> Path:
+    """Make what is not there yet, and return the folder.
+
+    Raises:
+        RuntimeError: a step failed on whole files.
+    """
+    place = root / "material"
+    place.mkdir(parents=True, exist_ok=True)
+    _plain_files(place)
+    for command in COMMANDS:
+        out = place / command[-1]
+        if out.exists():
+            continue
+        outcome = run([*command[:-1], out.name], place, root / "aside")
+        if outcome.code not in (0, 1, 3) and not (command[1] == "w8a8" and "--trt" in command):
+            raise RuntimeError(f"illama-deploy {' '.join(command)}: exit code {outcome.code}\n{outcome.err}")
+    shutil.rmtree(root / "aside", ignore_errors=True)
+    return place
+
+
+def _plain_files(place: Path) -> None:
+    if (place / "list.txt").exists():
+        return
+    shutil.copyfile(find_checkpoint("digits"), place / "digits.safetensors")
+    state = dict(read_checkpoint("digits").state)
+    torch.save({"model": state, "epoch": 3}, place / "digits.pth")
+    (place / "training.toml").write_text(TRAINING)
+    (place / "decoded.toml").write_text(DECODED)
+    recipes = Path(__file__).parents[2] / "illama_deploy" / "recipes"
+    for name in ("w8a8", "w4a4"):
+        shutil.copyfile(recipes / f"{name}.toml", place / f"{name}.toml")
+    _images(place)
+    names = {letter: [label] for label, letter in enumerate("abcdefghij")}
+    (place / "categories.json").write_text(json.dumps({"source": "digits", "categories": names}, indent=1))
+
+
+def _images(place: Path) -> None:
+    """Digits as folders of PNG and JPEG files, as a table, as a list and as cue-conflict stimuli."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    rows = []
+    (place / "stimuli").mkdir(exist_ok=True)
+    for label in range(10):
+        folder = place / "images" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, index in enumerate(np.flatnonzero(digits.target == label)[:3]):
+            image = Image.fromarray((digits.images[index] * 15.9).astype(np.uint8)).resize((32, 32))
+            out = io.BytesIO()
+            image.save(out, "JPEG" if number == 1 else "PNG")
+            (folder / f"{number}.{'jpg' if number == 1 else 'png'}").write_bytes(out.getvalue())
+            rows.append((out.getvalue(), label))
+            image.save(place / "stimuli" / f"{'abcdefghij'[label]}{number}-{'bcdefghija'[label]}1.png")
+    table = {"image": [{"bytes": image, "path": None} for image, _ in rows], "label": [label for _, label in rows]}
+    pq.write_table(pa.table(table), place / "digits.parquet")
+    files = sorted((place / "images").rglob("*.*"), key=os.fspath)
+    (place / "list.txt").write_text("".join(f"{file.relative_to(place).as_posix()}\n" for file in files))
