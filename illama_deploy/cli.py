@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from .errors import DeployError, UsageError
+from .names import shown
 from .workspace import DEFAULT_WORKSPACE, Workspace
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits | folder:PATH | parquet:PATH | segmentation:PATH | timm:NAME[?root=PATH]",
+        help="digits | folder:PATH | parquet:PATH | list:PATH | segmentation:PATH | timm:NAME?root=PATH | a path",
         show_default=False,
     ),
 ]
@@ -412,6 +413,7 @@ def quantize(
         f"{manifest['format']}: {len(manifest['sites'])} sites from {used} images of {manifest['data']['spec']}"
         + _skipped(manifest["data"]["skipped"])
     )
+    _say_notes(manifest["data"]["notes"])
     made = manifest["recipe"]
     reconstruction = f"; {made['reconstruct']} steps of reconstruction for each block" if made["reconstruct"] else ""
     _say(f"rewrites {', '.join(made['rewrites'])}; ranges {made['range']}; rounding {made['rounding']}{reconstruction}")
@@ -615,6 +617,7 @@ def evaluate(
         _say(f"  IoU {name:<24} {'–' if iou is None else f'{iou:.2f}'}")
     if result.skipped:
         _say(_skipped(result.skipped).lstrip(", "))
+    _say_notes(result.data["notes"])
     if result.properties:
         from .report.property_rows import property_tables
         from .report.terminal import print_table
@@ -919,7 +922,13 @@ def _typed() -> str:
 
 
 def _say(text: str) -> None:
-    typer.echo(text)
+    typer.echo(shown(text, keep="\n\t"))
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    """What was left out, altered or guessed of the data."""
+    for note in notes:
+        _say(f"data: {note}")
 
 
 def _say_trained(result: TrainResult) -> None:

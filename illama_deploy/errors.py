@@ -15,6 +15,8 @@ Each says what was wrong, where, and what to do next.
 
 from __future__ import annotations
 
+from .names import shown
+
 __all__ = [
     "ArtifactError",
     "CheckpointError",
@@ -26,6 +28,9 @@ __all__ = [
     "TrainingError",
     "UsageError",
 ]
+
+#: Control characters that a message may hold.
+KEPT = "\n\t"
 
 
 class DeployError(Exception):
@@ -42,11 +47,11 @@ class DeployError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        lines = [self.what]
+        lines = [shown(self.what, keep=KEPT)]
         if self.where is not None:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {shown(self.where)}")
         if self.hint:
-            lines.append(f"  next:  {self.hint}")
+            lines.append(f"  next:  {shown(self.hint, keep=KEPT)}")
         return "\n".join(lines)
 
 

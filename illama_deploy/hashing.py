@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+from .names import shown
 
 __all__ = ["canonical_json", "sha256_file"]
 
@@ -19,7 +22,10 @@ def sha256_file(path: Path) -> str:
 def canonical_json(value: Any) -> str:
     """Indented JSON with a final newline, keys as given: the same value gives the same bytes.
 
+    Bytes of a name that are no UTF-8, which come as lone surrogates and which no file takes, are written as `shown`.
+
     Raises:
         ValueError: a figure in it is not finite; who writes it says null instead.
     """
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return re.sub("[\ud800-\udfff]", lambda found: json.dumps(shown(found[0]))[1:-1], text)

@@ -1,12 +1,14 @@
 """Labelled images from one spec string, streamed."""
 
 from .categories import IMAGENET16, read_categories
+from .classes import compare_classes, require_classes
 from .cue_conflict import CueConflict
+from .decode import UndecodableError, decode
 from .loader import Batch, Loader, sample_indices
 from .scenes import Scene, Scenes
 from .segmentation import IGNORE, labels_of
 from .source import Sample, Source
-from .spec import SCHEMES, open_data
+from .spec import SCHEMES, data_paths, open_data
 
 __all__ = [
     "IGNORE",
@@ -19,8 +21,13 @@ __all__ = [
     "Scene",
     "Scenes",
     "Source",
+    "UndecodableError",
+    "compare_classes",
+    "data_paths",
+    "decode",
     "labels_of",
     "open_data",
     "read_categories",
+    "require_classes",
     "sample_indices",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
+from .classes import read_small
 
 __all__ = ["IMAGENET16", "read_categories"]
 
@@ -39,10 +40,12 @@ def read_categories(path: str | Path | None, classes: int, names: Sequence[str] 
         path = IMAGENET16
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small(path))
     except OSError as error:
-        raise DataError(f"The mapping cannot be read: {error.strerror}.", where=path, hint="Check the path.") from error
-    except ValueError as error:
+        raise DataError(
+            f"The mapping cannot be read: {error.strerror or error}.", where=path, hint="Check the path."
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"The mapping is no JSON: {error}.", where=path, hint="Mend the file.") from error
     table = content.get("categories", content) if isinstance(content, dict) else None
     if (

@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import DataError
-from .folder import decode
+from ..names import shown
+from .decode import decode
+from .scan import scan
 from .source import Sample, Source
 
 __all__ = ["CueConflict"]
@@ -30,21 +32,20 @@ class CueConflict(Source):
     """
 
     def __init__(self, path: str | Path) -> None:
-        from torchvision.datasets.folder import IMG_EXTENSIONS
-
         root = Path(path)
         if not root.is_dir():
             raise DataError("There is no such folder of stimuli.", where=root, hint="Check --cue-conflict.")
         self.spec, self.split = str(root), ""
         try:
-            files = sorted(p for p in root.rglob("[!.]*") if p.suffix.lower() in IMG_EXTENSIONS)
+            found = scan(root)
         except OSError as error:
             raise DataError(f"Cannot read it: {error.strerror}.", where=root, hint="Check its permissions.") from error
+        files, self.notes = sorted(root / folder / name for folder, name in found.images), tuple(found.notes())
         named = [(file, NAME.fullmatch(file.stem)) for file in files]
         if unknown := [file for file, match in named if match is None]:
             raise DataError(
-                f"{len(unknown)} of {len(files)} stimuli have unknown names, the first is {unknown[0].name}.",
-                where=unknown[0],
+                f"{len(unknown)} of {len(files)} stimuli have unknown names, the first is {shown(unknown[0].name)}.",
+                where=shown(unknown[0]),
                 hint="Name them SHAPEn-TEXTUREm, as in cat3-truck1.png, or move them away.",
             )
         cues = [(file, match[1].lower(), match[2].lower()) for file, match in named if match is not None]
@@ -59,7 +60,7 @@ class CueConflict(Source):
 
     def read(self, indices: Sequence[int]) -> Iterator[Sample]:
         for i in indices:
-            yield Sample(i, str(self.files[i]), i, partial(decode, str(self.files[i])))
+            yield Sample(i, shown(self.files[i]), i, partial(decode, str(self.files[i])))
 
     def require(self, categories: Collection[str], where: object) -> None:
         """Refuse categories that miss one of the stimuli's.

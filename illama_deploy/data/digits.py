@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .source import Sample, Source
+from ..names import shown
+from .source import Request, Sample, Source
 
 __all__ = ["open_digits"]
 
@@ -37,9 +38,10 @@ class Digits(Source):
             yield Sample(i, f"digit {i}", int(self.labels[i]), partial(Image.fromarray, self.pixels[i]))
 
 
-def open_digits(rest: str, splits: tuple[str, ...], named: bool) -> Source:
-    """Open one half. `rest` is empty."""
-    for split in splits:
+def open_digits(request: Request) -> Source:
+    """Open one half."""
+    for split in request.splits:
         if split in ("train", "test"):
             return Digits(split)
-    raise DataError(f"digits has no split {splits[0]!r}.", hint="Use --split train or --split test.")
+    named = shown(request.splits[0] if request.splits else "")
+    raise DataError(f"digits has no split {named!r}.", hint="Use --split train or --split test.")

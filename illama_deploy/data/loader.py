@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -12,8 +13,11 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..preprocessing import Preprocessing
+from .classes import require_classes
+from .decode import BrokenMaskError, UndecodableError, alteration
+from .scan import counted
 from .segmentation import labels_of
-from .source import Sample, Source
+from .source import NO_LABEL, Sample, Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,6 +40,8 @@ class Loader:
 
     Args:
         classes: number of classes of the network; another number in the data is an error.
+        names: of the network's classes; others in the data, or another order, are an error.
+        labels: whether they are needed; without, nothing is asked of them, and batches hold `NO_LABEL`.
         indices: ascending positions to read; all where not given.
         skip_broken: leave out images that cannot be decoded (listed in `skipped`) instead of stopping.
     """
@@ -46,21 +52,22 @@ class Loader:
         preprocessing: Preprocessing,
         *,
         classes: int,
+        names: Sequence[str] = (),
+        labels: bool = True,
         batch_size: int = 64,
         indices: Sequence[int] | None = None,
         skip_broken: bool = False,
     ) -> None:
-        if source.classes and len(source.classes) != classes:
-            raise DataError(
-                f"The data has {len(source.classes)} classes and the network {classes}.",
-                where=source.spec,
-                hint="Give the data that the network was trained for.",
-            )
+        if labels:
+            source.require_labels()
+        require_classes(source, classes, names, labels=labels)
         self.source, self.classes, self.batch_size = source, classes, batch_size
         self.preprocessing = preprocessing
         self.indices = range(len(source)) if indices is None else indices
         self.skip_broken = skip_broken
+        self.names, self.labels = tuple(names), labels
         self.skipped: list[str] = []
+        self.altered: Counter[str] = Counter()
         self._transform = preprocessing.transform()
         self._mask_transform = replace(preprocessing, mean=(0.0,), std=(1.0,), interpolation="nearest").transform(
             normalize=False
@@ -70,8 +77,21 @@ class Loader:
         """Images to read, broken ones included."""
         return len(self.indices)
 
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, altered or guessed, in words; of the images, what the last pass over them met."""
+        guessed = [] if self.names or not self.class_names else ["the classes' names are the data's"]
+        altered = [f"{counted(n, 'image')}: {what}" for what, n in sorted(self.altered.items())]
+        return [*self.source.notes, *guessed, *altered]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The network's class names, the data's where it has none of its own; empty where nobody knows them."""
+        theirs = self.source.classes if self.source.by_name else ()
+        return self.names or (theirs if len(theirs) == self.classes else ())
+
     def __iter__(self) -> Iterator[Batch]:
-        self.skipped = []
+        self.skipped, self.altered = [], Counter()
         images: list[Tensor] = []
         labels: list[Tensor] = []
         for sample in self.source.read(self.indices):
@@ -79,14 +99,17 @@ class Loader:
             if found is None:
                 continue
             image, size = found
-            if not 0 <= sample.label < self.classes:
-                raise DataError(
-                    f"Label {sample.label} is outside the network's {self.classes} classes.",
-                    where=sample.name,
-                    hint="Give the data that the network was trained for.",
-                )
+            if not self.labels:
+                label = torch.tensor(NO_LABEL)
+            elif sample.mask is not None:
+                mask = self.decode_mask(sample, size)
+                if mask is None:
+                    continue
+                label = self._labels(mask)
+            else:
+                label = torch.tensor(self._label(sample))
             images.append(image)
-            labels.append(torch.tensor(sample.label) if sample.mask is None else self._labels(sample.mask(size)))
+            labels.append(label)
             if len(images) == self.batch_size:
                 yield Batch(torch.stack(images), torch.stack(labels))
                 images, labels = [], []
@@ -94,6 +117,17 @@ class Loader:
             yield Batch(torch.stack(images), torch.stack(labels))
         if len(self.skipped) == len(self.indices):
             raise DataError("No image could be decoded.", where=self.source.spec, hint="Check the files.")
+
+    def _label(self, sample: Sample) -> int:
+        if 0 <= sample.label < self.classes:
+            return sample.label
+        raise DataError(
+            "The image has no label that is a class."
+            if sample.label == NO_LABEL
+            else f"Label {sample.label} is outside the network's {self.classes} classes.",
+            where=sample.name,
+            hint="Give the data that the network was trained for.",
+        )
 
     def _labels(self, mask: Image) -> Tensor:
         """Labels [H, W] of a mask that is resized and cropped as its image."""
@@ -106,8 +140,8 @@ class Loader:
             DataError: it is broken.
         """
         try:
-            return transform(sample.load())
-        except (OSError, ValueError, SyntaxError) as error:
+            image = sample.load()
+        except UndecodableError as error:
             if self.skip_broken:
                 self.skipped.append(sample.name)
                 return None
@@ -116,6 +150,24 @@ class Loader:
                 where=sample.name,
                 hint="Mend or remove it, or leave broken images out with --skip-broken (they are counted).",
             ) from error
+        if (change := alteration(image)) is not None:
+            self.altered[change] += 1
+        return transform(image)
+
+    def decode_mask(self, sample: Sample, size: tuple[int, int]) -> Image | None:
+        """The labels of the pixels of a sample's image; None where they are broken and such images are left out.
+
+        Raises:
+            DataError: they are broken, or are no labels of this image.
+        """
+        assert sample.mask is not None
+        try:
+            return sample.mask(size)
+        except BrokenMaskError:
+            if not self.skip_broken:
+                raise
+            self.skipped.append(sample.name)
+            return None
 
 
 def sample_indices(total: int, count: int, seed: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -56,11 +57,11 @@ class Scenes(Loader):
 
     def scenes(self) -> Iterator[Scene]:
         """Yield them; may be called again."""
-        self.skipped = []
+        self.skipped, self.altered = [], Counter()
         for sample in self.source.read(self.indices):
             image = self.decode(sample, lambda image: image.convert(self.preprocessing.mode))
-            if image is not None:
-                assert sample.mask is not None
-                yield Scene(sample.name, image, labels_of(sample.mask(image.size)).numpy(), self.preprocessing)
+            mask = None if image is None else self.decode_mask(sample, image.size)
+            if image is not None and mask is not None:
+                yield Scene(sample.name, image, labels_of(mask).numpy(), self.preprocessing)
         if len(self.skipped) == len(self.indices):
             raise DataError("No image could be decoded.", where=self.source.spec, hint="Check the files.")

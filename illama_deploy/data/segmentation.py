@@ -8,6 +8,7 @@ whose names are in PATH/objectInfo150.txt if that is there.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DataError
-from .folder import decode
-from .source import Sample, Source
+from ..names import shown
+from .classes import read_small
+from .decode import BrokenMaskError, UndecodableError, decode, image_suffixes, open_image
+from .scan import leave_out, visible_folders
+from .source import Request, Sample, Source, find_split
 
 __all__ = ["IGNORE", "labels_of", "open_segmentation"]
 
@@ -41,11 +45,12 @@ class Segmentation(Source):
     task = "segmentation"
 
     def __init__(self, root: Path, split: str) -> None:
-        from torchvision.datasets.folder import IMG_EXTENSIONS
-
         self.spec, self.split = f"segmentation:{root}", split
         self.classes, self.table = _classes(root)
-        images = [path for path in sorted((root / "images" / split).iterdir()) if path.suffix.lower() in IMG_EXTENSIONS]
+        files = sorted((root / "images" / split).iterdir())
+        images = [path for path in files if path.suffix.lower() in image_suffixes() and not path.name.startswith(".")]
+        if others := Counter(path.suffix.lower() or "no ending" for path in set(files) - set(images)):
+            self.notes = (leave_out(others),)
         masks = root / "annotations" / split
         self.pairs = [(path, masks / f"{path.stem}.png") for path in images]
         known = {path.name for path in masks.iterdir()} if masks.is_dir() else set()
@@ -62,20 +67,22 @@ class Segmentation(Source):
     def read(self, indices: Sequence[int]) -> Iterator[Sample]:
         for i in indices:
             image, mask = self.pairs[i]
-            yield Sample(i, str(image), 0, partial(decode, str(image)), partial(self._mask, mask))
+            yield Sample(i, shown(image), 0, partial(decode, str(image)), partial(self._mask, mask))
 
     def _mask(self, path: Path, size: tuple[int, int]) -> Image.Image:
         """The mask of an image of this (width, height): mode L, `MASK_IGNORE` where there is no class.
 
         Raises:
-            DataError: it cannot be decoded, has another size, or labels that are no class.
+            BrokenMaskError: it cannot be decoded.
+            DataError: it has another size, or labels that are no class.
         """
         try:
-            with Image.open(path) as file:
-                values = np.array(file)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(
-                f"The mask cannot be decoded ({error}).", where=path, hint="Mend it, or remove it with its image."
+            values = np.array(open_image(path))
+        except UndecodableError as error:
+            raise BrokenMaskError(
+                f"The mask cannot be decoded ({error}).",
+                where=shown(path),
+                hint="Mend it, or remove it with its image.",
             ) from error
         if values.ndim != 2 or values.dtype.kind not in "iub":
             raise DataError(
@@ -108,13 +115,13 @@ def _classes(root: Path) -> tuple[tuple[str, ...], np.ndarray]:
         if not path.exists():
             table = np.array([MASK_IGNORE, *range(ADE20K_CLASSES)])
             return _ade20k_names(root / ADE20K_NAMES), table
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(read_small(path))
         names, ignored = about["classes"], about.get("ignore_index", MASK_IGNORE)
         if not all(isinstance(name, str) for name in names) or isinstance(names, str) or type(ignored) is not int:
             raise TypeError("classes are a list of names, ignore_index is a number")
         if not 2 <= len(names) < MASK_IGNORE or not len(names) <= ignored < 2**16:
             raise ValueError(f"{len(names)} classes and ignore_index {ignored}")
-    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(
             f"What labels mean cannot be read ({error}).",
             where=path,
@@ -129,18 +136,19 @@ def _classes(root: Path) -> tuple[tuple[str, ...], np.ndarray]:
 def _ade20k_names(path: Path) -> tuple[str, ...]:
     if not path.exists():
         return tuple(f"class {k}" for k in range(1, ADE20K_CLASSES + 1))
-    names = [line.split("\t")[-1].split(",")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    names = [line.split("\t")[-1].split(",")[0].strip() for line in read_small(path).splitlines()[1:]]
     if len(names) != ADE20K_CLASSES:
         raise ValueError(f"{path.name} names {len(names)} classes, not {ADE20K_CLASSES}")
     return tuple(names)
 
 
-def open_segmentation(rest: str, splits: tuple[str, ...], named: bool) -> Source:
-    """Open `rest`: the first of the splits that exists."""
-    root = Path(rest)
+def open_segmentation(request: Request) -> Source:
+    """Open the first of the splits that exists."""
+    root, there = Path(request.path), []
     try:
-        for split in splits:
-            if (root / "images" / split).is_dir():
+        if (root / "images").is_dir():
+            there = visible_folders(root / "images")
+            if (split := find_split(request.splits, there)) is not None:
                 return Segmentation(root, split)
         if not root.is_dir():
             raise DataError("There is no such folder.", where=root, hint="Check the path after 'segmentation:'.")
@@ -148,8 +156,9 @@ def open_segmentation(rest: str, splits: tuple[str, ...], named: bool) -> Source
         raise DataError(
             f"Cannot read it: {error.strerror or error}.", where=root, hint="Give a folder that you may read."
         ) from error
+    seen = f"; it has {', '.join(map(shown, there))}" if there else ""
     raise DataError(
-        f"It has no folder images/{splits[0]}.",
+        f"It has no folder images/{shown(' or images/'.join(request.splits) or 'SPLIT')}{seen}.",
         where=root,
         hint="Lay images out as images/SPLIT/NAME.jpg, and masks as annotations/SPLIT/NAME.png.",
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
+from ..names import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ROLES", "Sample", "Source"]
+__all__ = ["NO_LABEL", "ROLES", "Request", "Sample", "Source", "find_split", "mentions_split", "split_kind"]
 
 #: Split names to look for, in order, where the user names none.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -20,6 +22,62 @@ ROLES: dict[str, tuple[str, ...]] = {
     "calibrate": ("train", "training"),
     "evaluate": ("test", "validation", "val", "valid"),
 }
+#: What splits are called, by the words that say what they are for.
+_KINDS = {
+    "train": ("train", "training", "trn"),
+    "test": ("test", "testing", "eval", "evaluation"),
+    "validation": ("validation", "val", "valid", "dev", "development", "holdout"),
+}
+_FILLERS = ("set", "split", "data", "images", "imgs", "dataset")
+#: The label of a sample that has none.
+NO_LABEL = -1
+
+
+def split_kind(name: str) -> str | None:
+    """`train`, `test` or `validation` where a folder or file of this name is a split: `training_set`, `Val`, `dev`."""
+    words = re.findall(r"[a-z]+", name.lower())
+    words = [word[: -len("set")] if word.endswith("set") and word != "set" else word for word in words]
+    kinds = {kind for kind, known in _KINDS.items() for word in words if word in known}
+    rest = [word for word in words if word not in _FILLERS and not any(word in known for known in _KINDS.values())]
+    return kinds.pop() if len(kinds) == 1 and not rest else None
+
+
+def mentions_split(name: str) -> bool:
+    """Whether a split's word stands in it, whatever else does: `seg_train`."""
+    return any(word in known for word in re.findall(r"[a-z]+", name.lower()) for known in _KINDS.values())
+
+
+def find_split(wanted: Sequence[str], names: Iterable[str]) -> str | None:
+    """The first of the splits wanted that is there, by its own name or another for the same thing."""
+    there = list(names)
+    for split in wanted:
+        if split in there:
+            return split
+    usual = {name for names in ROLES.values() for name in names}
+    for kind in dict.fromkeys(split_kind(split) for split in wanted if split in usual):
+        alike = [name for name in there if split_kind(name) == kind]
+        if len(alike) == 1:
+            return alike[0]
+    return None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an opener gets.
+
+    Attributes:
+        path: what stands behind the scheme.
+        splits: names to try in order; none where the data has no splits.
+        named: whether the user named the split, so that one which isn't there is an error.
+        options: what stands behind `?` in the spec.
+        names: of classes in label order, where a file says so.
+    """
+
+    path: str
+    splits: tuple[str, ...]
+    named: bool
+    options: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,9 +87,10 @@ class Sample:
     Attributes:
         index: position in the source's order.
         name: what to call it in a message.
-        label: 0 where pixels have labels instead.
-        load: decodes it; raises OSError, ValueError or SyntaxError where the image is broken.
-        mask: decodes the pixels' labels, given the image's (width, height); see `labels_of`.
+        label: 0 where pixels have labels instead; `NO_LABEL` where there is none.
+        load: decodes it; raises `UndecodableError` where the image is broken.
+        mask: decodes the pixels' labels, given the image's (width, height); see `labels_of`. Raises `BrokenMaskError`
+            where they are broken.
     """
 
     index: int
@@ -48,13 +107,19 @@ class Source(ABC):
         spec: the spec string that opens it again.
         split: the split's name, or "" where there is only one.
         classes: class names in label order, or empty where unknown.
+        by_name: whether these names may be held to a network's (`?classes=ignore` says that they may not).
         task: what labels are of: `classification` of images, or `segmentation` of pixels.
+        unlabelled: why there are no labels, half a sentence; empty where there are.
+        notes: what was left out, altered or guessed, in words.
     """
 
     spec: str
     split: str
     classes: tuple[str, ...] = ()
+    by_name: bool = True
     task: str = "classification"
+    unlabelled: str = ""
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -75,6 +140,20 @@ class Source(ABC):
                 where=self.spec,
                 hint="Use segmentation:PATH with networks that classify pixels (head_width of a recipe's [model]), and "
                 "with no others.",
+            )
+
+    def require_labels(self) -> None:
+        """Refuse images without labels, for a step that needs them.
+
+        Raises:
+            DataError: saying what is missing.
+        """
+        if self.unlabelled:
+            raise DataError(
+                f"This step needs labels, and finds none: {self.unlabelled}.",
+                where=shown(self.spec),
+                hint="Give labelled images: folder:PATH with a folder for each class, or parquet:PATH with a column of "
+                "labels. Calibration (quantize) takes images without.",
             )
 
     def at(self, index: int) -> Sample:

@@ -221,7 +221,12 @@ def check(
         report = Report(
             gates=gates,
             artifacts=entries,
-            notes=[*pay_notes(entries, min_effect), *steadiness_notes(entries), *condition_notes(timed_under)],
+            notes=[
+                *([] if loader is None else loader.notes),
+                *pay_notes(entries, min_effect),
+                *steadiness_notes(entries),
+                *condition_notes(timed_under),
+            ],
             data=about_data,
             settings={
                 "max_drop": max_drop,

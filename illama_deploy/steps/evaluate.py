@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..atomic import new_directory, new_file
-from ..data import Loader, Scene, Scenes, open_data
+from ..data import Loader, Scene, Scenes, compare_classes, open_data
 from ..errors import UsageError
 from ..hashing import canonical_json
 from ..measure import (
@@ -149,6 +149,7 @@ def evaluate(
                 "spec": loader.source.spec,
                 "split": loader.source.split,
                 "preprocessing": expected.to_dict(),
+                "notes": loader.notes,
             },
             figures=figures,
             skipped=tuple(loader.skipped),
@@ -263,6 +264,14 @@ def open_evaluation_data(
                 f"{runtime.classes} ({runtime.task}).",
                 hint="Compare artifacts of one checkpoint.",
             )
+        if first.class_names and runtime.class_names:
+            compare_classes(
+                first.class_names,
+                runtime.class_names,
+                whose=(first.info.name, runtime.info.name),
+                where=runtime.info.name,
+                hint="Compare artifacts of one checkpoint.",
+            )
     spec = data or next((runtime.data for runtime in runtimes if runtime.data), None)
     if spec is None:
         raise UsageError(
@@ -276,6 +285,7 @@ def open_evaluation_data(
         source,
         expected[0],
         classes=first.classes,
+        names=next((runtime.class_names for runtime in runtimes if runtime.class_names), ()),
         batch_size=batch_size,
         indices=range(min(limit or len(source), len(source))),
         skip_broken=skip_broken,

@@ -253,6 +253,7 @@ class Properties:
             source,
             self.preprocessing,
             classes=classes or self.loader.classes,
+            names=self.loader.names,
             batch_size=self.loader.batch_size,
             indices=indices,
             skip_broken=self.loader.skip_broken,

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..atomic import new_directory
 from ..checkpoint import EMBEDDED, read_checkpoint
-from ..data import Loader, open_data
-from ..errors import DataError, UsageError
+from ..data import Loader, open_data, require_classes
+from ..errors import UsageError
 from ..formats import parse_format
 from ..measure.held_out import measure_held_out
 from ..model.illama import Illama
@@ -71,23 +71,20 @@ def qat(
         )
     if is_directory:
         quantized = load_quantized(given)
-        known, sha256, config = (
+        known, sha256, config, names = (
             quantized.manifest["data"]["spec"],
             quantized.manifest_sha256,
             quantized.model.config,
+            tuple(quantized.manifest["classes"]),
         )
     else:
         start = read_checkpoint(checkpoint, heads=heads, ema=ema)
-        known, sha256, config = start.data, start.sha256, start.config
+        known, sha256, config, names = start.data, start.sha256, start.config, start.classes
     sources, classes = shared.open_sources(known), config.classes
     sources[0].require_task(config.task)
-    spec, names = sources[0].spec, sources[0].classes
-    if names and len(names) != classes:
-        raise DataError(
-            f"The data has {len(names)} classes and the network {classes}.",
-            where=spec,
-            hint="Give the data that the network was trained for.",
-        )
+    spec = sources[0].spec
+    for each in sources:
+        require_classes(each, classes, names)
     usual = "qat-segmentation" if config.task == "segmentation" else "qat"
     resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else usual))
     identity = {**resolved.identity(), **quantizing, "data": spec, "split": sources[0].split, "start": sha256}
@@ -149,9 +146,10 @@ def _calibration(artifact: QuantizedArtifact, limit: int | None = None) -> Loade
     """The images that ranges were taken on, or the first of them."""
     about = artifact.manifest["data"]
     return Loader(
-        open_data(about["spec"], about["split"] or None, role="calibrate"),
+        open_data(about["spec"], about["split"], role="calibrate"),
         artifact.preprocessing,
         classes=artifact.model.config.classes,
+        labels=False,
         batch_size=32,
         indices=about["indices"][:limit],
         skip_broken=bool(about["skipped"]),

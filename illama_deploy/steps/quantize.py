@@ -16,7 +16,7 @@ from ..affine import scale_of
 from ..atomic import new_directory
 from ..calib import MagnitudeHistogram, Observed, RangeMethod, collect_ranges, range_method
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
-from ..data import Loader, open_data, sample_indices
+from ..data import Loader, data_paths, open_data, sample_indices
 from ..errors import RecipeError, UsageError
 from ..formats import W8A8, Format, IntType
 from ..journal import Journal
@@ -178,13 +178,14 @@ def quantize(
             "format": found.label if found else resolved.format,
             "recipe": resolved.to_dict(),
             "source": origin,
-            "classes": list(source.classes),
+            "classes": list(loader.class_names),
             "preprocessing": expected.to_dict(),
             "data": {
                 "spec": loader.source.spec,
                 "split": loader.source.split,
                 "indices": list(loader.indices),
                 "skipped": loader.skipped,
+                "notes": loader.notes,
             },
             "versions": versions(*TOOLS),
             "reconstructed": {name: done._asdict() for name, done in reconstructed.items()},
@@ -401,12 +402,13 @@ def _open_images(
             hint="Give --image-size for another size, and as many means and deviations as channels.",
         )
     source = open_data(spec, split, role="calibrate")
-    source.require_task(checkpoint.config.task)
     indices = sample_indices(len(source), recipe.calib_images, recipe.seed)
     return Loader(
         source,
         preprocessing,
         classes=checkpoint.config.classes,
+        names=checkpoint.classes,
+        labels=False,
         batch_size=batch_size,
         indices=indices,
         skip_broken=skip_broken,
@@ -415,8 +417,7 @@ def _open_images(
 
 def _inputs(checkpoint: str | Path, recipe: object, data: str | None) -> list[str | Path]:
     """Paths that the step reads, which its output must not replace."""
-    named = [checkpoint, recipe, (data or "").partition(":")[2].partition("?")[0] or None]
-    return [path for path in named if isinstance(path, str | Path)]
+    return [*(path for path in (checkpoint, recipe) if isinstance(path, str | Path)), *data_paths(data)]
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -159,6 +159,7 @@ def hold_out(
     source = calibration.source
     if limits.held_out_split is not None:
         source = open_data(source.spec, limits.held_out_split, role="calibrate")
+    source.require_task("classification")
     used = set(calibration.indices) if source.split == calibration.source.split else set()
     unused = [i for i in range(len(source)) if i not in used]
     drawn = [unused[i] for i in sample_indices(len(unused), limits.held_out_images, seed)]
@@ -179,6 +180,7 @@ def hold_out(
         source,
         preprocessing,
         classes=calibration.classes,
+        names=calibration.names,
         indices=drawn,
         skip_broken=calibration.skip_broken,
     )

@@ -86,6 +86,7 @@ def _measure(artifact: QuantizedArtifact, images: int) -> dict[str, SiteSensitiv
         open_data(data["spec"], data["split"], role="calibrate"),
         artifact.preprocessing,
         classes=config.classes,
+        labels=False,
         indices=data["indices"],
         skip_broken=True,
     )

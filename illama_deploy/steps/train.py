@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_weights
+from ..data import require_classes
 from ..errors import DataError, UsageError
 from ..measure.held_out import measure_held_out
 from ..model.illama import Illama, IllamaConfig
@@ -92,6 +93,8 @@ def train(
         for source in sources:
             source.require_task(task)
         new_head = new_head or (start is not None and start.config.task != task)
+        if start is not None and start.config.classes == classes and not new_head:
+            require_classes(sources[0], classes, start.classes, whose="checkpoint")
         config = _config(resolved, start, size, classes, new_head=new_head)
         preprocessing = _preprocessing(resolved, start, config)
         images, held_out = shared.load(sources, resolved, preprocessing, processes, classes)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data import Batch, Loader, Scenes, Source, open_data
-from ..errors import DataError, UsageError
+from ..data import Batch, Loader, Scenes, Source, compare_classes, open_data
+from ..errors import UsageError
 from ..preprocessing import Preprocessing
 from .dense import DenseImages
 from .images import Images, TensorImages, TimmImages
@@ -68,7 +68,7 @@ class RunOptions:
 
         Raises:
             UsageError: none is named, or both are the same.
-            DataError: one cannot be opened, or their classes differ.
+            DataError: one cannot be opened, has no labels, or their classes differ.
         """
         spec = self.data or spec
         if not spec:
@@ -84,13 +84,17 @@ class RunOptions:
                 where=f"{source.spec}, split {source.split or '(none)'}",
                 hint="Name others with --eval-data or --eval-split, or lay them out as split folders.",
             )
-        if source.classes and held_out.classes and source.classes != held_out.classes:
-            raise DataError(
-                f"The classes differ: {len(source.classes)} to train on, {len(held_out.classes)} held out, or in "
-                "another order.",
+        if source.classes and held_out.classes and source.by_name and held_out.by_name:
+            compare_classes(
+                source.classes,
+                held_out.classes,
+                whose=("training data", "held-out data"),
                 where=held_out.spec,
                 hint="Give data of the same classes.",
             )
+        for what, one in (("training", source), ("held-out", held_out)):
+            for note in one.notes:
+                self.say(f"{what} data: {note}")
         return source, held_out
 
     def load(
