@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import operator
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
+from .tables import typed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,6 +20,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+LARGEST_SIDE, MOST_CHANNELS, SMALLEST_CROP = 16_384, 1_024, 0.05
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,33 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        for name in ("size", "mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.mean) != len(self.std) or not self.mean:
+        try:
+            size = tuple(operator.index(side) for side in self.size)
+            figures = [tuple(float(figure) for figure in getattr(self, name)) for name in ("mean", "std")]
+            crop = float(self.crop)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UsageError(
+                f"Preprocessing has a value of the wrong type: {error}.", hint="Its size is two whole numbers."
+            ) from error
+        for name, value in (("size", size), ("mean", figures[0]), ("std", figures[1]), ("crop", crop)):
+            object.__setattr__(self, name, value)
+        if len(size) != 2 or not all(0 < side <= LARGEST_SIDE for side in size):
+            raise UsageError(
+                f"Preprocessing makes no images of size {list(size)[:4]}.",
+                hint=f"It is a height and a width, each from 1 to {LARGEST_SIDE} px.",
+            )
+        if len(self.mean) != len(self.std) or not 1 <= len(self.mean) <= MOST_CHANNELS:
             raise UsageError(
                 f"Preprocessing has {len(self.mean)} means and {len(self.std)} deviations.",
                 hint="Give one of each per image channel (--mean, --std).",
             )
-        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0 or not 0 < self.crop <= 1:
+        # What is outside would resize images to thousands of times their size, or drown them in a constant.
+        within = all(abs(mean) <= 1e3 for mean in self.mean) and all(1e-4 <= std <= 1e4 for std in self.std)
+        if not within or not SMALLEST_CROP <= crop <= 1:
             raise UsageError(
-                "Preprocessing needs finite means, deviations above 0, and a crop in (0, 1].",
-                where=str(self),
+                "Preprocessing needs means up to 1000, deviations from 0.0001 to 10000, and a crop from "
+                f"{SMALLEST_CROP} to 1.",
+                where=str(self)[:300],
                 hint="Mend --mean, --std or --crop.",
             )
         for name, known in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
@@ -113,14 +131,20 @@ class Preprocessing:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Inverse of `to_dict`; unknown keys are an error."""
-        if not isinstance(values, dict) or (unknown := set(values) - {f.name for f in fields(cls)}):
-            what = f"does not know {', '.join(sorted(unknown))}" if isinstance(values, dict) else "is no table"
-            raise UsageError(f"The preprocessing {what}.", hint=f"It has {', '.join(f.name for f in fields(cls))}.")
+    def from_dict(cls, values: Any) -> Preprocessing:
+        """Inverse of `to_dict`, of what a file holds.
+
+        Raises:
+            UsageError: an unknown key, a value of another type, or one out of bounds.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = [str(key)[:80] for key in values if key not in known] if isinstance(values, dict) else None
+        if unknown is None or unknown:
+            what = f"does not know {', '.join(sorted(unknown)[:5])}" if unknown else "is no table"
+            raise UsageError(f"The preprocessing {what}.", hint=f"It has {', '.join(known)}.")
         try:
-            return cls(**values)
-        except TypeError as error:
+            return typed(cls, values)
+        except ValueError as error:
             raise UsageError(f"The preprocessing has a value of the wrong type: {error}.") from error
 
     def override(self, **options: Any) -> Preprocessing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -9,9 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Phases", "phases", "track"]
+__all__ = ["Phases", "phases", "say", "track"]
 
 T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """Say what was left out or chosen, in one line on standard error (or wherever an application logs to)."""
+    logging.getLogger("illama_deploy").warning(text)
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:

@@ -869,7 +869,7 @@ def test_export_without_its_source(
     if damage != "gone":
         source.write_bytes(content[: 1000 if damage == "cut" else None])
     edit_manifest(quantized, source={**digits_quantized.manifest["source"], "path": str(source)})
-    says = {"gone": "no such file", "changed": "hash differs", "cut": "Not a readable"}[damage]
+    says = {"gone": "no such file", "changed": "altered after", "cut": "Not a readable"}[damage]
     refused("export", quantized, "--onnx", says=(says, "source.safetensors", "--source", "--no-float"))
     # The hint holds.
     code, _, err = cli("export", quantized, "--onnx", "--no-float", "--out", tmp_path / "out")

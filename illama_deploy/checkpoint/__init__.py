@@ -1,7 +1,8 @@
 """Trained float checkpoints: read safely, geometry inferred from the tensors."""
 
 from .geometry import infer_config, interpolate_positions, resample_patches
-from .load import EMBEDDED, Checkpoint, find_checkpoint, read_checkpoint
+from .load import Checkpoint, find_checkpoint, read_checkpoint
+from .metadata import EMBEDDED
 from .save import save_checkpoint
 from .weight_selection import Selected, select_weights
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import operator
+import math
 import os
-import pickle
-import pickletools
-import warnings
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -21,18 +17,23 @@ from ..errors import CheckpointError, UsageError
 from ..hashing import sha256_file
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing, default_preprocessing
-from .geometry import PATCHES, check_state, infer_config, interpolate_positions, resample_patches
+from ..progress import say
+from .geometry import (
+    PATCHES,
+    check_shapes,
+    infer_config,
+    interpolate_positions,
+    require_room,
+    resample_patches,
+)
+from .metadata import EMBEDDED, Metadata
+from .safetensors_file import read_safetensors
+from .seal import SEAL_KEY, seal_tensors
+from .stored import FLOATS, Content, DamagedError, RefusedError, StoredTensor
+from .torch_file import ZIP, read_legacy, read_zip
+from .weight_sets import WeightSet, choose_weights
 
-__all__ = ["EMBEDDED", "METADATA_KEY", "Checkpoint", "find_checkpoint", "read_checkpoint"]
-
-#: The embedded default's name, accepted wherever a checkpoint's path is.
-EMBEDDED = "digits"
-#: Where our own metadata stands: a key of the `.pth` dictionary, or of the safetensors header (as JSON).
-METADATA_KEY = "illama_deploy"
-
-_WRAPPERS = ("model", "state_dict")
-_EMA_WRAPPERS = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "ema_model.")
+__all__ = ["Checkpoint", "find_checkpoint", "read_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class Checkpoint:
     Attributes:
         state: official keys to float32 tensors.
         classes: class names in label order, or empty where unknown.
-        data: data spec that it was trained for, or None.
+        data: `digits` where it was trained on the embedded data, else None: no other data is opened because a file
+            says so.
+        trained_on: the data spec that the file names, as text to show, or None.
+        weights: name of the set of weights that was taken, or empty where the file is one.
     """
 
     path: Path
@@ -51,12 +55,30 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     preprocessing: Preprocessing
     classes: tuple[str, ...] = ()
-    data: str | None = None
+    trained_on: str | None = None
+    weights: str = ""
+
+    @property
+    def data(self) -> str | None:
+        """See above."""
+        return self.trained_on if self.trained_on == EMBEDDED else None
 
     def build(self) -> Illama:
-        """Make the network, in evaluation mode."""
+        """Make the network, in evaluation mode, with the preprocessing as timm's `pretrained_cfg`."""
         model = Illama(self.config)
         model.load_state_dict(dict(self.state))
+        prepared = self.preprocessing
+        model.pretrained_cfg = model.default_cfg = {
+            "num_classes": self.config.classes,
+            "input_size": (self.config.channels, *prepared.size),
+            "mean": prepared.mean,
+            "std": prepared.std,
+            "crop_pct": prepared.crop,
+            "crop_mode": prepared.crop_mode,
+            "interpolation": prepared.interpolation,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head.classifier" if self.config.head_width else "head",
+        }
         return model.eval()
 
 
@@ -64,21 +86,26 @@ def find_checkpoint(name: str | Path) -> Path:
     """Resolve a path, or the name of the embedded default.
 
     Raises:
-        CheckpointError: no such file.
+        CheckpointError: no such file, or no regular one.
     """
     path = Path(name)
     if str(name) == EMBEDDED and not os.path.lexists(path):
         return Path(__file__).parents[1] / "assets" / f"{EMBEDDED}.safetensors"
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait, and a device never ends
+            kind = "a directory" if path.is_dir() else "no regular file"
+            raise CheckpointError(f"It is {kind}.", where=path, hint="Give a .pth or .safetensors file.")
         with path.open("rb"):
             return path
     except FileNotFoundError:
         raise CheckpointError(
             "There is no such file.", where=path, hint=f"Check the path; {EMBEDDED!r} names the embedded default."
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"Cannot read it: {error.strerror}.", where=path, hint="Give a file that you may read."
+            f"Cannot read it: {getattr(error, 'strerror', None) or error}.",
+            where=path,
+            hint="Give a file that you may read.",
         ) from error
 
 
@@ -86,31 +113,120 @@ def read_checkpoint(
     name: str | Path,
     *,
     heads: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
     ema: bool = False,
 ) -> Checkpoint:
-    """Read `.pth` or `.safetensors`; the geometry comes from the tensors.
+    """Read what `torch.save` or safetensors wrote; the geometry comes from the tensors.
+
+    Which set of weights is taken where a file holds several is the rule of `weight_sets`; what was chosen and what was
+    left out is said.
 
     Args:
         name: path, or `digits` for the embedded default.
         heads: number of heads (dim / 64, or what the file's metadata says, where not given).
-        image_size: another (height, width) than trained: interpolates the position embedding.
+        image_size: another (height, width), or side, than trained: interpolates the position embedding. The trained
+            size is what the file's metadata says, else the square of as many positions; where they are no square,
+            `image_size` says the trained size.
         patch_size: another than trained: resamples the patch embedding, too (see `resample_patches`).
-        ema: take the averaged weights where the file holds both.
+        ema: take the averaged weights.
 
     Raises:
-        CheckpointError: not readable, would run code, not an iLLaMA, damaged.
+        CheckpointError: not readable, would run code, not an iLLaMA, damaged, or of several sets of weights.
+        UsageError: a size that does not fit.
     """
     path = find_checkpoint(name)
-    raw, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, ema)
-    state = {_strip(key): tensor.detach().to(torch.float32) for key, tensor in raw.items()}
-    about = _Metadata.read(metadata, path)
+    size = _pair(image_size)
+    before = _state_of(path)
     try:
-        config = infer_config(
-            state,
+        with path.open("rb") as file:
+            content = _open(file, before[2], path)
+            chosen = choose_weights(content.tree, path, ema=ema)
+            about = Metadata.read({} if content.metadata is None else content.metadata, path)
+            shapes = {key: tensor.shape for key, tensor in chosen.tensors.items()}
+            config = _infer(shapes, about, heads, size, path)
+            check_shapes(shapes, config, where=path)
+            about.require_fit(config, path)
+            _require_plain(chosen.tensors, path)
+            weights = sum(tensor.size for tensor in chosen.tensors.values())
+            require_room(config, weights, where=path, hint="Check that the file is an iLLaMA.")
+            state = _read(chosen.tensors, content, path)
+            sha256 = sha256_file(path)
+    except RefusedError as error:
+        raise _runs_code(str(error), path) from error
+    except (DamagedError, OSError) as error:
+        raise _unreadable(str(error), path) from error
+    if _state_of(path) != before:
+        raise CheckpointError("It was changed while it was read.", where=path, hint="Try again.")
+    _tell(chosen, path, ema)
+    preprocessing = about.preprocessing or default_preprocessing(config.image_size, config.channels)
+    size, patch = size or config.image_size, patch_size or config.patch_size
+    if (size, patch) != (config.image_size, config.patch_size):
+        config, state = _resize(config, state, size, patch, weights)
+        preprocessing = replace(preprocessing, size=size)
+    return Checkpoint(
+        path=path,
+        sha256=sha256,
+        config=config,
+        state=state,
+        preprocessing=preprocessing,
+        classes=about.classes,
+        trained_on=about.data,
+        weights=chosen.name,
+    )
+
+
+def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """An image size as it is given from Python.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else size
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
+        raise UsageError(f"{size!r} is no image size.", hint="Give a side in pixels, or (height, width).")
+    return pair[0], pair[1]
+
+
+def _state_of(path: Path) -> tuple[int, int, int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _open(file: BinaryIO, size: int, path: Path) -> Content:
+    """Open what the first bytes say it is, whatever its name."""
+    start = file.read(9)
+    file.seek(0)
+    if start.startswith(ZIP):
+        return read_zip(file, size)
+    if start[8:] == b"{" or path.suffix == ".safetensors":
+        return read_safetensors(file, size, path)
+    return read_legacy(file, size)
+
+
+def _infer(
+    shapes: Mapping[str, tuple[int, ...]],
+    about: Metadata,
+    heads: int | None,
+    size: tuple[int, int] | None,
+    path: Path,
+) -> IllamaConfig:
+    if None not in (heads, about.heads) and heads != about.heads:
+        raise UsageError(
+            f"The checkpoint says that it has {about.heads} heads, and {heads} are asked for.",
+            where=path,
+            hint="Leave --heads out.",
+        )
+    positions = shapes.get("pos_embed", ())
+    oblong = len(positions) == 3 and not _is_square(positions[1] - 1)
+    try:
+        return infer_config(
+            shapes,
             heads=about.heads if heads is None else heads,
-            image_size=about.image_size or image_size,
+            # Where the grid is a square, --image-size is where to go; where it is not, it alone can say what it was.
+            trained_size=about.image_size or (size if oblong else None),
             variation=about.variation,
             where=path,
         )
@@ -118,68 +234,95 @@ def read_checkpoint(
         raise CheckpointError(
             f"Its tensors fit no iLLaMA: {error}.", where=path, hint="Check that the file is an iLLaMA."
         ) from error
-    check_state(state, config, where=path)
-    preprocessing = about.preprocessing or default_preprocessing(config.image_size, config.channels)
-    size, patch = image_size or config.image_size, patch_size or config.patch_size
-    if (size, patch) != (config.image_size, config.patch_size):
-        config, state = _resize(config, state, size, patch)
-        preprocessing = replace(preprocessing, size=size)
-    return Checkpoint(
-        path=path,
-        sha256=sha256_file(path),
-        config=config,
-        state=state,
-        preprocessing=preprocessing,
-        classes=about.classes,
-        data=about.data,
-    )
 
 
-@dataclass(frozen=True)
-class _Metadata:
-    """What our own files say beside the tensors; every field may be absent."""
+def _is_square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count
 
-    heads: int | None = None
-    image_size: tuple[int, int] | None = None
-    preprocessing: Preprocessing | None = None
-    classes: tuple[str, ...] = ()
-    data: str | None = None
-    variation: Mapping[str, str] | None = None
 
-    @classmethod
-    def read(cls, values: Any, path: Path) -> _Metadata:
-        """Check types as they come in; a file may hold anything.
+def _require_plain(tensors: Mapping[str, StoredTensor], path: Path) -> None:
+    """Refuse what is no dense tensor of floating-point numbers, and tensors that share memory.
 
-        Raises:
-            CheckpointError: a field of another type.
-        """
-        try:
-            size, classes = values.get("image_size"), values.get("classes", ())
-            about = cls(
-                heads=values.get("heads"),
-                image_size=None if size is None else (operator.index(size[0]), operator.index(size[1])),
-                preprocessing=Preprocessing.from_dict(values["preprocessing"]) if "preprocessing" in values else None,
-                classes=tuple(classes),
-                data=values.get("data"),
-                variation=dict(values.get("variation") or {}),
-            )
-            if isinstance(classes, str):
-                raise TypeError("the classes are one text")
-            for value, kind in ((about.heads, int), (about.data, str), *((name, str) for name in about.classes)):
-                if value is not None and not isinstance(value, kind):
-                    raise TypeError(f"{value!r} is no {kind.__name__}")
-        except (UsageError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            problem = error.what if isinstance(error, UsageError) else str(error)
+    Raises:
+        CheckpointError: naming them.
+    """
+    if odd := [f"{key} ({tensor.odd})" for key, tensor in tensors.items() if tensor.odd]:
+        raise CheckpointError(
+            f"Not all of its tensors are plain: {', '.join(odd[:4])}" + (" …" if len(odd) > 4 else "."),
+            where=path,
+            hint="Save plain, dense tensors of floating-point numbers.",
+        )
+    counters = ("num_batches_tracked",)
+    wrong = [
+        f"{key} ({str(tensor.dtype).removeprefix('torch.')})"
+        for key, tensor in tensors.items()
+        if tensor.dtype not in FLOATS and not (key.endswith(counters) and tensor.dtype is torch.int64)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"Weights are floating-point numbers of 16 to 64 bits; here are {', '.join(wrong[:4])}"
+            + (" …" if len(wrong) > 4 else "."),
+            where=path,
+            hint="Give the float checkpoint, before any quantization.",
+        )
+    places: dict[tuple[object, ...], str] = {}
+    for key, tensor in tensors.items():
+        if tensor.size and (other := places.setdefault(tensor.place, key)) != key:
             raise CheckpointError(
-                f"Its metadata ({METADATA_KEY}) cannot be used: {problem.rstrip('.')}.",
+                f"{key} and {other} are one tensor in the file.",
                 where=path,
-                hint="Save it again with illama_deploy, or as a plain state dict.",
-            ) from error
-        return about
+                hint="Save each tensor by itself (tensor.clone()).",
+            )
+
+
+def _read(tensors: Mapping[str, StoredTensor], content: Content, path: Path) -> dict[str, Tensor]:
+    """Read the tensors, each in float32 and in memory of its own, and hold them to the file's seal.
+
+    Raises:
+        CheckpointError: a value is NaN or infinite, or the seal does not hold.
+    """
+    state: dict[str, Tensor] = {}
+    bad: list[str] = []
+
+    def take(key: str) -> Tensor:
+        raw = tensors[key].fetch()
+        state[key] = raw.to(torch.float32)
+        if not bool(torch.isfinite(state[key]).all()):
+            bad.append(key)
+        return raw
+
+    if not content.sealed:
+        for key in tensors:
+            take(key)
+    elif seal_tensors(content.metadata, tensors, take) != content.metadata.get(SEAL_KEY):
+        raise CheckpointError(
+            "It was altered after it was written (its tensors or its metadata do not match its seal).",
+            where=path,
+            hint="Copy it again from where it was made. One of an earlier version has no seal: train or save it again.",
+        )
+    if bad:
+        raise CheckpointError(
+            f"NaN or infinite values in {', '.join(bad[:8])}" + (f" and {len(bad) - 8} more." if len(bad) > 8 else "."),
+            where=path,
+            hint="Use an earlier checkpoint of the same training.",
+        )
+    return {key: state[key] for key in tensors}
+
+
+def _tell(chosen: WeightSet, path: Path, ema: bool) -> None:
+    """Say what was chosen and what was left out."""
+    if chosen.others:
+        kind = "averaged weights" if chosen.averaged else "weights"
+        say(f"{path.name}: the {kind} are {chosen.title}; left aside: {', '.join(chosen.others[:6])}.")
+    elif chosen.averaged and not ema:
+        say(f"{path.name}: the only weights in it are averaged ones.")
+    if names := [name for name in chosen.left_out if name != "n_averaged"]:
+        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+        say(f"{path.name}: not of the network, and left out: {', '.join(names[:6])}{more}.")
 
 
 def _resize(
-    config: IllamaConfig, state: dict[str, Tensor], image_size: tuple[int, int], patch_size: int
+    config: IllamaConfig, state: dict[str, Tensor], image_size: tuple[int, int], patch_size: int, weights: int
 ) -> tuple[IllamaConfig, dict[str, Tensor]]:
     config.require_illama()  # where its class token is first, the position embedding would be cut elsewhere
     try:
@@ -187,97 +330,26 @@ def _resize(
     except ValueError as error:
         multiple = patch_size * (2 if config.head_width else 1)
         raise UsageError(f"--image-size does not fit: {error}.", hint=f"Use multiples of {multiple}.") from error
+    require_room(resized, weights, hint="Use a smaller --image-size.")
     positions = interpolate_positions(state["pos_embed"], config.grid, resized.grid)
     patches = resample_patches(state[PATCHES], patch_size)
     return resized, {**state, "pos_embed": positions, PATCHES: patches}
 
 
-def _strip(key: str) -> str:
-    """Drop the prefixes that wrappers (DDP, torch.compile, EMA) leave before official keys."""
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in _PREFIXES:
-            if key.startswith(prefix):
-                key, stripped = key[len(prefix) :], True
-    return key
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"Not a readable safetensors file: {error}.",
-            where=path,
-            hint="It may be cut short; copy it again.",
-        ) from error
-
-
-def _read_pickle(path: Path, ema: bool) -> tuple[dict[str, Tensor], Any]:
-    try:
-        # The released training code saves its command-line arguments; a Namespace is a plain container.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        text = str(error)
-        if "Unsupported global" in text or "Unsupported class" in text or "GLOBAL" in text or _is_plain_pickle(path):
-            raise CheckpointError(
-                "The file wants to run code when loaded, which is never done here.",
-                where=path,
-                hint="Save plain tensors: torch.save({'model': model.state_dict()}, path), or use safetensors.",
-            ) from error
-        raise _unreadable(path) from error
-    except Exception as error:  # a damaged file can raise nearly anything from inside the reader
-        raise _unreadable(path) from error
-    return _unwrap(loaded, path, ema)
-
-
-def _is_plain_pickle(path: Path) -> bool:
-    """Whether the file is a pickle that names things to import or call; its opcodes are read, never run."""
-    try:
-        with path.open("rb") as file:
-            return any(op.name in ("GLOBAL", "STACK_GLOBAL", "INST", "REDUCE") for op, _, _ in pickletools.genops(file))
-    except ValueError:
-        return False
-
-
-def _unreadable(path: Path) -> CheckpointError:
+def _runs_code(names: str, path: Path) -> CheckpointError:
+    hint = "Save plain tensors: torch.save({'model': model.state_dict()}, path), or use safetensors."
+    if names.startswith("torch.distributed"):
+        hint = "It is one process's part of a sharded checkpoint: save the whole state dict (FULL_STATE_DICT)."
     return CheckpointError(
-        "Not a readable PyTorch checkpoint.",
+        f"The file wants to run code when loaded, which is never done here: it names {names[:120]}.",
         where=path,
-        hint="It may be cut short or of another kind; copy it again, or give a .pth or .safetensors file.",
+        hint=hint,
     )
 
 
-def _unwrap(loaded: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], Any]:
-    """Find the state dict: bare, under `model`, under an EMA key, with or without other entries beside it."""
-    metadata = loaded.get(METADATA_KEY, {}) if isinstance(loaded, Mapping) else {}
-    order = _EMA_WRAPPERS + _WRAPPERS if ema else _WRAPPERS + _EMA_WRAPPERS
-    state = loaded
-    if isinstance(loaded, Mapping):
-        found = [key for key in order if isinstance(loaded.get(key), Mapping)]
-        if ema and not any(key in _EMA_WRAPPERS for key in found):
-            raise CheckpointError("It holds no averaged (EMA) weights.", where=path, hint="Leave --ema out.")
-        if found:
-            state = loaded[found[0]]
-            # Some EMA helpers nest once more.
-            state = next((state[key] for key in order if isinstance(state.get(key), Mapping)), state)
-    if not isinstance(state, Mapping) or not state:
-        raise CheckpointError(
-            f"It holds {type(loaded).__name__}, not a dictionary of tensors.",
-            where=path,
-            hint="Save torch.save({'model': model.state_dict()}, path).",
-        )
-    if other := [str(k) for k, v in state.items() if not (isinstance(v, Tensor) and isinstance(k, str))]:
-        raise CheckpointError(
-            f"Not all of its entries are tensors: {', '.join(other[:5])}.",
-            where=path,
-            hint="Give a state dict, bare or under the key 'model'.",
-        )
-    return dict(state), metadata
+def _unreadable(found: str, path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"Not a readable checkpoint: {found.rstrip('.')[:300]}.",
+        where=path,
+        hint="It may be cut short or of another kind; copy it again, or give a .pth or .safetensors file.",
+    )

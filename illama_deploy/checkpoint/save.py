@@ -11,7 +11,9 @@ from torch import Tensor
 from ..atomic import new_file
 from ..model.illama import IllamaConfig
 from ..preprocessing import Preprocessing
-from .load import METADATA_KEY
+from .metadata import EMBEDDED
+from .seal import SEAL_KEY, seal_tensors
+from .torch_file import METADATA_KEY
 
 __all__ = ["save_checkpoint"]
 
@@ -26,7 +28,10 @@ def save_checkpoint(
     data: str | None = None,
     force: bool = False,
 ) -> None:
-    """Write `.safetensors`; the header says geometry, preprocessing, classes and data.
+    """Write `.safetensors`; the header says geometry, preprocessing and classes, and carries a seal over all of it.
+
+    Args:
+        data: what it was trained on; kept where it is `digits`, since any other spec is a place on this machine.
 
     Raises:
         ArtifactError: it exists (without `force`), or cannot be written.
@@ -38,9 +43,11 @@ def save_checkpoint(
         "image_size": list(config.image_size),
         "preprocessing": preprocessing.to_dict(),
         "classes": list(classes),
-        "data": data,
+        "data": data if data == EMBEDDED else None,
         **({"variation": config.variation} if config.variation else {}),
     }
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    # One entry, since the order of several in a safetensors header is no fixed one.
+    sealed = {**metadata, SEAL_KEY: seal_tensors(metadata, tensors, tensors.__getitem__)}
     with new_file(path, force=force) as aside:
-        save_file(tensors, aside, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        save_file(tensors, aside, {METADATA_KEY: json.dumps(sealed, sort_keys=True)})

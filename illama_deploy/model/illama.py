@@ -21,7 +21,7 @@ Shapes in names: B batch, H heads, S sequence (N image tokens + 1), D head dimen
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -67,6 +67,7 @@ class IllamaConfig:
 
     Attributes:
         image_size: (height, width) in pixels; multiples of `patch_size`.
+        classes: 0 leaves the head out, for features alone (timm's `num_classes=0`).
         hidden: width of the FFN; the LLaMA rule (4·dim for `gelu`) where not given.
         head_width: channels of a UperNet, which classifies every pixel; 0 for a classifier of whole images.
         ffn: `swiglu`, or `gelu` for ViT's MLP with biases.
@@ -98,7 +99,7 @@ class IllamaConfig:
                 raise ValueError(f"{name} {getattr(self, name)!r} must be one of {', '.join(known)}")
         if not self.hidden:
             object.__setattr__(self, "hidden", swiglu_hidden(self.dim) if self.ffn == "swiglu" else 4 * self.dim)
-        if min(self.dim, self.depth, self.heads, self.patch_size, self.channels, self.classes) < 1:
+        if min(self.dim, self.depth, self.heads, self.patch_size, self.channels) < 1 or self.classes < 0:
             raise ValueError("every size of the network must be at least 1")
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"dim {self.dim} must split into {self.heads} heads of an even size")
@@ -340,15 +341,22 @@ class PatchEmbed(nn.Module):
 
 
 class Illama(nn.Module):
-    """Images [B, C, H, W], normalised, to logits: [B, classes], or of every pixel [B, classes, H, W]."""
+    """Images [B, C, H, W], normalised, to logits: [B, classes], or of every pixel [B, classes, H, W].
+
+    Attributes:
+        pretrained_cfg: what timm asks of a model: input size, mean, deviation, crop.
+    """
 
     blocks: Sequence[Block]
     head: nn.Linear | UperNet
+    pretrained_cfg: dict[str, Any]
+    default_cfg: dict[str, Any]
 
     def __init__(self, config: IllamaConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.num_classes = config.classes
+        self.num_features = self.embed_dim = self.head_hidden_size = config.dim  # timm's names
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.tokens, config.dim))
@@ -358,7 +366,7 @@ class Illama(nn.Module):
             self.head = UperNet(config, [_norm(config) for _ in range(LEVELS)])
         else:
             self.norm = _norm(config)
-            self.head = nn.Linear(config.dim, config.classes)
+            self.head = self._classifier(config.classes)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -373,6 +381,9 @@ class Illama(nn.Module):
                     nn.init.zeros_(module.bias)
         if self.config.positions == "rope":
             nn.init.zeros_(self.pos_embed.requires_grad_(False))
+
+    def _classifier(self, classes: int) -> nn.Linear:
+        return nn.Linear(self.config.dim, classes) if classes else cast(nn.Linear, nn.Identity())
 
     def set_soft_mask(self, ratio: float) -> None:
         """Let `ratio` (1: bidirectional, 0: causal) of the masked-out attention through, in every block."""
@@ -412,3 +423,48 @@ class Illama(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         return self.decode(self.stream(images_BCHW))
+
+    # --- timm's interface, beside what everything here uses
+
+    def forward_features(self, images_BCHW: Tensor) -> Tensor | list[Tensor]:
+        """What `forward_head` takes: every token behind the last norm [B, S, E]; of a UperNet, the image tokens
+        [B, N, E] of each level."""
+        if isinstance(self.head, UperNet):
+            image = slice(1, None) if self.config.class_token == "first" else slice(None, -1)
+            return [x[:, image] for i, x in enumerate(self.stream(images_BCHW)) if i in self.config.levels]
+        for x_BSE in self.stream(images_BCHW):  # noqa: B007
+            pass
+        return self.norm(x_BSE)
+
+    def forward_head(self, features: Tensor | list[Tensor], pre_logits: bool = False) -> Tensor:
+        """Logits from `forward_features`; with `pre_logits`, the class token [B, E] that the classifier reads."""
+        if isinstance(self.head, UperNet):
+            if pre_logits:
+                raise TypeError("a UperNet has no features of the whole image")
+            return self.head(features)
+        token_BE = cast(Tensor, features)[:, 0 if self.config.class_token == "first" else -1]
+        return token_BE if pre_logits else self.head(token_BE)
+
+    def get_classifier(self) -> nn.Module:
+        """The layer that gives the logits."""
+        return self.head.classifier if isinstance(self.head, UperNet) else self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new layer, initialised as for training, in the classifier's place; 0 classes leave it out."""
+        if global_pool not in (None, "", "token"):
+            raise ValueError(f"the class token is read, and nothing pooled: global_pool {global_pool!r} does not fit")
+        if isinstance(self.head, UperNet) and not num_classes:
+            raise ValueError("a UperNet needs at least one class")
+        old = self.get_classifier()
+        place = next(self.parameters())
+        self.config = replace(self.config, classes=num_classes)
+        self.num_classes = num_classes
+        if isinstance(self.head, UperNet):
+            new: nn.Module = nn.Conv2d(self.config.head_width, num_classes, 1)
+            self.head.classifier = cast(nn.Conv2d, new)
+        else:
+            new = self.head = self._classifier(num_classes)
+            if num_classes:
+                nn.init.trunc_normal_(new.weight, std=0.02)
+                nn.init.zeros_(new.bias)
+        new.to(device=place.device, dtype=place.dtype).train(old.training)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
 
 from .illama import Illama, IllamaConfig
 
@@ -33,9 +33,12 @@ def _build(name: str, dim: int, depth: int, heads: int, pretrained: bool, option
         raise RuntimeError(
             f"{name} has no weights to download; load a checkpoint with illama_deploy.load_checkpoint(path)."
         )
-    for key in ("pretrained_cfg_overlay", "cache_dir"):
-        options.pop(key, None)
-    cfg = options.pop("pretrained_cfg", None) or default_cfgs[name].default
+    options.pop("cache_dir", None)
+    cfg = resolve_pretrained_cfg(
+        name,
+        pretrained_cfg=options.pop("pretrained_cfg", None),
+        pretrained_cfg_overlay=options.pop("pretrained_cfg_overlay", None),
+    ).to_dict()
     size = options.pop("img_size", 224)
     config = IllamaConfig(
         dim=dim,
@@ -46,9 +49,17 @@ def _build(name: str, dim: int, depth: int, heads: int, pretrained: bool, option
         channels=options.pop("in_chans", 3),
         classes=options.pop("num_classes", 1000),
     )
-    model = Illama(config, drop_path=options.pop("drop_path_rate", 0.0))
+    drop_path = options.pop("drop_path_rate", 0.0)
+    if options.get("global_pool") == "token":
+        del options["global_pool"]
     if unknown := {key for key, value in options.items() if value}:
         raise TypeError(f"{name} does not take {', '.join(sorted(unknown))}")
+    model = Illama(config, drop_path=drop_path)
+    # timm makes transforms from it: it must say what this network takes.
+    cfg["input_size"] = (config.channels, *config.image_size)
+    if config.channels != len(cfg["mean"]):
+        cfg["mean"], cfg["std"] = (0.5,) * config.channels, (0.5,) * config.channels
+    cfg["num_classes"] = config.classes
     model.pretrained_cfg = model.default_cfg = cfg
     return model
 
