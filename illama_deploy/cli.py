@@ -229,7 +229,7 @@ def qat(
         str, typer.Argument(help="Directory that 'quantize' wrote, or a float checkpoint to quantize first.")
     ] = "digits",
     bits: Annotated[
-        str | None, typer.Option("--bits", help="Of weights and activations: 8, 4 or 3.", show_default=False)
+        str | None, typer.Option("--bits", help="8: W8A8; 4: W4A8. CPUs and TensorRT run both.", show_default=False)
     ] = None,
     weights: Annotated[int | None, typer.Option("--weights", help="Bits of weights.", show_default=False)] = None,
     activations: Annotated[
@@ -307,7 +307,7 @@ def quantize(
     checkpoint: Annotated[
         str, typer.Argument(help="Float checkpoint (.pth, .safetensors), or 'digits', the embedded default.")
     ] = "digits",
-    bits: Annotated[str | None, typer.Option("--bits", help="Width of weights and activations: 8 or 4.")] = None,
+    bits: Annotated[str | None, typer.Option("--bits", help="8: W8A8; 4: W4A8. CPUs and TensorRT run both.")] = None,
     format_: Annotated[
         str | None,
         typer.Option("--format", help="Such as W8A8, W8A8-dynamic, W4A8, W4A16, W4A16-g64, FP8.", show_default=False),
@@ -401,6 +401,7 @@ def quantize(
         held_out_split=held_out_split,
         out=target,
         force=force,
+        say=_say,
     )
     manifest = artifact.manifest
     if "search" in manifest:
@@ -499,6 +500,8 @@ def export(
     )
     if result.simulated:
         _say(f"simulated: {TARGETS[name].runtime} has no kernel for this format; the file measures accuracy only")
+    for base, how in result.spelled.items():
+        _say(f"{base} checkpoint, in {TARGETS[name].runtime} {how}")
     if result.rotations:
         sizes = ", ".join(str(size) for size in sorted(set(result.rotations.values())))
         _say(f"{len(result.rotations)} online rotations, float GEMMs with blocks of {sizes}")

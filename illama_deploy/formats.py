@@ -11,7 +11,20 @@ from dataclasses import dataclass, replace
 
 from .errors import UsageError
 
-__all__ = ["FORMATS", "FP8", "W4A16", "W8A8", "FloatType", "Format", "IntType", "NumberType", "parse_format"]
+__all__ = [
+    "BITS",
+    "FORMATS",
+    "FP8",
+    "W4A16",
+    "W8A8",
+    "FloatType",
+    "Format",
+    "IntType",
+    "NumberType",
+    "is_simulated",
+    "label_simulated",
+    "parse_format",
+]
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,9 @@ class Format:
         return self.name
 
 
+#: What a width alone means (`--bits`): a network that CPUs and TensorRT can run.
+BITS = {"8": "W8A8", "4": "W4A8"}
+
 #: Of the weight-only formats, where no other is named.
 DEFAULT_GROUP = {"W4A16": 128, "W2A16": 32}
 
@@ -134,24 +150,36 @@ FORMATS: dict[str, Format] = {
         FP8,
     )
 }
+SIMULATED = " (simulated)"
 _GROUP = re.compile(r"(W\dA16)-(?:G(16|32|64|128|256)|CHANNEL)")
 
 
 def parse_format(name: str) -> Format:
-    """Look a format up by its name: `W8A8`, `8` (both at that width), `W4A16-g64`, `W4A16-channel`.
+    """Look a format up by its name: `W8A8`, `8` (see `BITS`), `W4A16-g64`, `W4A16-channel`.
 
     Raises:
         UsageError: no such format; the message lists those that exist.
     """
-    key = f"W{name}A{name}" if re.fullmatch(r"\d+", name) else name.upper().replace("DYNAMIC", "dynamic")
+    key = BITS.get(name) or name.upper().replace("DYNAMIC", "dynamic")
     if (found := _GROUP.fullmatch(key)) and found[1] in FORMATS:
         return replace(FORMATS[found[1]], group=int(found[2]) if found[2] else None)
     try:
         return FORMATS[key]
     except KeyError:
         known = ", ".join(FORMATS)
-        widths = ", ".join(str(f.weights.bits) for f in FORMATS.values() if f.weights == f.activations and f.is_integer)
+        shown = name if len(name) <= 40 else f"{name[:40]}…"
         raise UsageError(
-            f"There is no quantized format {name!r}.",
-            hint=f"Use one of: {known} (with --bits: {widths}); weight-only ones also as W4A16-g64 and the like.",
+            f"There is no quantized format {shown!r}.",
+            hint=f"Use --bits {' or '.join(BITS)}, or with --format one of: {known}; "
+            "weight-only ones also as W4A16-g64 and the like.",
         ) from None
+
+
+def label_simulated(name: str) -> str:
+    """How a file is called that stands for a format's accuracy alone."""
+    return name + SIMULATED
+
+
+def is_simulated(label: str) -> bool:
+    """Whether a label says so."""
+    return label.endswith(SIMULATED)

@@ -18,14 +18,18 @@ from illama_deploy import UsageError
 from illama_deploy.affine import dequantize_weight, scale_of
 from illama_deploy.affine import quantize as to_integers
 from illama_deploy.errors import RecipeError
+from illama_deploy.export.float_graph import SITE, site_rows
+from illama_deploy.export.passes import ActivationSpelling, InsertQDQ
 from illama_deploy.export.targets import TARGETS
 from illama_deploy.export.targets.table import target_rows
-from illama_deploy.formats import FORMATS, FP8, FloatType, IntType, parse_format
-from illama_deploy.quant import QuantConv2d, QuantizedArtifact, QuantLinear
+from illama_deploy.formats import BITS, FORMATS, FP8, FloatType, IntType, parse_format
+from illama_deploy.quant import QuantConv2d, QuantizedArtifact, QuantLinear, quantized_modules, weight_only
+from illama_deploy.quant.modules import QuantWeighted
 from illama_deploy.quant.packing import pack, packed_bits, unpack
 from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
 from illama_deploy.rounding import nearest
+from illama_deploy.runtime.onnx_file import read_onnx
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import export
 from illama_deploy.steps.quantize import quantize
@@ -155,7 +159,7 @@ def test_every_target_carries_the_same_network(
     if target == "openvino":
         pytest.importorskip("openvino")
     artifact = artifacts[name]
-    gap = TARGETS[target].missing.get(name)
+    gap = None if TARGETS[target].runs(name) else TARGETS[target].missing[name]
     options = {"target": target, "float": False, "onnx_only": True, "out": tmp_path / "out"}
     if gap is not None:
         with pytest.raises(UsageError, match=f"no kernel for {name}") as refused:
@@ -194,6 +198,79 @@ def test_four_bit_file_on_integer_kernels(artifacts: dict[str, QuantizedArtifact
     graph = TARGETS["onnx-cpu"].build(artifacts["W4A8"].model, whole=False).graph
     stored = Counter(v.dtype for v in graph.initializers.values() if (v.name or "").endswith(".weight.integers"))
     assert stored == {ir.DataType.INT4: 14, ir.DataType.INT8: 2}  # the first and the last layer have 8 bits
+
+
+def test_bits_alone_mean_what_targets_run() -> None:
+    for bits, name in BITS.items():
+        assert parse_format(bits).name == name
+        for target in ("onnx-cpu", "openvino", "tensorrt"):
+            assert TARGETS[target].runs(name), (name, target)
+    with pytest.raises(UsageError, match="no quantized format '3'") as refused:
+        parse_format("3")
+    assert "--bits 8 or 4" in str(refused.value)
+
+
+def test_tensorrt_takes_four_bit_weights_alone(artifacts: dict[str, QuantizedArtifact], tmp_path: Path) -> None:
+    """The integers of the checkpoint by blocks of inputs, a channel's step size at each; activations in float16."""
+    artifact = artifacts["W4A8"]
+    result = export(artifact.path, target="tensorrt", onnx_only=True, verify=True, float=False, out=tmp_path / "o")
+    assert result.spelled == {"W4A8": "INT4 weight-only with float16 activations"}
+    assert result.parity is not None
+    assert min(layer.sqnr_db for layer in result.parity.layers) > 45
+    nodes = list(ir.load(result.model).graph)  # type: ignore[arg-type]
+    seen = set()
+    for node in nodes:
+        name = node.metadata_props.get(SITE)
+        if name is None or name not in artifact.formats:
+            continue
+        seen.add(name)
+        module = artifact.model.get_submodule(name)
+        assert isinstance(module, QuantWeighted)
+        dequantize = node.inputs[1].producer()  # type: ignore[union-attr]
+        assert dequantize is not None
+        values = [value.const_value.numpy() for value in dequantize.inputs[:2]]  # type: ignore[union-attr]
+        rows = site_rows(node)
+        expected = module.weight_q[rows].flatten(1).T.numpy()
+        np.testing.assert_array_equal(values[0].astype(np.int8), expected)
+        if artifact.formats[name].base == "W8A8":
+            assert values[0].dtype == np.int8
+            continue
+        assert values[0].dtype == ml_dtypes.int4
+        assert node.inputs[0].producer().op_type != "DequantizeLinear"  # type: ignore[union-attr]
+        assert dequantize.attributes["block_size"].as_int() == {128: 64, 512: 128}[len(expected)]
+        assert values[1].dtype == np.float16
+        steps = module.weight_scale[rows].numpy().astype(np.float16)
+        np.testing.assert_array_equal(values[1], np.broadcast_to(steps, values[1].shape))
+    assert seen == set(artifact.formats)
+    assert read_onnx(result.model).format == "W4A8 as INT4 weight-only with float16 activations"  # type: ignore[arg-type]
+
+
+def test_weight_only_twin_is_the_float_function_of_the_same_integers(artifacts: dict[str, QuantizedArtifact]) -> None:
+    artifact = artifacts["W4A8"]
+    twin = weight_only(artifact.model, ["W4A8"])
+    assert {m.format.base for n, m in quantized_modules(twin) if artifact.formats[n].base == "W4A8"} == {"W4A16"}
+    assert {m.format.base for n, m in quantized_modules(artifact.model)} == {"W4A8", "W8A8"}
+    x, name = torch.randn(3, 5, 128), "blocks.0.mlp.fc1"
+    module = artifact.model.get_submodule(name)
+    assert isinstance(module, QuantWeighted)
+    wanted = x @ module.dequantized_weight().T + (module.float_bias if module.float_bias is not None else 0)
+    torch.testing.assert_close(twin.get_submodule(name)(x), wanted)
+    assert weight_only(artifact.model, ["FP8"]) is artifact.model
+
+
+@pytest.mark.parametrize(("inputs", "stored"), [(256, (ml_dtypes.int4, 128)), (192, (ml_dtypes.int4, 64)),
+                                                (64, (np.int8, None)), (100, (np.int8, None))])  # fmt: skip
+def test_int4_by_blocks_that_tensorrt_knows(inputs: int, stored: tuple[type, int | None]) -> None:
+    """Blocks of 128 or 64, several of them; what these do not cut is stored as INT8. Either way the same integers."""
+    linear = nn.Linear(inputs, 8)
+    module = QuantLinear.like(linear, parse_format("W4A16-channel"))
+    module.set_values(*nearest(linear.weight, IntType(4)), linear.bias, None)
+    spelling = ActivationSpelling(unsigned=False, integer_bias=False, blocks=(128, 64))
+    steps, four_bits = InsertQDQ(nn.Module(), spelling)._spell(  # type: ignore[arg-type]
+        module.weight_scale.numpy(), inputs, module.format
+    )
+    assert four_bits == (stored[0] is ml_dtypes.int4)
+    assert steps.shape == ((8, inputs // stored[1]) if stored[1] else (8,))
 
 
 def test_dynamic_answers_do_not_depend_on_the_batch(artifacts: dict[str, QuantizedArtifact], tmp_path: Path) -> None:
@@ -267,7 +344,7 @@ def test_formats_through_the_cli(cli: Cli, tmp_path: Path) -> None:
     result = cli("export", tmp_path / "quantized", "--onnx", "--verify", "--no-float", "--workspace", tmp_path)
     assert result.code == 0
     assert "compared with torch" in result.out
-    refused = cli("export", tmp_path / "quantized", "--trt", "--no-float", "--out", tmp_path / "trt")
+    refused = cli("export", tmp_path / "quantized", "--onnx", "--target", "cuda", "--out", tmp_path / "cuda")
     assert refused.code == 2
     assert "The nearest that works" in refused.err
     table = cli("doctor", "--targets").out

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .finite import find_overflow, is_finite
 from .histogram import MagnitudeHistogram
 
 __all__ = ["collect_channel_maxima", "collect_ranges", "rebatch", "run_observed"]
@@ -32,22 +33,44 @@ def rebatch(batches: Iterable[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
+class _OverflowError(Exception):
+    """Something is not finite."""
+
+
 @torch.inference_mode()
 def run_observed(
     model: nn.Module, hooks: Mapping[str, Callable[[tuple[Tensor, ...]], None]], batches: Iterable[Tensor]
 ) -> None:
-    """Run all images; each hook gets the inputs of the module that it is named for."""
+    """Run all images; each hook gets the inputs of the module that it is named for.
+
+    Raises:
+        CheckpointError: such an input, or what the network puts out, is not finite.
+    """
 
     def adapt(observe: Callable[[tuple[Tensor, ...]], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, inputs: observe(inputs)
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if not all(map(is_finite, inputs)):
+                raise _OverflowError
+            observe(inputs)
+
+        return hook
 
     handles = [model.get_submodule(name).register_forward_pre_hook(adapt(observe)) for name, observe in hooks.items()]
+    overflowing = None
     try:
         for images in rebatch(batches):
-            model(images)
+            overflowing = images
+            if not is_finite(model(images)):
+                raise _OverflowError
+    except _OverflowError:
+        pass
+    else:
+        return
     finally:
         for handle in handles:
             handle.remove()
+    assert overflowing is not None
+    find_overflow(model, overflowing)
 
 
 def collect_ranges(

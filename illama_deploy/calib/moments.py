@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .finite import is_finite, refuse
+
 __all__ = ["Moments", "collect_moments"]
 
 
@@ -80,6 +82,7 @@ def collect_moments(
     *,
     reference: nn.Module | None = None,
     reference_chunks: Iterable[Tensor] | None = None,
+    prefix: str = "",
 ) -> dict[str, Moments]:
     """Run part of a network, such as a block, and sum up what its sites see.
 
@@ -87,9 +90,13 @@ def collect_moments(
         sites: name within `module`, of a module that is still float, to what its quantizer makes of its input.
         chunks: inputs of `module`, in a fixed partition (its size changes the last bits of the sums).
         reference: the same part of the float network, and its own inputs in `reference_chunks`.
+        prefix: stands before the names, where one is told to people.
 
     Returns:
         Name to moments; without `reference`, `cross` stays zero.
+
+    Raises:
+        CheckpointError: what a site sees is not finite, or too large to be squared.
     """
     moments: dict[str, Moments] = {}
     both = [(x, None) for x in chunks] if reference_chunks is None else zip(chunks, reference_chunks, strict=True)
@@ -101,4 +108,7 @@ def collect_moments(
             rows = quantizer(_rows(site, seen[name]))
             target = _rows(site, floats[name]) if floats else None
             moments.setdefault(name, Moments(rows.shape[1])).update(rows, target)
+    for name, sums in moments.items():
+        if not (is_finite(sums.second) and is_finite(sums.cross)):
+            refuse(f"the square of what goes into {prefix}{name}", "some of the calibration images")
     return moments

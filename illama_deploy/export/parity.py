@@ -85,13 +85,14 @@ def measure_parity(network: Illama, target: Target, *, images: Tensor | None = N
     """Run a network in torch and its exported graph in the target's runtime, and compare every GEMM's output.
 
     Args:
-        network: quantized or float.
+        network: quantized or float; of what the target takes the weights alone, torch does so too.
         images: [B, C, H, W], normalised; 4 of seeded noise, smooth and sharp, where not given.
 
     Raises:
         RuntimeUnavailableError: the runtime is not installed.
         ExportError: the runtime refuses the graph.
     """
+    network = target.network(network)
     images = _images(network) if images is None else images
     graph = target.graph(network).graph
     # A convolution is watched behind its ReLU: were its own result asked for, it would not stay an integer one.

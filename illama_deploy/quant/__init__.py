@@ -9,6 +9,7 @@ from .sequential import quantize_sequentially
 from .sites import Site, find_sites, select_sites
 from .temperature import divide_logits
 from .trial import trial_product
+from .weight_only import weight_only
 
 __all__ = [
     "QuantConv2d",
@@ -32,4 +33,5 @@ __all__ = [
     "select_sites",
     "stored_size",
     "trial_product",
+    "weight_only",
 ]

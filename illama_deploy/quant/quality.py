@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ..calib.finite import is_finite, require_finite
 from .network import quantized_modules
 
 __all__ = ["LOGITS", "measure_sqnr", "sqnr_db"]
@@ -19,10 +20,13 @@ NOISELESS_DB = 200.0
 
 
 def sqnr_db(signal: float, noise: float) -> float:
-    """10·log10(signal / noise) of two sums of squares, at most 200 dB."""
+    """10·log10(signal / noise) of two sums of squares, within ±200 dB; -200 where one of them is not finite."""
+    if not (math.isfinite(signal) and math.isfinite(noise)):
+        return -NOISELESS_DB
     if noise <= 0 or signal <= 0:
         return NOISELESS_DB if noise <= 0 else -NOISELESS_DB
-    return min(10 * math.log10(signal / noise), NOISELESS_DB)
+    ratio = signal / noise
+    return max(-NOISELESS_DB, min(10 * math.log10(ratio), NOISELESS_DB)) if ratio > 0 else -NOISELESS_DB
 
 
 @torch.inference_mode()
@@ -32,6 +36,9 @@ def measure_sqnr(reference: nn.Module, quantized: nn.Module, batches: Iterable[T
     Returns:
         Site name to the ratio in dB between its float output and the error of its quantized one, all errors
         from earlier sites included; the key `logits` holds the whole network's.
+
+    Raises:
+        CheckpointError: one of them puts out NaN or infinite logits.
     """
     names = [name for name, _ in quantized_modules(quantized)]
     outputs: dict[str, Tensor] = {}
@@ -51,15 +58,23 @@ def measure_sqnr(reference: nn.Module, quantized: nn.Module, batches: Iterable[T
     def check(name: str) -> object:
         return lambda module, args, output: compare(name, output)
 
-    handles = []
+    handles, broken = [], list[nn.Module]()
     for name in names:
         handles.append(reference.get_submodule(name).register_forward_hook(keep(name)))  # type: ignore[arg-type]
         handles.append(quantized.get_submodule(name).register_forward_hook(check(name)))  # type: ignore[arg-type]
     try:
         for images in batches:
             outputs[LOGITS] = reference(images)
-            compare(LOGITS, quantized(images))
+            logits = quantized(images)
+            broken = [
+                model for model, made in ((reference, outputs[LOGITS]), (quantized, logits)) if not is_finite(made)
+            ]
+            compare(LOGITS, logits)
+            if broken:
+                break
     finally:
         for handle in handles:
             handle.remove()
+    for model in broken:  # without our hooks
+        require_finite(model, images, model(images))
     return {name: round(sqnr_db(*pair), 3) for name, pair in sums.items()}

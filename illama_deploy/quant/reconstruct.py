@@ -64,7 +64,7 @@ def reconstruct_block(
         _learn(block, inputs, targets, learn, steps, seed, name)
     freeze(block)
     after = _sqnr(block, inputs, targets, held)
-    if after < before:
+    if not after >= before:  # NaN is no gain
         block.load_state_dict(state)
     return Reconstructed(before, max(before, after))
 

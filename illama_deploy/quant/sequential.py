@@ -154,7 +154,7 @@ class _Run:
         full_names = [prefix + name for name in weighted]
         if not weighted or self.recall(full_names[0], full_names) is not None:
             return
-        moments = collect_moments(part, weighted, chunks, reference=twin, reference_chunks=twin_chunks)
+        moments = collect_moments(part, weighted, chunks, reference=twin, reference_chunks=twin_chunks, prefix=prefix)
         for name in weighted:
             self.quantize(prefix + name, partial(_round, self.method, self.clip, moments[name]))
         self.keep(full_names[0], full_names)

@@ -29,6 +29,8 @@ __all__ = [
 
 #: Stands where a figure would: the artifact cannot run on this machine.
 NOT_MEASURED = "not measured"
+#: The same for the times of one that only simulates.
+NOT_TIMED = "not timed"
 GATE_COLUMNS = ("gate", "artifact", "measured", "interval", "limit", "verdict")
 TIMING_COLUMNS = ("artifact", "batch", "rounds", "p50 ms", "p90 ms", "p99 ms", "CV %", "outliers", "drift")
 SITE_COLUMNS = (
@@ -94,6 +96,8 @@ def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             continue
         head += (f"{accuracy[task.figure]:.2f}",)
         head += ("baseline", "–") if not position else _compared(comparison, task.drop)
+        if not artifact["latency"]:
+            rows.append((*head, "–", NOT_TIMED, "–", "–"))
         for number, latency in enumerate(artifact["latency"]):
             rows.append(
                 (

@@ -19,7 +19,8 @@ def headline(report: dict[str, Any]) -> str:
 
 
 def pay_notes(artifacts: Sequence[dict[str, Any]], min_effect: float) -> list[str]:
-    """Whether each candidate pays against the fastest baseline of its target.
+    """Whether each candidate pays against the fastest baseline of its target; of one that only simulates, that it was
+    not timed.
 
     Args:
         min_effect: a gain below this share is none.
@@ -28,6 +29,8 @@ def pay_notes(artifacts: Sequence[dict[str, Any]], min_effect: float) -> list[st
     notes = []
     for artifact in artifacts:
         info = artifact["info"]
+        if "not_timed" in artifact:
+            notes.append(f"{info['name']} was not timed: {artifact['not_timed']}.")
         if artifact["role"] == "baseline" or not artifact["latency"]:
             continue
         told: dict[str, list[str]] = {}

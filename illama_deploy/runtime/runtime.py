@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from ..formats import is_simulated
 from ..preprocessing import Preprocessing
 from .onnx_file import OnnxFile
 
-__all__ = ["ArtifactInfo", "BatchLimits", "Runtime", "Unavailable"]
+__all__ = ["SIMULATION", "ArtifactInfo", "BatchLimits", "Runtime", "Unavailable"]
+
+#: The backend of quantized checkpoints in torch.
+SIMULATION = "torch (simulated integers)"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,15 @@ class ArtifactInfo:
     ) -> ArtifactInfo:
         """Describe one file."""
         return cls(name, format, backend, provider, path.stat().st_size, sha256, manifest_sha256)
+
+    @property
+    def simulated(self) -> str | None:
+        """Why its speed says nothing, where it stands for an accuracy alone."""
+        if is_simulated(self.format):
+            return "it is simulated: what it was written for has no kernel for its format"
+        if self.backend == SIMULATION:
+            return "PyTorch simulates its integers; the files that 'export' writes run on kernels"
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -12,7 +12,7 @@ from ..model.illama import Illama
 from ..preprocessing import Preprocessing
 from ..quant import load_quantized
 from ..quant.artifact import WEIGHTS
-from .runtime import ArtifactInfo, Runtime
+from .runtime import SIMULATION, ArtifactInfo, Runtime
 
 __all__ = ["TorchRuntime", "open_float", "open_quantized"]
 
@@ -48,7 +48,7 @@ def open_quantized(name: str, directory: Path, threads: int) -> TorchRuntime:
     info = ArtifactInfo(
         name,
         manifest["format"],
-        "torch (simulated integers)",
+        SIMULATION,
         "CPU",
         (directory / WEIGHTS).stat().st_size,
         manifest["weights"]["sha256"],

@@ -60,6 +60,8 @@ def compare_with_stored(
             drop = _drop(then["accuracy"], artifact["accuracy"], confidence)
             gate = Gate.judge(task.change_gate, name, "", max_drop, drop)
         yield gate.versus(stored["created"])
+        if "not_timed" in artifact:
+            continue
         for size, latency in zip_longest(batch, artifact["latency"]):
             why = problem or elsewhere
             ratio = None

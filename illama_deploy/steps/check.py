@@ -164,8 +164,9 @@ def check(
         }
         results = _Results(confidence, names=names)
         for group in groups:
-            rows = measure_batches([member.artifact for member in group], batch, **timing)
-            results.latency |= {id(member): row for member, row in zip(group, rows, strict=True)}
+            timed = group.timed()
+            rows = measure_batches([member.artifact for member in timed], batch, **timing)
+            results.latency |= {id(member): row for member, row in zip(timed, rows, strict=True)}
         timed_under = conditions.to_dict()
         if loader is not None:
             digest = hashlib.sha256()
@@ -263,7 +264,7 @@ class _Results:
     """
 
     confidence: float
-    latency: dict[int, tuple[Latency, ...]] = field(default_factory=dict)
+    latency: dict[int, Sequence[Latency]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     accuracy: dict[int, tuple[Accuracy, Comparison] | tuple[PixelAccuracy, PixelComparison]] = field(
         default_factory=dict
@@ -276,6 +277,8 @@ class _Results:
         artifact = member.artifact
         entry: dict[str, Any] = {"role": role, "target": member.target, "info": artifact.info.to_dict()}
         entry |= {"accuracy": None, "comparison": None, "latency": [], "proof": member.proof}
+        if role == "candidate" and (why := artifact.info.simulated) is not None:
+            entry["not_timed"] = why
         if isinstance(artifact, Unavailable):
             return entry | {"not_measured": artifact.reason}
         accuracy, comparison = self.accuracy[id(artifact)]
@@ -302,9 +305,10 @@ class _Results:
             }
         entry["latency"] = [
             self._timed(
-                latency, [(base, self.latency[id(base)][i]) for base in group.baselines if self.latency[id(base)]]
+                latency,
+                [(base, self.latency[id(base)][i]) for base in group.baselines if self.latency.get(id(base))],
             )
-            for i, latency in enumerate(self.latency[id(member)])
+            for i, latency in enumerate(self.latency.get(id(member), ()))
         ]
         return entry
 
@@ -347,6 +351,8 @@ def _judge(
     else:
         drop = Interval(comparison[task.drop], *comparison["intervals"][task.drop])
         yield Gate.judge(task.drop_gate, name, "", max_drop, drop).versus(reference)
+    if "not_timed" in entry:  # its speed is nobody's
+        return
     for size, latency in zip_longest(batch, entry["latency"]):
         if latency is None or latency["ratio"] is None:
             why = reason or "no baseline of the same target can run here"

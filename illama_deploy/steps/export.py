@@ -18,6 +18,7 @@ from ..export.engine import RTX_CAPABILITIES, BuildOptions, Profile, build_engin
 from ..export.parity import Parity, measure_parity
 from ..export.proofs import KernelProof
 from ..export.targets import TARGETS
+from ..formats import label_simulated
 from ..hashing import canonical_json, sha256_file
 from ..model.illama import Illama
 from ..onnx_metadata import PREFIX
@@ -46,6 +47,7 @@ class ExportResult:
         parity: for `verify`: layer by layer, how far the runtime is from torch.
         engines: TensorRT engines, each with its sidecar `.json` beside it.
         rotations: online rotations in the quantized file, which are float GEMMs; module name to block size.
+        spelled: what became of formats of which the target takes the weights alone, by their names.
     """
 
     directory: Path
@@ -56,6 +58,7 @@ class ExportResult:
     parity: Parity | None = None
     engines: tuple[Path, ...] = ()
     rotations: Mapping[str, int] = field(default_factory=dict)
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
 
 def export(
@@ -113,6 +116,7 @@ def export(
     proof: KernelProof | None = None
     parity: Parity | None = None
     simulated = False
+    label, spelled = "", dict[str, str]()
     engines: list[Path] = []
     files: list[str] = []
     with new_directory(out, force=force, inputs=[path, source or ""]) as directory:
@@ -124,8 +128,10 @@ def export(
             about["temperature"] = repr(temperature)
         if not float_only:
             formats = artifact.formats
-            simulated = chosen.simulates(formats.values(), allowed=simulate)
-            labelled = {**about, "format": f"{about['format']} (simulated)"} if simulated else about
+            simulated = chosen.simulates(artifact.model, allowed=simulate)
+            label = chosen.label(about["format"], formats.values())
+            spelled = chosen.spelled(formats.values())
+            labelled = {**about, "format": label_simulated(label) if simulated else label}
             _write(chosen.build(artifact.model), directory / "model.onnx", labelled)
             files.append("model.onnx")
             if chosen.prove is not None and not simulated:
@@ -152,13 +158,14 @@ def export(
                 unavailable = error
             else:
                 engines = _engines(
-                    directory, files, resolved, profile or Profile(), compute_capabilities, artifact, build
+                    directory, files, resolved, profile or Profile(), compute_capabilities, artifact, label, build
                 )
         record = {
             "schema": SCHEMA,
             "target": target,
             "manifest_sha256": artifact.manifest_sha256,
             "simulated": simulated,
+            "spelled": spelled,
             "temperature": temperature,
             "files": {name: {"sha256": sha256_file(directory / name)} for name in files},
             "engines": [engine.name for engine in engines],
@@ -183,6 +190,7 @@ def export(
         parity,
         tuple(out / engine.name for engine in engines),
         rotations,
+        spelled,
     )
 
 
@@ -193,6 +201,7 @@ def _engines(
     profile: Profile,
     compute_capabilities: Sequence[str],
     artifact: QuantizedArtifact,
+    label: str,
     build: BuildOptions | None,
 ) -> list[Path]:
     """Build an engine from each ONNX file of the directory."""
@@ -210,7 +219,7 @@ def _engines(
         engine = directory / f"{name.removesuffix('.onnx')}.engine"
         about = {
             "manifest_sha256": artifact.manifest_sha256,
-            "precision": {"gemms": artifact.manifest["format"] if name == "model.onnx" else "float16"}
+            "precision": {"gemms": label if name == "model.onnx" else "float16"}
             | {"norms": "float32", "rest": "float16"},
         }
         build_engine(

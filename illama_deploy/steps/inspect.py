@@ -103,7 +103,7 @@ def _look(path: Path, parity: bool, target: str, images: int) -> Inspection:
     quantized = load_quantized(path)
     if target not in TARGETS:
         raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
-    TARGETS[target].simulates(quantized.formats.values(), allowed=True)
+    TARGETS[target].simulates(quantized.model, allowed=True)
     result = measure_parity(quantized.model, TARGETS[target])
     rows = [(layer.name, f"{layer.sqnr_db:.1f}") for layer in result.layers]
     return Inspection(("GEMM", "dB against torch"), rows, str(result), result.to_dict())

@@ -48,6 +48,11 @@ class Group:
     def __iter__(self) -> Iterator[Member]:
         yield from (*self.baselines, *self.candidates)
 
+    def timed(self) -> list[Member]:
+        """Those whose speed says something: no candidate that simulates, nor the baselines of such alone."""
+        candidates = [member for member in self.candidates if member.artifact.info.simulated is None]
+        return [*self.baselines, *candidates] if candidates or not self.candidates else []
+
 
 def line_up(
     candidates: Sequence[str | Path | Runtime],

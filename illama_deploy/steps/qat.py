@@ -20,6 +20,7 @@ from ..quant.modules import QuantWeighted
 from ..quant.quality import LOGITS, measure_sqnr
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
 from ..workspace import Workspace
+from .kernels import kernel_lines
 from .load_checkpoint import read_source
 from .quantize import SQNR_IMAGES, quantize, rewrite_float
 from .train import TrainResult
@@ -77,6 +78,8 @@ def qat(
             quantized.model.config,
             tuple(quantized.manifest["classes"]),
         )
+        for line in kernel_lines(quantized.formats.values()):
+            shared.say(line)
     else:
         start = read_checkpoint(checkpoint, heads=heads, ema=ema)
         known, sha256, config, names = start.data, start.sha256, start.config, start.classes
@@ -91,7 +94,8 @@ def qat(
     with join_processes() as processes:
         run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
         if not is_directory and run.writes and run.saved is None:
-            quantize(checkpoint, **quantizing, data=spec, split=shared.split, out=out / START, force=True)  # type: ignore[arg-type]
+            at: dict[str, Any] = {"data": spec, "split": shared.split, "out": out / START, "say": shared.say}
+            quantize(checkpoint, **quantizing, **at, force=True)  # type: ignore[arg-type]
         processes.wait()
         artifact = load_quantized(given if is_directory else out / START)
         model = artifact.model

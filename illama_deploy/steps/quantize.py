@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -18,7 +18,7 @@ from ..calib import MagnitudeHistogram, Observed, RangeMethod, collect_ranges, r
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..data import Loader, data_paths, open_data, sample_indices
 from ..errors import RecipeError, UsageError
-from ..formats import W8A8, Format, IntType
+from ..formats import W8A8, Format, IntType, parse_format
 from ..journal import Journal
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
@@ -31,6 +31,7 @@ from ..quant import (
     load_quantized,
     quantize_network,
     quantize_sequentially,
+    quantized_modules,
     save_quantized,
     select_sites,
     trial_product,
@@ -42,6 +43,7 @@ from ..rounding import rounding_method, weight_clip
 from ..search import Limits
 from ..versions import versions
 from ..workspace import Workspace
+from .kernels import kernel_lines, kernels_of
 from .search import hold_out, search
 
 __all__ = ["quantize", "rewrite_float"]
@@ -50,6 +52,10 @@ __all__ = ["quantize", "rewrite_float"]
 SQNR_IMAGES = 64
 #: Packages that the numbers depend on.
 TOOLS = ("torch", "timm", "torchvision", "numpy", "pillow")
+
+
+def _silently(line: str) -> None:
+    """Nobody listens."""
 
 
 def quantize(
@@ -80,6 +86,7 @@ def quantize(
     held_out_split: str | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    say: Callable[[str], None] = _silently,
 ) -> QuantizedArtifact:
     """Quantize a trained checkpoint after training.
 
@@ -108,6 +115,7 @@ def quantize(
         held_out_split: of the data; the calibration images' where not given.
         out: directory to make; `illama-out/quantized` where not given.
         force: replace a directory that exists.
+        say: takes lines for people, before the work begins.
 
     Returns:
         The artifact, loaded from where it was written. Where rounding goes block by block, what is finished is kept
@@ -148,6 +156,8 @@ def quantize(
             hint='Say rounding = "gptaq" (or "gptq") beside reconstruct.',
         )
     find_rewrites(resolved.rewrites)
+    for line in kernel_lines(_wanted_formats(resolved, limits)):
+        say(line)
     out = Path(out) if out is not None else Workspace().quantized
     with new_directory(out, force=force, inputs=_inputs(checkpoint, recipe, data)) as directory:
         source = read_checkpoint(checkpoint, heads=heads, image_size=image_size, ema=ema)
@@ -178,6 +188,7 @@ def quantize(
             "format": found.label if found else resolved.format,
             "recipe": resolved.to_dict(),
             "source": origin,
+            "kernels": kernels_of(module.format for _, module in quantized_modules(quantized)),
             "classes": list(loader.class_names),
             "preprocessing": expected.to_dict(),
             "data": {
@@ -375,6 +386,12 @@ def _resolve_recipe(
         return resolved.override(format=format_)
     name = format_ if format_ is not None else "8" if bits is None else str(bits)
     return Recipe.for_format(name, effort or "balanced")
+
+
+def _wanted_formats(recipe: Recipe, limits: Limits | None) -> list[Format]:
+    """What a recipe or a search may give sites."""
+    names = [recipe.format, *(name for _, name in recipe.overrides)]
+    return [parse_format(name) for name in names] if limits is None else list(limits.candidates)
 
 
 def _open_images(

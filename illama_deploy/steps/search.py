@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..calib import rebatch
+from ..calib import rebatch, require_finite
 from ..data import Loader, open_data, sample_indices
 from ..errors import UsageError
 from ..formats import Format, NumberType
@@ -114,7 +114,10 @@ class HeldOut:
     @torch.inference_mode()
     def run(self, model: Illama, description: str) -> tuple[Tensor, Tensor]:
         """Logits [images, classes] and labels [images]."""
-        pairs = [(model(batch.images), batch.labels) for batch in track(self.loader, description, len(self.loader))]
+        pairs = []
+        for batch in track(self.loader, description, len(self.loader)):
+            pairs.append((model(batch.images), batch.labels))
+            require_finite(model, batch.images, pairs[-1][0])
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
     def compare(self, model: Illama, quantized: Illama, description: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
 
-from ...formats import FloatType, NumberType
+from ...formats import FloatType, Format, NumberType
 from ...model.illama import Illama
 from ...quant.modules import QuantMatMul, QuantModule, QuantReLU, QuantWeighted
 from ...quant.network import quantized_modules
@@ -28,12 +28,16 @@ class ActivationSpelling:
         integer_bias: bias as DequantizeLinear(int32), or as the float values that it stands for.
         unsigned_maps: U8 for what convolutions read.
         output_integers: quantize what a convolution gives before its ReLU, or behind it.
+        blocks: the sizes of blocks that INT4 weights may have, the best first, where INT4 is read by blocks alone:
+            a channel's step size is then repeated for each of its blocks, and weights that no size cuts into several
+            are stored as INT8, as are those that integers are multiplied with. Any INT4 where empty.
     """
 
     unsigned: bool
     integer_bias: bool
     unsigned_maps: bool = False
     output_integers: bool = False
+    blocks: tuple[int, ...] = ()
 
 
 class InsertQDQ(InPlacePass):
@@ -45,7 +49,8 @@ class InsertQDQ(InPlacePass):
        cast to INT8 where integers are multiplied: ONNX Runtime folds that cast when it loads the file, so 4-bit
        weights run on its 8-bit kernels.
     3. A weight-only site keeps x; its weight becomes DequantizeLinear(INT4, by blocks of inputs), and a Gemm
-       becomes MatMul and Add, which is what block kernels (MatMulNBits) are made from.
+       becomes MatMul and Add, which is what block kernels (MatMulNBits) are made from. What a target reads of INT4
+       says `ActivationSpelling.blocks`.
     4. A bias becomes DequantizeLinear(int32, scale s_x·s_w), or stays float (see `ActivationSpelling`).
     5. The values of a ReLU behind a convolution get a pair, too. ONNX Runtime needs it between the two, to make a
        QLinearConv, whose output is integers; others fuse convolution, ReLU and the pair behind it. The integers are
@@ -115,13 +120,26 @@ class InsertQDQ(InPlacePass):
         if isinstance(format_.weights, FloatType):
             weight = weight_q.float().numpy().astype(ml_dtypes.float8_e4m3fn)
         else:
-            weight = weight_q.numpy().astype(np.int8 if format_.weights.bits > 4 else ml_dtypes.int4)
+            step, four_bits = self._spell(step, weight_q.shape[0], format_)
+            weight = weight_q.numpy().astype(ml_dtypes.int4 if four_bits else np.int8)
         self._constant(
             node, 1, f"{name}.weight", weight, step.T, axis=int(step.ndim == 1 and not is_conv), wide=format_.is_static
         )
         if module.bias_q is not None and self.spelling.integer_bias:
             bias, step = module.bias_q[rows].numpy(), module.output_scale[rows].numpy()
             self._constant(node, 2, f"{name}.bias", bias, step, axis=0, wide=False)
+
+    def _spell(self, step: np.ndarray, inputs: int, format_: Format) -> tuple[np.ndarray, bool]:
+        """Step sizes of a weight as they are written, and whether its integers are INT4."""
+        if format_.weights.bits > 4 or not self.spelling.blocks:
+            return step, format_.weights.bits <= 4
+        if format_.activations is not None:
+            return step, False
+        if step.ndim == 2:
+            return step, True
+        # One block is no block: TensorRT unpacks such weights while it builds, and keeps them as float16.
+        size = next((size for size in self.spelling.blocks if inputs % size == 0 and inputs > size), None)
+        return (step, False) if size is None else (np.repeat(step[:, None], inputs // size, 1), True)
 
     def _split_bias(self, gemm: ir.Node) -> ir.Node:
         """Gemm(x, w, b) to Add(MatMul(x, w), b); the MatMul is returned."""

@@ -13,8 +13,8 @@ def target_rows() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     rows: list[tuple[str, ...]] = []
     for target in TARGETS.values():
         for name in FORMATS:
-            if name in target.kernels:
-                rows.append((target.runtime, name, "yes", target.kernels[name], ""))
+            if (runs := target.runs(name)) is not None:
+                rows.append((target.runtime, name, "yes", runs, ""))
             else:
                 gap = target.missing[name]
                 rows.append((target.runtime, name, "simulated" if gap.can_simulate else "no", gap.why, gap.nearest))

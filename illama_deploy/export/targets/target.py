@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ...errors import ExportError, UsageError
 from ...formats import Format
 from ...model.illama import Illama
+from ...quant import quantized_modules, weight_only
 from ..proofs import KernelProof
 
 __all__ = ["Missing", "Target"]
@@ -52,6 +53,8 @@ class Target:
         float_format: format of the float file beside the quantized one.
         kernels: formats (`Format.base`) that it has kernels for, each with what runs it.
         missing: the other formats.
+        weight_only: formats of which its GEMMs take the weights alone, with activations in floating point; each with
+            what that is called. What is no GEMM of weights stays, and needs an entry of its own in one of the others.
         prove: inspects what the runtime makes of a file with these quantized sites; None where only a GPU could tell.
     """
 
@@ -64,14 +67,35 @@ class Target:
     float_format: str = "float32"
     kernels: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, Missing] = field(default_factory=dict)
+    weight_only: Mapping[str, str] = field(default_factory=dict)
     prove: Callable[[Path, Mapping[str, Format]], KernelProof] | None = None
 
+    def network(self, network: Illama) -> Illama:
+        """What this target computes of a network: the same, or the same integers with activations in floating point."""
+        return weight_only(network, self.weight_only)
+
+    def spelled(self, formats: Iterable[Format]) -> dict[str, str]:
+        """What becomes of formats of which the target takes the weights alone, by their names (`Format.base`)."""
+        present = {format_.base for format_ in formats}
+        return {base: how for base, how in self.weight_only.items() if base in present}
+
+    def runs(self, base: str) -> str | None:
+        """What runs a format here, or None."""
+        return self.weight_only.get(base) or self.kernels.get(base)
+
+    def label(self, name: str, formats: Iterable[Format]) -> str:
+        """The name of an artifact's format for a file of this target, such as `W4A8 as INT4 weight-only …`."""
+        for base, how in self.spelled(formats).items():
+            name += f" as {how}" if name == base else f", {base} as {how}"
+        return name
+
     def build(self, network: Illama, *, whole: bool = True) -> ir.Model:
-        """The target's graph of a network; without the batching passes unless `whole`.
+        """The target's graph of a network (see `network`); without the batching passes unless `whole`.
 
         Raises:
             ExportError: a pass cannot do its work on this network.
         """
+        network = self.network(network)
         passes = (*self.passes(network), *(self.batching(network) if whole else ()))
         try:
             return ir.passes.Sequential(*passes)(self.graph(network)).model
@@ -82,13 +106,14 @@ class Target:
                 hint="Leave the site that it names in float (quantize --exclude), or choose another target.",
             ) from error
 
-    def simulates(self, formats: Iterable[Format], *, allowed: bool) -> bool:
-        """Whether some of the formats have no kernel here, and the file only simulates them.
+    def simulates(self, network: Illama, *, allowed: bool) -> bool:
+        """Whether some of the network's formats have no kernel here, and the file only simulates them.
 
         Raises:
             UsageError: that is so and not `allowed`, or a format cannot even be simulated; the nearest that works
                 is named.
         """
+        formats = [module.format for _, module in quantized_modules(self.network(network))]
         simulated = False
         for base, _ in Counter(format_.base for format_ in formats).most_common():
             if base in self.kernels:
