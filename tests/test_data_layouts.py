@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import pytest
 from PIL import Image, features
 
 from illama_deploy import DataError
-from illama_deploy.data import Loader, Source, data_paths, open_data, require_classes
+from illama_deploy.data import Loader, Scenes, Source, data_paths, open_data, require_classes
 from illama_deploy.hashing import canonical_json
 from illama_deploy.names import shown
 from illama_deploy.preprocessing import Preprocessing
@@ -564,3 +567,179 @@ def test_names_that_are_not_utf8_go_through(cli: Cli, tmp_path: Path) -> None:
         "evaluate", "digits", "--data", f"folder:{moved}", "--skip-broken", "--json", tmp_path / "moved.json"
     )
     assert code == 0, err
+
+
+# --- what images may do ----------------------------------------------------------------------------------------------
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def raw_png(width: int, height: int, rows: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def many_scans() -> bytes:
+    data = encoded(Image.new("L", (64, 64), 9), "JPEG", progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 60 + data[-2:]
+
+
+SQUARE = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+BROKEN = {
+    "garbage": b"no image",
+    "empty": b"",
+    "bomb": raw_png(100_000, 100_000, b""),
+    "half a bomb": raw_png(9_500, 9_500, b""),
+    "a line": raw_png(60_000, 1, bytes(60_001)),
+    "many scans": many_scans(),
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n",
+    "floats": encoded(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
+    "32 bits": encoded(Image.fromarray(np.full((8, 8), 2**20, np.int32)), "TIFF"),
+    "cut": png(3)[:40],
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_images_are_named_or_left_out(tmp_path: Path, kind: str) -> None:
+    root = folders(tmp_path / "d")
+    (root / "cat" / "0.png").write_bytes(BROKEN[kind])
+    source = open_data(f"folder:{root}", role="evaluate")
+    with pytest.raises(DataError, match="cannot be decoded") as error:
+        list(Loader(source, PREPROCESSING, classes=2))
+    assert "cat/0.png" in str(error.value)
+    loader = Loader(source, PREPROCESSING, classes=2, skip_broken=True)
+    assert sum(len(batch.labels) for batch in loader) == 3
+    assert loader.skipped == [str(root / "cat" / "0.png")]
+    pq.write_table(pa.table({"image": [BROKEN[kind], png(1)], "label": [0, 1]}), tmp_path / "x.parquet")
+    loader = Loader(
+        open_data(f"parquet:{tmp_path / 'x.parquet'}", role="evaluate"), PREPROCESSING, classes=2, skip_broken=True
+    )
+    assert (sum(len(batch.labels) for batch in loader), loader.skipped) == (1, ["x.parquet row 0"])
+
+
+@pytest.mark.parametrize(
+    "kind", [MemoryError, OverflowError, RuntimeError, EOFError, struct.error, zlib.error, IndexError]
+)
+def test_whatever_a_decoder_raises_is_a_broken_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise kind("two\nlines")
+
+    source = open_data(f"folder:{folders(tmp_path / 'd')}", role="evaluate")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DataError, match=r"cannot be decoded \(two\)"):
+        list(Loader(source, PREPROCESSING, classes=2))
+    with pytest.raises(DataError, match="No image could be decoded"):
+        list(Loader(source, PREPROCESSING, classes=2, skip_broken=True))
+
+
+def test_a_fault_of_the_transform_is_no_broken_image(tmp_path: Path) -> None:
+    source = open_data(f"folder:{folders(tmp_path / 'd')}", role="evaluate")
+    loader = Loader(source, PREPROCESSING, classes=2, skip_broken=True)
+
+    def fail(image: Image.Image) -> None:
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match="ours"):
+        loader.decode(source.at(0), fail)
+    assert loader.skipped == []
+
+
+def test_pixels_of_16_bits_are_scaled_and_counted(tmp_path: Path) -> None:
+    root = folders(tmp_path / "d", images=1)
+    deep = Image.fromarray(np.full((8, 8), 257 * 100, np.uint16))
+    deep.save(root / "cat" / "1.png")
+    deep.save(root / "cat" / "2.tif")
+    frames = [picture(i) for i in (50, 90)]
+    frames[0].save(root / "dog" / "1.gif", save_all=True, append_images=frames[1:])
+    source = open_data(f"folder:{root}", role="evaluate")
+    assert pixels(source) == [0, 100, 100, 20, 50]
+    loader = Loader(source, PREPROCESSING, classes=2)
+    for _ in range(2):  # counted for one pass
+        list(loader)
+        assert loader.notes == [
+            "the classes' names are the data's",
+            "1 image: only the first of several frames was read",
+            "2 images: pixels of 16 bits were scaled to 8",
+        ]
+
+
+def test_broken_masks_are_left_out_with_their_images(tmp_path: Path) -> None:
+    for inner in ("images", "annotations"):
+        (tmp_path / inner / "test_set").mkdir(parents=True)
+    (tmp_path / "classes.json").write_text('{"classes": ["sky", "road"], "ignore_index": 2}')
+    for i in range(2):
+        picture(9).save(tmp_path / "images" / "test_set" / f"{i}.png")
+        picture(i).save(tmp_path / "annotations" / "test_set" / f"{i}.png")
+    (tmp_path / "annotations" / "test_set" / "1.png").write_bytes(b"no image")
+    source = open_data(f"segmentation:{tmp_path}", role="evaluate")
+    with pytest.raises(DataError, match="mask cannot be decoded"):
+        list(Loader(source, PREPROCESSING, classes=2))
+    for kind in (Loader, Scenes):
+        loader = kind(source, PREPROCESSING, classes=2, skip_broken=True)
+        assert len(list(loader.scenes() if isinstance(loader, Scenes) else loader)) == 1
+        assert [Path(name).name for name in loader.skipped] == ["1.png"]
+
+
+# --- what parquet may do ---------------------------------------------------------------------------------------------
+
+
+def test_parquet_that_would_unfold(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    table = pa.table({"image": pa.array([bytes(30_000_000)] * 3), "label": [0] * 3})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    with pytest.raises(DataError, match="would unfold to 90"):
+        open_data(f"parquet:{path}", role="calibrate")
+    pq.write_table(pa.table({"image": pa.array([png(1)] * 20_000), "label": [0] * 20_000}), path)
+    with pytest.raises(DataError, match="row group of 20000 rows"):
+        open_data(f"parquet:{path}", role="calibrate")
+
+
+def test_parquet_that_is_nested_or_wide(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    kind = pa.int32()
+    for _ in range(300):
+        kind = pa.struct([("a", kind)])
+    pq.write_table(pa.table({"deep": pa.nulls(1, kind), "image": [png(1)], "label": [0]}), path)
+    with pytest.raises(DataError, match="nested"):
+        open_data(f"parquet:{path}", role="calibrate")
+    pq.write_table(pa.table({f"c{i}": [0] for i in range(10_001)} | {"image": [png(1)]}), path)
+    with pytest.raises(DataError, match="columns"):
+        open_data(f"parquet:{path}", role="calibrate")
+
+
+def test_damaged_images_and_parquet_are_read_or_refused(tmp_path: Path) -> None:
+    """A hundred of what `make fuzz` does at length."""
+    square = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24, 3)).astype(np.uint8))
+    made = {kind: encoded(square, kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "PPM")}
+    for compression in ("zstd", "gzip"):
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({"image": [made["PNG"]] * 4, "label": Y}), buffer, compression=compression)
+        made[compression] = buffer.getvalue()
+    ends = set()
+    for seed in range(120):
+        draw = random.Random(seed)
+        kind = list(made)[seed % len(made)]
+        data = bytearray(made[kind])
+        for _ in range(draw.choice([1, 2, 8])):
+            data[draw.randrange(min(len(data), draw.choice([100, 10**6])))] = draw.randrange(256)
+        path = tmp_path / ("x.parquet" if kind in ("zstd", "gzip") else "x.png")
+        path.write_bytes(data if draw.random() < 0.9 else data[: draw.randrange(len(data))])
+        try:
+            source = open_data(
+                f"parquet:{path}" if path.suffix == ".parquet" else f"folder:{tmp_path}", role="calibrate"
+            )
+            list(Loader(source, PREPROCESSING, classes=2, labels=False, skip_broken=True))
+            ends.add("read")
+        except DataError:
+            ends.add("refused")
+        path.unlink()
+    assert ends == {"read", "refused"}

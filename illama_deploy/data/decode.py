@@ -32,8 +32,8 @@ FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "JP
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 #: Longer side by shorter side. To give a narrower image the network's height, its width would be gigabytes.
 MAX_RATIO = 200
-#: A progressive JPEG's scans; each costs a pass over the image, however few bytes it has.
-MAX_SCANS = 100
+#: A progressive JPEG's scans, and pixels over all of them: each is a pass over the image, however few bytes it has.
+MAX_SCANS, MAX_SCANNED = 50, 1_500_000_000
 
 _ALTERED = "illama_deploy.altered"
 
@@ -143,13 +143,14 @@ def _check_scans(image: Image.Image, file: IO[bytes]) -> None:
         return
     at = file.tell()
     file.seek(0)
+    most = min(MAX_SCANS, MAX_SCANNED // (image.width * image.height))
     scans, last = 0, b""
-    while scans <= MAX_SCANS and (block := file.read(ImageFile.MAXBLOCK * 16)):
+    while scans <= most and (block := file.read(ImageFile.MAXBLOCK * 16)):
         scans += (last + block).count(b"\xff\xda")
         last = block[-1:]
     file.seek(at)
-    if scans > MAX_SCANS:
-        raise UndecodableError(f"it is made of more than {MAX_SCANS} scans")
+    if scans > most:
+        raise UndecodableError(f"it is made of more than {most} scans")
 
 
 def _has_more(image: Image.Image) -> bool:

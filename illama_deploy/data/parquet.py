@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Parquet", "open_parquet"]
 
-#: At most so many rows are in memory, and about so many bytes.
-ROWS_AT_ONCE, BYTES_AT_ONCE = 256, 2**26
+#: At most so many rows are in memory, and about so many bytes; where rows share values, at most so many.
+ROWS_AT_ONCE, BYTES_AT_ONCE, SHARED_BYTES = 256, 2**26, 2**30
 IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category", "class_id", "label_id")
 #: How much larger than stored a column may be: image bytes are compressed already, and labels are few.
 MOST_UNFOLDED, FREE_BYTES = 200, 2**26
+#: The fewest bytes that an image takes in a file; below, a few values stand for any number of rows.
+BYTES_OF_ROW, FREE_ROWS = 8, 1000
 #: Columns and nested fields that a file may have. Beyond, readers take long or run out of stack.
 MOST_COLUMNS = 10_000
 SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<total>\d+)")
@@ -58,8 +60,8 @@ class Parquet(Source):
                     hint="Make all shards alike.",
                 )
             for group in range(metadata.num_row_groups):
-                held, size = _check_group(metadata.row_group(group), (self.image, self.label), path)
-                self.at_once = max(1, min(self.at_once, BYTES_AT_ONCE * held // max(size, 1))) if held else self.at_once
+                held, at_once = _check_group(metadata.row_group(group), (self.image, self.label), path)
+                self.at_once = max(1, min(self.at_once, at_once))
                 self.groups.append((number, group, rows, rows + held))
                 rows += held
         self.rows = rows
@@ -167,26 +169,28 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _check_group(group: Any, columns: tuple[str, str | None], path: Path) -> tuple[int, int]:
-    """Rows of a row group and bytes of the columns read.
+    """Rows of a row group, and how many of them may be in memory.
 
     Raises:
         DataError: it would unfold to more than images are, or its figures cannot be.
     """
     try:
-        rows, unfolded, stored = group.num_rows, 0, 0
+        rows, unfolded, stored, shared = group.num_rows, 0, 0, False
         for number in range(group.num_columns):
             column = group.column(number)
             if column.path_in_schema.partition(".")[0] in columns:
                 unfolded += column.total_uncompressed_size
                 stored += column.total_compressed_size
+                shared |= any("DICTIONARY" in encoding for encoding in column.encodings)
     except Exception as error:
         raise _damaged(path, error) from error
     size = path.stat().st_size
-    if not 0 <= rows <= 1000 * size or min(unfolded, stored) < 0 or stored > size:
+    if not 0 <= rows <= max(FREE_ROWS, size // BYTES_OF_ROW) or min(unfolded, stored) < 0 or stored > size:
         raise _damaged(path, f"a row group of {rows} rows and {stored} bytes in a file of {size}")
     if unfolded > MOST_UNFOLDED * stored + FREE_BYTES:
         raise _damaged(path, f"{stored} bytes would unfold to {unfolded}")
-    return rows, unfolded
+    # A value that rows share is stored once, and in memory for each.
+    return rows, min(BYTES_AT_ONCE * rows, SHARED_BYTES if shared else BYTES_AT_ONCE * rows) // max(unfolded, 1)
 
 
 def _batches(opened: pq.ParquetFile, path: Path, group: int, columns: Sequence[str | None], rows: int) -> Iterator[Any]:
