@@ -15,7 +15,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -192,14 +192,19 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def new_directory(
-    final: Path, *, force: bool = False, inputs: Iterable[str | Path] = (), keep: Path | None = None
+    final: Path,
+    *,
+    force: bool = False,
+    inputs: Iterable[str | Path] = (),
+    keep: Callable[[Path], Path | None] | None = None,
 ) -> Iterator[Path]:
     """Yield an empty directory beside `final` that takes its name when the block ends well.
 
     Args:
         force: replace a directory that stands there, and only once the new one is whole.
         inputs: paths that are read from; a directory that holds one is never replaced.
-        keep: where a replaced directory goes, instead of being removed; unless something stands there.
+        keep: given the new directory, says where the replaced one goes instead of being removed; unless something
+            stands there.
 
     Raises:
         ArtifactError: it exists (without `force`), another process is writing it, it came or changed meanwhile, or it
@@ -229,7 +234,7 @@ def new_directory(
                 if before is None:
                     _take_new_name(aside, final)
                 else:
-                    _replace(aside, final, before, inputs, keep)
+                    _replace(aside, final, before, inputs, keep(aside) if keep else None)
         finally:
             _remove(aside)
             if opened is not None:

@@ -46,7 +46,12 @@ SplitOption = Annotated[str | None, typer.Option("--split", help="Split of the d
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", show_default=False)]
 SkipOption = Annotated[bool, typer.Option("--skip-broken", help="Leave out broken images, and count them.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Where steps leave their output for the next.")]
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace", help=f"Where steps leave their output for the next; {DEFAULT_WORKSPACE}.", show_default=False
+    ),
+]
 HeadsOption = Annotated[
     int | None, typer.Option("--heads", help="Heads of a float checkpoint; dim/64 where not given.", show_default=False)
 ]
@@ -188,7 +193,7 @@ def train(
     out: RunOption = None,
     resume: ResumeOption = False,
     force: RunForceOption = False,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Train a float network by a recipe; torchrun distributes it."""
     from .steps.train import train as step
@@ -215,7 +220,8 @@ def train(
         workers=workers,
         compile=compile_,
         save_minutes=save_minutes,
-        out=out or Workspace(workspace).trained,
+        out=out,
+        workspace=_place(workspace),
         resume=resume,
         force=force,
         say=_say,
@@ -226,8 +232,13 @@ def train(
 @app.command()
 def qat(
     checkpoint: Annotated[
-        str, typer.Argument(help="Directory that 'quantize' wrote, or a float checkpoint to quantize first.")
-    ] = "digits",
+        str | None,
+        typer.Argument(
+            help="Directory that 'quantize' wrote, or a float checkpoint to quantize first; the workspace's newest "
+            "where not given.",
+            show_default=False,
+        ),
+    ] = None,
     bits: Annotated[
         str | None, typer.Option("--bits", help="8: W8A8; 4: W4A8. CPUs and TensorRT run both.", show_default=False)
     ] = None,
@@ -263,13 +274,13 @@ def qat(
     out: RunOption = None,
     resume: ResumeOption = False,
     force: RunForceOption = False,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Train a quantized network, its float original being the teacher; torchrun distributes it."""
     from .steps.qat import format_name
     from .steps.qat import qat as step
 
-    named = format_name(weights, activations)
+    place, named = _place(workspace), format_name(weights, activations)
     if named is not None and format_ is not None:
         raise UsageError("Both --weights and --format are given.", hint="Give one of them.")
     result = step(
@@ -294,7 +305,8 @@ def qat(
         workers=workers,
         compile=compile_,
         save_minutes=save_minutes,
-        out=out or Workspace(workspace).qat,
+        out=out,
+        workspace=place,
         resume=resume,
         force=force,
         say=_say,
@@ -305,8 +317,13 @@ def qat(
 @app.command()
 def quantize(
     checkpoint: Annotated[
-        str, typer.Argument(help="Float checkpoint (.pth, .safetensors), or 'digits', the embedded default.")
-    ] = "digits",
+        str | None,
+        typer.Argument(
+            help="Float checkpoint (.pth, .safetensors), or 'digits', the embedded one; the workspace's newest where "
+            "not given.",
+            show_default=False,
+        ),
+    ] = None,
     bits: Annotated[str | None, typer.Option("--bits", help="8: W8A8; 4: W4A8. CPUs and TensorRT run both.")] = None,
     format_: Annotated[
         str | None,
@@ -368,12 +385,12 @@ def quantize(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
     force: ForceOption = False,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Quantize a trained checkpoint after training, with calibration images."""
     from .steps.quantize import quantize as step
 
-    target = out or Workspace(workspace).quantized
+    place = _place(workspace)
     artifact = step(
         checkpoint,
         bits=bits,
@@ -399,9 +416,10 @@ def quantize(
         candidates=candidate or None,
         held_out_images=held_out_images,
         held_out_split=held_out_split,
-        out=target,
+        out=out,
         force=force,
         say=_say,
+        workspace=place,
     )
     manifest = artifact.manifest
     if "search" in manifest:
@@ -411,7 +429,7 @@ def quantize(
         print_table(*search_rows(artifact.path))
     used = len(manifest["data"]["indices"]) - len(manifest["data"]["skipped"])
     _say(
-        f"{manifest['format']}: {len(manifest['sites'])} sites from {used} images of {manifest['data']['spec']}"
+        f"{manifest['format']}: {len(manifest['sites'])} sites from {used} images of {manifest['data']['kind']}"
         + _skipped(manifest["data"]["skipped"])
     )
     _say_notes(manifest["data"]["notes"])
@@ -419,7 +437,7 @@ def quantize(
     reconstruction = f"; {made['reconstruct']} steps of reconstruction for each block" if made["reconstruct"] else ""
     _say(f"rewrites {', '.join(made['rewrites'])}; ranges {made['range']}; rounding {made['rounding']}{reconstruction}")
     _say(f"logit SQNR {manifest['logit_sqnr_db']:.1f} dB on {manifest['sqnr_images']} of them")
-    _say(f"wrote {target}")
+    _say(f"wrote {artifact.path}")
 
 
 @app.command()
@@ -464,7 +482,7 @@ def export(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
     force: ForceOption = False,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Export a quantized checkpoint for a target, and prove what was written."""
     asked = [name for name, given in (("--onnx", onnx), ("--openvino", openvino), ("--trt", trt)) if given]
@@ -479,7 +497,7 @@ def export(
     from .export.targets import TARGETS
     from .steps.export import export as step
 
-    place = Workspace(workspace)
+    place = _place(workspace)
     name = {"--onnx": f"onnx-{target}", "--openvino": "openvino", "--trt": "tensorrt"}[asked[0]]
     result = step(
         quantized or place.need(place.quantized, "quantize"),
@@ -516,7 +534,13 @@ def export(
 
 @app.command()
 def evaluate(
-    artifact: Annotated[str, typer.Argument(help="Float checkpoint, quantized directory, .onnx or .engine.")],
+    artifact: Annotated[
+        str | None,
+        typer.Argument(
+            help="Float checkpoint, quantized directory, .onnx or .engine; the workspace's newest where not given.",
+            show_default=False,
+        ),
+    ] = None,
     data: DataOption = None,
     split: SplitOption = None,
     limit: LimitOption = None,
@@ -573,10 +597,13 @@ def evaluate(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with charts here.", show_default=False)
     ] = None,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Measure accuracy, the distance from a reference, and properties."""
     from .steps.evaluate import evaluate as step
 
+    if artifact is None:
+        artifact = _newest(workspace)
     result = step(
         artifact,
         data=data,
@@ -633,8 +660,13 @@ def evaluate(
 @app.command()
 def bench(
     artifacts: Annotated[
-        list[str], typer.Argument(help="Artifacts, .engine too; the first is what others are compared with.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Artifacts, .engine too; the first is what others are compared with. Where none is named, what "
+            "'export' left last.",
+            show_default=False,
+        ),
+    ] = None,
     batch: BatchOption = None,
     threads: ThreadsOption = 1,
     seconds: SecondsOption = 5.0,
@@ -645,10 +677,15 @@ def bench(
     target: TargetOption = None,
     precision: PrecisionOption = "auto",
     json: JsonOption = None,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Time artifacts in turns, in one process: exit code 3 where one cannot run on this machine."""
     from .steps.bench import bench as step
 
+    if not artifacts:
+        from .steps.inputs import exported_files
+
+        artifacts = [str(path) for path in exported_files(Path(_newest(workspace, "export")))]
     result = step(
         artifacts,
         batch=batch or [1],
@@ -739,12 +776,12 @@ def check(
     skip_broken: SkipOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
     force: ForceOption = False,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Gate candidates on accuracy drop and latency: exit code 0 pass, 1 fail, 3 inconclusive."""
     from .steps.check import check as step
 
-    place = Workspace(workspace)
+    place = _place(workspace)
     result = step(
         candidates or (),
         baseline=baseline,
@@ -848,7 +885,14 @@ def demo(
 
 @app.command()
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="Quantized directory, directory of an export, .onnx or .engine.")],
+    artifact: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Quantized directory, directory of an export, .onnx or .engine; the workspace's newest where not "
+            "given.",
+            show_default=False,
+        ),
+    ] = None,
     parity: Annotated[bool, typer.Option("--parity", help="Compare every layer's runtime result with torch.")] = False,
     target: Annotated[
         str, typer.Option("--target", help="For --parity: onnx-cpu | onnx-cuda | openvino | tensorrt")
@@ -860,11 +904,14 @@ def inspect(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with charts here.", show_default=False)
     ] = None,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """Show formats, errors and sensitivity site by site, or each layer's precision and share of latency."""
     from .report.terminal import print_table
     from .steps.inspect import inspect as step
 
+    if artifact is None:
+        artifact = Path(_newest(workspace, "quantize", "qat", "export"))
     result = step(artifact, parity=parity, target=target, images=images, json=json, html=html)
     print_table(result.columns, result.rows, left=3)
     _say(result.summary)
@@ -946,6 +993,19 @@ def _skipped(names: Sequence[str]) -> str:
     return (
         f", {len(names)} broken images left out: {', '.join(names[:3])}{'…' if len(names) > 3 else ''}" if names else ""
     )
+
+
+def _newest(workspace: Path | None, *steps: str) -> str:
+    """The newest artifact of the workspace that one of these steps made, and a line that says so."""
+    from .steps.inputs import choose_any
+
+    chosen = choose_any(_place(workspace), *steps)
+    _say(chosen.why)
+    return str(chosen.path)
+
+
+def _place(workspace: Path | None) -> Workspace:
+    return Workspace() if workspace is None else Workspace(workspace)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

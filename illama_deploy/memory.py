@@ -7,18 +7,30 @@ directory remembers what was typed when they were made. Where it knows nothing, 
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .atomic import new_file
 from .errors import ArtifactError
 from .sealed import read_sealed, write_sealed
 from .tables import typed
 
-__all__ = ["Images", "images_of", "path_of", "remember_images", "remember_path"]
+__all__ = [
+    "Images",
+    "images_of",
+    "made_elsewhere",
+    "path_of",
+    "remember_images",
+    "remember_made",
+    "remember_path",
+]
 
 SCHEMA = "illama-deploy/memory/1"
+MOST = 50
 
 
 @dataclass(frozen=True)
@@ -27,12 +39,10 @@ class Images:
 
     Attributes:
         spec: as typed.
-        split: as typed, or None.
         folder: the current folder then; relative paths in the spec start there.
     """
 
     spec: str
-    split: str | None
     folder: str
 
 
@@ -47,9 +57,9 @@ def path_of(sha256: str) -> Path | None:
     return Path(str(found["path"])) if found and "path" in found else None
 
 
-def remember_images(sha256: str, spec: str, split: str | None) -> None:
+def remember_images(sha256: str, spec: str) -> None:
     """Remember which images were named for an artifact of that hash."""
-    _write("images", sha256, {"spec": spec, "split": split, "folder": str(Path.cwd())})
+    _write("images", sha256, {"spec": spec, "folder": str(Path.cwd())})
 
 
 def images_of(*sha256: str | None) -> Images | None:
@@ -64,6 +74,23 @@ def images_of(*sha256: str | None) -> Images | None:
     return None
 
 
+def remember_made(workspace: Path, made: Mapping[str, Any]) -> None:
+    """Remember an artifact that was made for a workspace and lies elsewhere; the last `MOST` are kept."""
+    key = _key(workspace)
+    known = [one for one in made_elsewhere(workspace) if one.get("sha256") != made["sha256"]]
+    _write("made", key, {"made": [*known, dict(made)][-MOST:]})
+
+
+def made_elsewhere(workspace: Path) -> list[dict[str, Any]]:
+    """What was remembered so, in its order."""
+    found = (_read("made", _key(workspace)) or {}).get("made")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _key(workspace: Path) -> str:
+    return hashlib.sha256(os.fsencode(workspace.absolute())).hexdigest()
+
+
 def _place(kind: str, sha256: str) -> Path:
     from platformdirs import user_state_path
 
@@ -71,7 +98,7 @@ def _place(kind: str, sha256: str) -> Path:
     return user_state_path("illama-deploy", appauthor=False) / kind / f"{sha256}.json"
 
 
-def _read(kind: str, sha256: str) -> dict[str, object] | None:
+def _read(kind: str, sha256: str) -> dict[str, Any] | None:
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # it is part of a file's name
         return None
     try:
@@ -80,12 +107,10 @@ def _read(kind: str, sha256: str) -> dict[str, object] | None:
         return None
 
 
-def _write(kind: str, sha256: str, values: dict[str, str | None]) -> None:
+def _write(kind: str, sha256: str, values: dict[str, Any]) -> None:
     """Keep it where that is possible; without, the user names it again."""
-    if any(value is not None and os.fsencode(value).decode("utf-8", "replace") != value for value in values.values()):
-        return
     try:
         with new_file(_place(kind, sha256), force=True) as path:
             write_sealed(path, {"schema": SCHEMA, **values})
-    except (ArtifactError, OSError, RuntimeError):
+    except (ArtifactError, OSError, RuntimeError, UnicodeEncodeError):  # the last: a name that is no UTF-8
         pass

@@ -165,7 +165,7 @@ def test_links_that_stand_there_lead_nowhere(tmp_path: Path) -> None:
 def test_what_is_replaced_may_be_kept(old: Path) -> None:
     keep = old.parent / "earlier" / "out-1"
     for text in ("new", "newer"):
-        with new_directory(old, force=True, keep=keep) as directory:
+        with new_directory(old, force=True, keep=lambda _: keep) as directory:
             _write(directory, text)
     assert (keep / "file").read_text() == "old"  # the name was taken the second time
     assert (old / "file").read_text() == "newer"

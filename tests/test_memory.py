@@ -19,26 +19,26 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_remembers(tmp_path: Path) -> None:
     assert images_of(ONE) is None and path_of(ONE) is None
-    remember_images(ONE, "folder:x", None)
+    remember_images(ONE, "folder:x")
     remember_path(ONE, tmp_path / "c.pth")
-    assert images_of(None, OTHER, ONE) == Images("folder:x", None, str(Path.cwd()))
+    assert images_of(None, OTHER, ONE) == Images("folder:x", str(Path.cwd()))
     assert path_of(ONE) == tmp_path / "c.pth"
 
 
 def test_a_hash_names_no_other_file(tmp_path: Path, state: Path) -> None:
-    remember_images(ONE, "folder:x", None)
+    remember_images(ONE, "folder:x")
     for name in (f"../images/{ONE}", "", "A" * 64, "é" * 64):
         assert images_of(name) is None
 
 
 def test_where_nothing_can_be_kept(state: Path) -> None:
     state.write_text("a file")
-    remember_images(ONE, "folder:x", "train")
+    remember_images(ONE, "folder:x")
     assert images_of(ONE) is None
 
 
 def test_damaged(state: Path) -> None:
-    remember_images(ONE, "folder:x", "train")
+    remember_images(ONE, "folder:x")
     [path] = state.rglob("*.json")
     path.write_text(path.read_text().replace("folder:x", "folder:y"))
     assert images_of(ONE) is None

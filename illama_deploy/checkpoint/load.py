@@ -26,7 +26,7 @@ from .geometry import (
     require_room,
     resample_patches,
 )
-from .metadata import EMBEDDED, Metadata
+from .metadata import EMBEDDED, EMBEDDED_FILE, Metadata
 from .safetensors_file import read_safetensors
 from .seal import SEAL_KEY, seal_tensors
 from .stored import FLOATS, Content, DamagedError, RefusedError, StoredTensor
@@ -90,7 +90,7 @@ def find_checkpoint(name: str | Path) -> Path:
     """
     path = Path(name)
     if str(name) == EMBEDDED and not os.path.lexists(path):
-        return Path(__file__).parents[1] / "assets" / f"{EMBEDDED}.safetensors"
+        return EMBEDDED_FILE
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait, and a device never ends
             kind = "a directory" if path.is_dir() else "no regular file"

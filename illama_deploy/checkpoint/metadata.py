@@ -13,10 +13,11 @@ from ..tables import typed
 from .seal import SEAL_KEY
 from .torch_file import METADATA_KEY
 
-__all__ = ["EMBEDDED", "Metadata"]
+__all__ = ["EMBEDDED", "EMBEDDED_FILE", "Metadata"]
 
 #: The embedded default's name, accepted wherever a checkpoint's path is; and the name of its data.
 EMBEDDED = "digits"
+EMBEDDED_FILE = Path(__file__).parents[1] / "assets" / f"{EMBEDDED}.safetensors"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from .loader import Batch, Loader, sample_indices
 from .scenes import Scene, Scenes
 from .segmentation import IGNORE, labels_of
 from .source import Sample, Source
-from .spec import SCHEMES, data_paths, open_data
+from .spec import SCHEMES, data_paths, open_data, spec_from
 
 __all__ = [
     "IGNORE",
@@ -30,4 +30,5 @@ __all__ = [
     "read_categories",
     "require_classes",
     "sample_indices",
+    "spec_from",
 ]

@@ -18,7 +18,7 @@ from .segmentation import open_segmentation
 from .source import ROLES, Request, Source
 from .timm_dataset import open_timm
 
-__all__ = ["SCHEMES", "data_paths", "open_data"]
+__all__ = ["SCHEMES", "data_paths", "open_data", "spec_from"]
 
 Opener = Callable[[Request], Source]
 
@@ -99,6 +99,18 @@ def data_paths(spec: str | os.PathLike[str] | None) -> list[Path]:
         return []
     named = [path, *(value for key, value in options.items() if key == "root" or value != IGNORE_NAMES)]
     return [Path(one) for one in named if one and os.path.lexists(one)]
+
+
+def spec_from(spec: str, folder: Path) -> str:
+    """A spec that was opened from a folder, as it is written from anywhere."""
+    scheme, _, rest = spec.partition(":")
+    if scheme != "timm" and os.path.lexists(folder / rest):
+        return _spelled(scheme, str(folder / rest) if rest else "", {})
+    path, _, query = rest.partition("?")
+    options = dict(part.partition("=")[::2] for part in query.split("&") if part)
+    named = {key: value if value == IGNORE_NAMES else str(folder / value) for key, value in options.items()}
+    places = {**options, **{key: value for key, value in named.items() if key in ("root", "classes")}}
+    return _spelled(scheme, path if scheme == "timm" or not path else str(folder / path), places)
 
 
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:

@@ -27,7 +27,7 @@ from .packing import pack, packed_bits, unpack
 
 __all__ = ["MANIFEST", "SCHEMA", "WEIGHTS", "QuantizedArtifact", "load_quantized", "save_quantized", "stored_size"]
 
-SCHEMA = "illama-deploy/quantized/2"
+SCHEMA = "illama-deploy/quantized/3"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 
@@ -179,6 +179,6 @@ def _check_manifest(manifest: dict[str, Any], model: Illama, where: Path) -> Non
     if (preprocessing.channels, preprocessing.size) != (model.config.channels, model.config.image_size):
         raise ValueError("its preprocessing does not fit its geometry")
     origin, data = manifest["source"], manifest["data"]
-    texts = (manifest["format"], data["spec"], data["split"], origin["path"], origin["sha256"], *manifest["classes"])
+    texts = (manifest["format"], data["kind"], data["split"], origin["name"], origin["sha256"], *manifest["classes"])
     if not all(isinstance(text, str) for text in texts) or not isinstance(origin["ema"], bool):
         raise TypeError(f"a value in {where.name} has the wrong type")

@@ -55,5 +55,5 @@ def open_quantized(name: str, directory: Path, threads: int) -> TorchRuntime:
         artifact.manifest_sha256,
     )
     runtime = TorchRuntime(artifact.model, info, artifact.preprocessing, threads)
-    runtime.class_names, runtime.data = tuple(manifest["classes"]), manifest["data"]["spec"]
+    runtime.class_names, runtime.data = tuple(manifest["classes"]), manifest["data"]["kind"]
     return runtime

@@ -73,7 +73,7 @@ def open_torchao(name: str, directory: Path, threads: int, *, compile: bool = Tr
         if compile
         else TorchRuntime(network, info, artifact.preprocessing, threads)
     )
-    runtime.class_names, runtime.data = tuple(manifest["classes"]), manifest["data"]["spec"]
+    runtime.class_names, runtime.data = tuple(manifest["classes"]), manifest["data"]["kind"]
     return runtime
 
 

@@ -15,6 +15,7 @@ from ..hashing import canonical_json
 from ..measure import Latency, measure_latency
 from ..progress import track
 from ..runtime import Runtime, Unavailable, open_if_available
+from .inputs import refuse_stale
 
 __all__ = ["Benchmark", "bench", "measure_batches"]
 
@@ -83,6 +84,7 @@ def bench(
     """
     if not artifacts:
         raise UsageError("Nothing to time.", hint="Name one or more artifacts.")
+    refuse_stale(*artifacts)
     with ExitStack() as outputs:
         # Opened first, so that a place that cannot be written shows before any work is done.
         inputs = [a for a in artifacts if isinstance(a, str | Path)]

@@ -57,6 +57,7 @@ from ..workspace import Workspace
 from .against import compare_with_stored
 from .bench import measure_batches
 from .evaluate import class_names, open_evaluation_data
+from .inputs import refuse_stale
 from .lineup import Group, Member, line_up
 from .properties import Properties, PropertyOptions
 from .sensitivity import SENSITIVITY_IMAGES, describe_sites
@@ -135,6 +136,7 @@ def check(
     if not 0 <= min_effect < 1:
         raise UsageError(f"The smallest effect {min_effect} is no share.", hint="Use --min-effect 0.02 for 2 percent.")
     workspace, properties = workspace or Workspace(), properties or PropertyOptions()
+    refuse_stale(*candidates, baseline)
     stored = None if against is None else read_report(Path(against))
     out = Path(out) if out is not None else workspace.report
     inputs = [a for a in (baseline, against, *candidates) if isinstance(a, str | Path)]

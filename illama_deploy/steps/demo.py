@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from ..checkpoint import EMBEDDED
 from ..report import Report
 from ..workspace import Workspace
 from .check import check
@@ -27,7 +28,7 @@ def demo(out: str | Path | None = None, *, force: bool = False, seconds: float =
     """
     root = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="illama-demo-"))
     workspace = Workspace(root)
-    quantize(out=workspace.quantized, force=force)
+    quantize(EMBEDDED, out=workspace.quantized, force=force, workspace=workspace)
     exported = export(workspace.quantized, out=workspace.onnx, force=force)
     assert exported.model is not None and exported.float_model is not None
     report = check(

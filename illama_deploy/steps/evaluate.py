@@ -27,6 +27,8 @@ from ..progress import track
 from ..report.faces import render_properties
 from ..report.overlay import draw_classes
 from ..runtime import Runtime, open_artifact
+from .images import which_images
+from .inputs import refuse_stale
 from .properties import Properties, PropertyOptions
 
 __all__ = ["Evaluation", "class_names", "evaluate", "open_evaluation_data"]
@@ -103,6 +105,7 @@ def evaluate(
         DeployError: bad input, or a property that the artifact cannot show; nothing is written.
     """
     properties = properties or PropertyOptions()
+    refuse_stale(artifact, reference)
     inputs = [a for a in (artifact, reference) if isinstance(a, str | Path)]
     with ExitStack() as outputs:
         # Opened first, so that a place that cannot be written shows before any work is done.
@@ -272,13 +275,9 @@ def open_evaluation_data(
                 where=runtime.info.name,
                 hint="Compare artifacts of one checkpoint.",
             )
-    spec = data or next((runtime.data for runtime in runtimes if runtime.data), None)
-    if spec is None:
-        raise UsageError(
-            "The artifact does not say which data it belongs to.",
-            where=first.info.name,
-            hint="Give it with --data, such as --data folder:PATH or --data parquet:PATH.",
-        )
+    said = next((runtime.data for runtime in runtimes if runtime.data), None)
+    hashes = [sha for runtime in runtimes for sha in (runtime.info.manifest_sha256, runtime.info.sha256)]
+    spec = which_images(data, said, *hashes, what=first.info.name)
     source = open_data(spec, split, role="evaluate")
     source.require_task(first.task)
     return (Scenes if dense else Loader)(

@@ -26,6 +26,7 @@ from ..quant import QuantizedArtifact, divide_logits, load_quantized
 from ..rewrites import apply_rewrites, online_rotations
 from ..versions import versions
 from ..workspace import Workspace
+from .images import EMBEDDED_IMAGES
 from .load_checkpoint import read_source
 
 __all__ = ["ExportResult", "export"]
@@ -243,7 +244,7 @@ def _metadata(artifact: QuantizedArtifact) -> dict[str, str]:
         "manifest_sha256": artifact.manifest_sha256,
         "preprocessing": json.dumps(manifest["preprocessing"]),
         "classes": json.dumps(manifest["classes"]),
-        "data": manifest["data"]["spec"],
+        **({"data": EMBEDDED_IMAGES} if manifest["data"]["kind"] == EMBEDDED_IMAGES else {}),
     }
 
 

@@ -26,6 +26,7 @@ from ..quant.artifact import MANIFEST
 from ..report.faces import render_inspection
 from ..report.rows import SITE_COLUMNS, site_rows
 from ..runtime.onnx_file import read_onnx
+from .inputs import refuse_stale
 from .sensitivity import describe_sites
 
 __all__ = ["Inspection", "inspect"]
@@ -76,6 +77,7 @@ def inspect(
     """
     if images < 0:
         raise UsageError("The number of images must not be negative.", hint="Use --images 0 for no sensitivity.")
+    refuse_stale(artifact)
     result = _look(Path(artifact), parity, target, images)
     for path, text in ((json, canonical_json(result.figures)), (html, render_inspection(str(artifact), result))):
         if path is not None:

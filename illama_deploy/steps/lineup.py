@@ -16,6 +16,7 @@ from ..quant.artifact import MANIFEST
 from ..runtime import ArtifactInfo, Runtime, Unavailable, open_artifact, open_if_available
 from ..workspace import Workspace
 from .export import export
+from .load_checkpoint import checkpoint_path
 
 __all__ = ["TARGET_NAMES", "Group", "Member", "line_up", "read_export"]
 
@@ -156,7 +157,7 @@ def _from_workspace(
 
 def _torch_group(quantized: Path, baseline: str | Path | Runtime | None, options: dict[str, Any]) -> Group:
     """A quantized checkpoint on torchao's kernels against the float checkpoint that it was made of."""
-    first = baseline if baseline is not None else load_quantized(quantized).manifest["source"]["path"]
+    first = baseline if baseline is not None else checkpoint_path(load_quantized(quantized))
     torch = {**options, "backend": "torch"}
     return Group(_baselines(first, torch, demanded=True), (_member(quantized, torch),))
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
-from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
+from ..checkpoint import EMBEDDED, EMBEDDED_FILE, Checkpoint, read_checkpoint
 from ..errors import ArtifactError, CheckpointError
+from ..hashing import sha256_file
+from ..memory import path_of
 from ..model.illama import Illama
 from ..quant import QuantizedArtifact, load_quantized
 from ..quant.artifact import MANIFEST
 
-__all__ = ["load_checkpoint", "read_source"]
+__all__ = ["checkpoint_path", "embedded_sha256", "load_checkpoint", "read_source"]
 
 
 def load_checkpoint(
@@ -41,7 +44,7 @@ def read_source(artifact: QuantizedArtifact, source: str | Path | None, hint: st
     """Read the float checkpoint that an artifact was made from.
 
     Args:
-        source: where it lies now; where `quantize` read it, if not given.
+        source: where it lies now; where it was read on this machine, if not given.
         hint: what to do where it cannot be read.
 
     Raises:
@@ -52,7 +55,7 @@ def read_source(artifact: QuantizedArtifact, source: str | Path | None, hint: st
     config = artifact.model.config
     try:
         checkpoint = read_checkpoint(
-            source or origin["path"], heads=config.heads, image_size=config.image_size, ema=origin["ema"]
+            source or checkpoint_path(artifact), heads=config.heads, image_size=config.image_size, ema=origin["ema"]
         )
     except CheckpointError as error:
         raise CheckpointError(
@@ -65,3 +68,24 @@ def read_source(artifact: QuantizedArtifact, source: str | Path | None, hint: st
             hint=hint,
         )
     return checkpoint
+
+
+@cache
+def embedded_sha256() -> str:
+    """The hash of the embedded network's file."""
+    return sha256_file(EMBEDDED_FILE)
+
+
+def checkpoint_path(artifact: QuantizedArtifact) -> Path | str:
+    """Where the float checkpoint of an artifact was read on this machine.
+
+    Raises:
+        CheckpointError: it never was.
+    """
+    origin = artifact.manifest["source"]
+    path: Path | str | None = EMBEDDED if origin["sha256"] == embedded_sha256() else path_of(origin["sha256"])
+    if path is None:
+        raise CheckpointError(
+            f"Where {origin['name']!r} lies is not known on this machine.", hint="Name the float checkpoint."
+        )
+    return path

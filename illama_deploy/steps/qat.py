@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import new_directory
-from ..checkpoint import EMBEDDED, read_checkpoint
-from ..data import Loader, open_data, require_classes
+from ..checkpoint import read_checkpoint
+from ..data import Loader, require_classes
 from ..errors import UsageError
 from ..formats import parse_format
+from ..hashing import sha256_file
 from ..measure.held_out import measure_held_out
+from ..memory import remember_images
 from ..model.illama import Illama
 from ..quant import QuantizedArtifact, QuantMatMul, QuantReLU, load_quantized, quantized_modules, save_quantized
 from ..quant.artifact import MANIFEST
@@ -20,6 +22,8 @@ from ..quant.modules import QuantWeighted
 from ..quant.quality import LOGITS, measure_sqnr
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
 from ..workspace import Workspace
+from .images import calibration_source, which_images
+from .inputs import choose_start
 from .kernels import kernel_lines
 from .load_checkpoint import read_source
 from .quantize import SQNR_IMAGES, quantize, rewrite_float
@@ -35,7 +39,7 @@ TOWARDS = 0.0
 
 
 def qat(
-    checkpoint: str | Path = EMBEDDED,
+    checkpoint: str | Path | None = None,
     *,
     bits: int | str | None = None,
     format: str | None = None,
@@ -45,22 +49,32 @@ def qat(
     heads: int | None = None,
     image_size: tuple[int, int] | None = None,
     ema: bool = False,
+    workspace: Workspace | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train a quantized network with the arithmetic that it ships with, its float original being the teacher.
 
     Args:
-        checkpoint: directory that `quantize` wrote, or a float checkpoint, which is quantized first.
+        checkpoint: directory that `quantize` wrote, or a float checkpoint, which is quantized first; the newest of the
+            workspace where not given (see `choose_start`).
         bits, format, calib_images, heads, image_size, ema: of that, as in `quantize`; none of them with a directory.
         recipe: as in `train`; the shipped `qat` (`qat-digits` on these, `qat-segmentation` for pixels) where not given.
         source: the float checkpoint of a directory, where it has moved.
-        options: those of `RunOptions`; `out`, which gets a directory `quantized`, is `illama-out/qat` where not given.
+        workspace: `illama-out` where not given.
+        options: those of `RunOptions`; `out`, which gets a directory `quantized`, is the workspace's where not given.
 
     Raises:
         DeployError: bad input, or a run that stopped; what it had done is kept.
     """
     shared = RunOptions(**options)
-    out, given = Path(shared.out or Workspace().qat), Path(checkpoint)
+    place = workspace or Workspace()
+    out = Path(shared.out or place.qat)
+    if checkpoint is None:
+        chosen = choose_start(place, quantizes=bits is not None or format is not None)
+        shared.say(chosen.why)
+        checkpoint, opened = chosen.path, chosen.options(heads=heads, image_size=image_size, ema=ema)
+        heads, image_size, ema = opened["heads"], opened["image_size"], opened["ema"]
+    given = Path(checkpoint)
     quantizing = {"bits": bits, "format": format, "calib_images": calib_images,
                   "heads": heads, "image_size": image_size, "ema": ema}  # fmt: skip
     is_directory = given.is_dir() and (given / MANIFEST).is_file()
@@ -73,17 +87,19 @@ def qat(
     if is_directory:
         quantized = load_quantized(given)
         known, sha256, config, names = (
-            quantized.manifest["data"]["spec"],
+            quantized.manifest["data"]["kind"],
             quantized.manifest_sha256,
             quantized.model.config,
             tuple(quantized.manifest["classes"]),
         )
+        hashes = [sha256, quantized.manifest["source"]["sha256"]]
         for line in kernel_lines(quantized.formats.values()):
             shared.say(line)
     else:
         start = read_checkpoint(checkpoint, heads=heads, ema=ema)
         known, sha256, config, names = start.data, start.sha256, start.config, start.classes
-    sources, classes = shared.open_sources(known), config.classes
+        hashes = [sha256]
+    sources, classes = shared.open_sources(which_images(shared.data, known, *hashes, what="Training")), config.classes
     sources[0].require_task(config.task)
     spec = sources[0].spec
     for each in sources:
@@ -108,10 +124,23 @@ def qat(
         trainer = Trainer(model, teacher, images, held_out, run, shared, judge=measure_held_out, finish=_frozen)
         network, figures = trainer.fit()
         if run.writes:
-            about = {"recipe": resolved.to_dict(), "data": spec, "start_sha256": artifact.manifest_sha256}
+            kind = spec.partition(":")[0]
+            about = {"recipe": resolved.to_dict(), "data": kind, "start_sha256": artifact.manifest_sha256}
             with new_directory(out / RESULT, force=True) as directory:
                 manifest = {**artifact.manifest, "qat": about, **_figures(artifact, target, network)}
                 save_quantized(directory, network, manifest)
+            remember_images(sha256_file(out / RESULT / MANIFEST), spec)
+            origin = artifact.manifest["source"]
+            place.record(
+                "qat",
+                out / RESULT,
+                named=workspace is not None,
+                source=given if is_directory else out / START,
+                checkpoint=origin["sha256"],
+                checkpoint_name=origin["name"],
+                opened={"heads": heads, "image_size": image_size, "ema": ema},
+                format=artifact.manifest["format"],
+            )
     return TrainResult(out / RESULT, out, figures, processes.rank)
 
 
@@ -150,7 +179,7 @@ def _calibration(artifact: QuantizedArtifact, limit: int | None = None) -> Loade
     """The images that ranges were taken on, or the first of them."""
     about = artifact.manifest["data"]
     return Loader(
-        open_data(about["spec"], about["split"], role="calibrate"),
+        calibration_source(artifact, what="Training a quantized network"),
         artifact.preprocessing,
         classes=artifact.model.config.classes,
         labels=False,

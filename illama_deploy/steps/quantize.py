@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from ..affine import scale_of
-from ..atomic import new_directory
 from ..calib import MagnitudeHistogram, Observed, RangeMethod, collect_ranges, range_method
-from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
-from ..data import Loader, data_paths, open_data, sample_indices
+from ..checkpoint import EMBEDDED_FILE, Checkpoint, read_checkpoint
+from ..data import Loader, open_data, sample_indices
 from ..errors import RecipeError, UsageError
 from ..formats import W8A8, Format, IntType, parse_format
 from ..journal import Journal
+from ..memory import remember_images, remember_path
 from ..model.illama import Illama
 from ..preprocessing import Preprocessing
 from ..progress import track
@@ -43,6 +43,8 @@ from ..rounding import rounding_method, weight_clip
 from ..search import Limits
 from ..versions import versions
 from ..workspace import Workspace
+from .images import which_images
+from .inputs import choose_checkpoint, paths_of
 from .kernels import kernel_lines, kernels_of
 from .search import hold_out, search
 
@@ -59,7 +61,7 @@ def _silently(line: str) -> None:
 
 
 def quantize(
-    checkpoint: str | Path = EMBEDDED,
+    checkpoint: str | Path | None = None,
     *,
     bits: int | str | None = None,
     format: str | None = None,
@@ -87,6 +89,7 @@ def quantize(
     out: str | Path | None = None,
     force: bool = False,
     say: Callable[[str], None] = _silently,
+    workspace: Workspace | None = None,
 ) -> QuantizedArtifact:
     """Quantize a trained checkpoint after training.
 
@@ -94,7 +97,8 @@ def quantize(
     most exact one that keeps the second. The artifact holds the search as `search.json` and `search.svg`.
 
     Args:
-        checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded default.
+        checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded network; the newest of the workspace where
+            not given (see `choose_checkpoint`).
         bits: shorthand for weights and activations of that width: 8 is `W8A8`.
         format: name of a number format, such as `W4A8` or `W4A16-g64`; it is made by its shipped recipe, where there
             is one and `recipe` names no other.
@@ -113,9 +117,11 @@ def quantize(
             recipe overrides keep their format.
         held_out_images: how many images the drop is measured on, drawn from those that did not calibrate; 10,000.
         held_out_split: of the data; the calibration images' where not given.
-        out: directory to make; `illama-out/quantized` where not given.
+        out: directory to make; the workspace's where not given. What `quantize` left there before is kept under
+            `earlier`.
         force: replace a directory that exists.
         say: takes lines for people, before the work begins.
+        workspace: `illama-out` where not given.
 
     Returns:
         The artifact, loaded from where it was written. Where rounding goes block by block, what is finished is kept
@@ -156,10 +162,18 @@ def quantize(
             hint='Say rounding = "gptaq" (or "gptq") beside reconstruct.',
         )
     find_rewrites(resolved.rewrites)
+    place = workspace or Workspace()
+    if checkpoint is None:
+        chosen = choose_checkpoint(place)
+        say(chosen.why)
+        checkpoint = chosen.path
+        given_before = chosen.options(heads=heads, image_size=image_size, ema=ema)
+        heads, image_size, ema = given_before["heads"], given_before["image_size"], given_before["ema"]
     for line in kernel_lines(_wanted_formats(resolved, limits)):
         say(line)
-    out = Path(out) if out is not None else Workspace().quantized
-    with new_directory(out, force=force, inputs=_inputs(checkpoint, recipe, data)) as directory:
+    inputs, usual = paths_of(checkpoint, recipe, data), place.quantized
+    with place.output(out, usual, force=force, inputs=inputs) as directory:
+        out = Path(out) if out is not None else usual
         source = read_checkpoint(checkpoint, heads=heads, image_size=image_size, ema=ema)
         if limits is not None and source.config.task != "classification":
             raise UsageError(
@@ -172,7 +186,12 @@ def quantize(
         model = source.build()
         sites, choices = choose_sites(model, resolved, limits.candidates if limits else ())
         held_out = None if limits is None else hold_out(loader, expected, sites, choices, limits, resolved.seed)
-        origin = {"path": str(checkpoint), "sha256": source.sha256, "heads": source.config.heads, "ema": ema}
+        origin = {
+            "name": source.path.resolve().name,
+            "sha256": source.sha256,
+            "heads": source.config.heads,
+            "ema": ema,
+        }
         calibrated = calibrate(model, origin, expected, resolved, loader, sites, choices)
         found, formats = None, {name: each[0] for name, each in choices.items()}
         journal: Journal | None = None
@@ -192,8 +211,9 @@ def quantize(
             "classes": list(loader.class_names),
             "preprocessing": expected.to_dict(),
             "data": {
-                "spec": loader.source.spec,
+                "kind": loader.source.spec.partition(":")[0],
                 "split": loader.source.split,
+                "images": len(loader.source),
                 "indices": list(loader.indices),
                 "skipped": loader.skipped,
                 "notes": loader.notes,
@@ -206,10 +226,25 @@ def quantize(
         save_quantized(directory, quantized, manifest)
         if found is not None:
             found.write(directory)
+    artifact = load_quantized(out)
+    if source.path != EMBEDDED_FILE:
+        remember_path(source.sha256, source.path)
+    for one in (source.sha256, artifact.manifest_sha256):
+        remember_images(one, loader.source.spec)
+    place.record(
+        "quantize",
+        out,
+        named=workspace is not None,
+        source=source.path,
+        checkpoint=source.sha256,
+        checkpoint_name=origin["name"],
+        opened={"heads": heads, "image_size": image_size, "ema": ema},
+        format=manifest["format"],
+    )
     for finished in (journal, found.journal if found else None):
         if finished is not None:
             finished.remove()
-    return load_quantized(out)
+    return artifact
 
 
 @dataclass(frozen=True)
@@ -403,12 +438,7 @@ def _open_images(
     batch_size: int,
     skip_broken: bool,
 ) -> Loader:
-    spec = data or checkpoint.data
-    if spec is None:
-        raise UsageError(
-            "Calibration needs images, and the checkpoint does not say which data it was trained for.",
-            hint="Give them with --data, such as --data folder:PATH or --data parquet:PATH.",
-        )
+    spec = which_images(data, checkpoint.data, checkpoint.sha256, what="Calibration")
     if (preprocessing.channels, preprocessing.size) != (
         checkpoint.config.channels,
         checkpoint.config.image_size,
@@ -430,11 +460,6 @@ def _open_images(
         indices=indices,
         skip_broken=skip_broken,
     )
-
-
-def _inputs(checkpoint: str | Path, recipe: object, data: str | None) -> list[str | Path]:
-    """Paths that the step reads, which its output must not replace."""
-    return [*(path for path in (checkpoint, recipe) if isinstance(path, str | Path)), *data_paths(data)]
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..calib import rebatch
-from ..checkpoint import read_checkpoint
-from ..data import Loader, open_data
-from ..errors import ArtifactError, DeployError
+from ..data import Loader
+from ..errors import DeployError
 from ..progress import track
 from ..quant import QuantizedArtifact, SiteSensitivity, load_quantized, measure_sensitivity
 from ..quant.artifact import WEIGHTS
+from .images import calibration_source
+from .load_checkpoint import read_source
 from .quantize import rewrite_float
 
 __all__ = ["SENSITIVITY_IMAGES", "describe_sites"]
@@ -75,19 +76,13 @@ def _measure(artifact: QuantizedArtifact, images: int) -> dict[str, SiteSensitiv
     Raises:
         DeployError: the checkpoint or the data is not there, or not the same.
     """
-    manifest, config = artifact.manifest, artifact.model.config
-    origin, data = manifest["source"], manifest["data"]
-    source = read_checkpoint(origin["path"], heads=config.heads, image_size=config.image_size, ema=origin["ema"])
-    if source.sha256 != origin["sha256"]:
-        raise ArtifactError(
-            "The float checkpoint is not the one that was quantized (its hash differs).", where=source.path
-        )
+    source = read_source(artifact, None, "Put it back where it was.")
     loader = Loader(
-        open_data(data["spec"], data["split"], role="calibrate"),
+        calibration_source(artifact, what="Sensitivity"),
         artifact.preprocessing,
-        classes=config.classes,
+        classes=artifact.model.config.classes,
         labels=False,
-        indices=data["indices"],
+        indices=artifact.manifest["data"]["indices"],
         skip_broken=True,
     )
     model = source.build()

@@ -12,12 +12,15 @@ import torch
 from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_weights
 from ..data import require_classes
 from ..errors import DataError, UsageError
+from ..hashing import sha256_file
 from ..measure.held_out import measure_held_out
+from ..memory import remember_images
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing, default_preprocessing
 from ..rewrites import restructure
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes, seed_everything
 from ..workspace import Workspace
+from .images import EMBEDDED_IMAGES, which_images
 
 __all__ = ["TrainResult", "train"]
 
@@ -53,6 +56,7 @@ def train(
     image_size: tuple[int, int] | None = None,
     heads: int | None = None,
     ema: bool = False,
+    workspace: Workspace | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train a float network, from nothing or from a checkpoint.
@@ -67,7 +71,8 @@ def train(
         new_head: start with a new head, for other classes than the checkpoint's.
         frozen: train the head alone, also where the recipe does not say so.
         image_size: (height, width) in place of the recipe's; a checkpoint's position embedding is interpolated.
-        options: those of `RunOptions`; `out` is `illama-out/train` where not given.
+        workspace: `illama-out` where not given.
+        options: those of `RunOptions`; `out` is the workspace's where not given.
 
     Raises:
         DeployError: bad input, or a run that stopped; what it had done is kept.
@@ -75,7 +80,8 @@ def train(
     if checkpoint is not None and select_from is not None:
         raise UsageError("Both --checkpoint and --select-from are given.", hint="Give one of them.")
     shared = RunOptions(**options)
-    resolved, out = shared.resolve(recipe).override(frozen=frozen or None), Path(shared.out or Workspace().trained)
+    place = workspace or Workspace()
+    resolved, out = shared.resolve(recipe).override(frozen=frozen or None), Path(shared.out or place.trained)
     if resolved.frozen and checkpoint is None:
         raise UsageError("Only the head is to learn, and the rest has no weights.", hint="Give them with --checkpoint.")
     table = dict(resolved.model)
@@ -86,7 +92,8 @@ def train(
         else read_checkpoint(checkpoint, heads=heads, image_size=size, patch_size=patch, ema=ema)
     )
     with join_processes() as processes:
-        sources = shared.open_sources(resolved.data or (start.data if start else None))
+        said = resolved.data or (start.data if start else None)
+        sources = shared.open_sources(which_images(shared.data, said, start.sha256 if start else None, what="Training"))
         names = sources[0].classes
         classes = len(names) or 1 + max(sample.label for sample in sources[0].read(range(len(sources[0]))))
         task = "segmentation" if table.get("head_width", start and start.config.head_width) else "classification"
@@ -106,11 +113,12 @@ def train(
         identity = {**resolved.identity(), "data": sources[0].spec, "split": sources[0].split,
                     "image_size": config.image_size, "start": start and start.sha256,
                     "select_from": select_from and str(select_from)}  # fmt: skip
+        own = EMBEDDED_IMAGES if sources[0].spec == EMBEDDED_IMAGES else None
         run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
 
         def keep(network: Illama) -> None:
             state = {key: tensor.to(getattr(torch, resolved.stored)) for key, tensor in network.state_dict().items()}
-            save_checkpoint(out / MODEL, state, config, preprocessing, classes=names, data=sources[0].spec, force=True)
+            save_checkpoint(out / MODEL, state, config, preprocessing, classes=names, data=own, force=True)
 
         if start is not None:
             kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
@@ -136,6 +144,17 @@ def train(
         network, figures = trainer.fit()
         if run.writes:
             keep(network)
+            made = sha256_file(out / MODEL)
+            remember_images(made, sources[0].spec)
+            place.record(
+                "train",
+                out / MODEL,
+                named=workspace is not None,
+                source=start.path if start else None,
+                checkpoint=made,
+                checkpoint_name=MODEL,
+                format="float32",
+            )
     return TrainResult(out / MODEL, out, figures, processes.rank)
 
 

@@ -193,12 +193,13 @@ class InsertQDQ(InPlacePass):
         if stored == ml_dtypes.int4 and wide:
             value = self._node("Cast", [value], f"{name}.int8", node, to=ir.DataType.INT8.value)
             stored = np.dtype(np.int8)
-        # The zero point is written out though 0 is its default: ONNX Runtime makes no QGemm without it.
+        # The zero point is written out though 0 is its default: ONNX Runtime makes no QGemm without it. Each weight has
+        # its own: where sums of U8×S8 would saturate, ONNX Runtime rewrites both, once for every use.
         zero = np.zeros(scale.shape, stored)
         inputs = [
             value,
             self._initializer(f"{name}.scale", np.ascontiguousarray(scale)),
-            self._initializer(f"zero.{zero.dtype.name}.{'x'.join(map(str, zero.shape))}", zero),
+            self._initializer(f"{name}.zero", zero),
         ]
         attributes = {"axis": axis}
         if scale.ndim == 2:
