@@ -13,7 +13,7 @@ from typing import Any
 from .hashing import canonical_json
 from .versions import package_version, versions
 
-__all__ = ["TargetState", "cpu_features", "cuda_problem", "describe_environment", "target_states"]
+__all__ = ["TargetState", "cpu_features", "cuda_problem", "describe_environment", "sums_saturate", "target_states"]
 
 #: Instruction sets that decide which kernels run, as the kernel names them.
 FEATURES = (
@@ -56,6 +56,12 @@ def cpu_features() -> list[str]:
     return [name for name in FEATURES if name in flags]
 
 
+def sums_saturate() -> bool:
+    """Whether 8-bit kernels of this CPU add pairs of products in 16 bits, as those of x86 did before VNNI."""
+    known = cpu_features()
+    return "avx2" in known and not {"avx512_vnni", "avx_vnni"} & set(known)
+
+
 def describe_environment() -> dict[str, Any]:
     """Machine and versions, for a report. `fingerprint` is the same on machines of the same hardware."""
     hardware: dict[str, Any] = {
@@ -93,7 +99,8 @@ def _torch() -> TargetState:
 
 def _onnx_cpu() -> TargetState:
     vnni = {"avx512_vnni", "avx_vnni", "asimddp"} & set(cpu_features())
-    note = None if vnni else "runs, but without VNNI instructions: INT8 may be slow, and U8×S8 sums may saturate"
+    slow = "runs, but without VNNI instructions: INT8 is exact here (U8×U8) and hardly faster than float"
+    note = None if vnni else slow
     return TargetState("onnx-cpu", None, note)
 
 

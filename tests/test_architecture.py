@@ -29,6 +29,7 @@ RANKS = [
         "workspace",
         "environment",
         "compilation",
+        "openvino_session",
     },
     {"model"},
     {"checkpoint", "data"},

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from illama_deploy.checkpoint import read_checkpoint, save_checkpoint
 from illama_deploy.environment import describe_environment
 from illama_deploy.hashing import canonical_json
 from illama_deploy.quant import QuantizedArtifact
@@ -319,10 +320,10 @@ def test_shares_of_latency_add_up(place: Path) -> None:
     assert {layer["site"] for layer in layers if layer["precision"] == "int8"} >= {"head", "blocks.0.attn.qkv"}
 
 
-def test_inspect_says_why_sensitivity_is_missing(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
-    directory = Path(shutil.copytree(digits_quantized.path, tmp_path / "q"))
-    manifest = json.loads((directory / "manifest.json").read_text())
-    manifest["source"]["path"] = str(tmp_path / "gone.pth")
-    (directory / "manifest.json").write_text(json.dumps(manifest))
-    assert "sensitivity was not measured: There is no such file" in inspect(directory).summary
+def test_inspect_says_why_sensitivity_is_missing(tmp_path: Path) -> None:
+    digits = read_checkpoint("digits")
+    save_checkpoint(tmp_path / "c.safetensors", digits.state, digits.config, digits.preprocessing)
+    directory = quantize(tmp_path / "c.safetensors", data="digits", calib_images=16, out=tmp_path / "q").path
+    (tmp_path / "c.safetensors").unlink()
+    assert "sensitivity was not measured: The float checkpoint cannot be read: There" in inspect(directory).summary
     assert "not asked for" in inspect(directory, images=0).summary

@@ -24,7 +24,12 @@ def test_literal_lines_one_after_the_other(cli: Cli, tmp_path: Path, monkeypatch
     checked = cli("check", "--seconds", 0.5, "--max-latency-ratio", 50)
     assert checked.code == 0
     assert "Verdict: PASS" in checked.out
-    assert sorted(p.name for p in (tmp_path / "illama-out").iterdir()) == ["onnx", "quantized", "report"]
+    assert sorted(p.name for p in (tmp_path / "illama-out").iterdir()) == [
+        "onnx",
+        "quantized",
+        "report",
+        "workspace.json",
+    ]
 
 
 def test_workspace_option(cli: Cli, tmp_path: Path) -> None:

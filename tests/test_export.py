@@ -31,6 +31,7 @@ from illama_deploy.export.proofs import optimized_graph, prove_onnxruntime
 from illama_deploy.export.targets.onnx_cpu import micro_batch
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.onnx_metadata import PREFIX
+from illama_deploy.onnx_session import session_options
 from illama_deploy.quant import QuantizedArtifact, load_quantized
 from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
@@ -43,7 +44,7 @@ S8 = ActivationSpelling(unsigned=False, integer_bias=False)
 
 
 def _run(model: ir.Model | Path, images: torch.Tensor, *, optimize: bool = True) -> np.ndarray:
-    options = ort.SessionOptions()
+    options = session_options()
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = str(model) if isinstance(model, Path) else ir.to_proto(model).SerializeToString()

@@ -31,6 +31,8 @@ from illama_deploy.formats import W8A8, IntType
 from illama_deploy.hashing import canonical_json
 from illama_deploy.measure.segmentation import PixelAccuracy, miou_drop, pack_confusions, unpack_confusions
 from illama_deploy.model import Illama, UperNet
+from illama_deploy.onnx_session import session_options
+from illama_deploy.openvino_session import compile_options
 from illama_deploy.preprocessing import Preprocessing
 from illama_deploy.quant import (
     QuantConv2d,
@@ -318,11 +320,9 @@ def _run(target: str, graph: ir.Model, path: Path) -> np.ndarray:
     ir.save(graph, path)
     if target == "openvino":
         ov = pytest.importorskip("openvino")
-        compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **compile_options()})
         return np.array(compiled({0: IMAGES.numpy()})[0])
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
     return session.run(None, {"images": IMAGES.numpy()})[0]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import ExportError, RuntimeUnavailableError
 from ..model.illama import Illama
 from ..onnx_session import session_options
+from ..openvino_session import compile_options
 from ..quant import QuantReLU
 from ..quant.quality import sqnr_db
 from .float_graph import INPUT, OUTPUT, SITE, site_rows
@@ -216,7 +217,7 @@ def _openvino(path: Path, images: np.ndarray) -> list[np.ndarray]:
         raise RuntimeUnavailableError("OpenVINO is not installed.", hint="pip install 'illama-deploy[openvino]'")
     import openvino as ov
 
-    compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **compile_options()})
     results = compiled({0: images})
     return [np.array(results[output]) for output in compiled.outputs]
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from ..errors import ArtifactError, RuntimeUnavailableError
+from ..openvino_session import compile_options
 from .onnx_file import OnnxFile
 from .runtime import ArtifactInfo, Runtime
 
@@ -36,6 +37,7 @@ class OpenVinoCpu(Runtime):
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,
+            **compile_options(),
         }
         try:
             compiled = core.compile_model(str(file.path), "CPU", options)
@@ -47,7 +49,7 @@ class OpenVinoCpu(Runtime):
             ) from error
         self.request = compiled.create_infer_request()
         self.describe(file, threads)
-        provider = f"CPU, {precision}"
+        provider = f"CPU, {precision}" + (", integers computed in float" if compile_options() else "")
         self.info = ArtifactInfo.of_file(
             name, file.path, file.format, "openvino", provider, file.sha256, file.manifest_sha256
         )

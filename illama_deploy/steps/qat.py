@@ -110,7 +110,13 @@ def qat(
     with join_processes() as processes:
         run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
         if not is_directory and run.writes and run.saved is None:
-            at: dict[str, Any] = {"data": spec, "split": shared.split, "out": out / START, "say": shared.say}
+            at: dict[str, Any] = {
+                "data": spec,
+                "split": shared.split,
+                "out": out / START,
+                "say": shared.say,
+                "recorded": False,
+            }
             quantize(checkpoint, **quantizing, **at, force=True)  # type: ignore[arg-type]
         processes.wait()
         artifact = load_quantized(given if is_directory else out / START)

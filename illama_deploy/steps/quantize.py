@@ -90,6 +90,7 @@ def quantize(
     force: bool = False,
     say: Callable[[str], None] = _silently,
     workspace: Workspace | None = None,
+    recorded: bool = True,
 ) -> QuantizedArtifact:
     """Quantize a trained checkpoint after training.
 
@@ -122,6 +123,7 @@ def quantize(
         force: replace a directory that exists.
         say: takes lines for people, before the work begins.
         workspace: `illama-out` where not given.
+        recorded: whether the workspace writes down what was made; not where it is only the start of something.
 
     Returns:
         The artifact, loaded from where it was written. Where rounding goes block by block, what is finished is kept
@@ -231,16 +233,17 @@ def quantize(
         remember_path(source.sha256, source.path)
     for one in (source.sha256, artifact.manifest_sha256):
         remember_images(one, loader.source.spec)
-    place.record(
-        "quantize",
-        out,
-        named=workspace is not None,
-        source=source.path,
-        checkpoint=source.sha256,
-        checkpoint_name=origin["name"],
-        opened={"heads": heads, "image_size": image_size, "ema": ema},
-        format=manifest["format"],
-    )
+    if recorded:
+        place.record(
+            "quantize",
+            out,
+            named=workspace is not None,
+            source=source.path,
+            checkpoint=source.sha256,
+            checkpoint_name=origin["name"],
+            opened={"heads": heads, "image_size": image_size, "ema": ema},
+            format=manifest["format"],
+        )
     for finished in (journal, found.journal if found else None):
         if finished is not None:
             finished.remove()
