@@ -152,8 +152,8 @@ class GraphBuilder:
         k = self.linear(f"{name}.qkv", x, attn.qkv, slice(dim, 2 * dim), suffix=".k")
         v = self.linear(f"{name}.qkv", x, attn.qkv, slice(2 * dim, 3 * dim), suffix=".v")
         heads = (attn.heads, attn.head_dim)
-        q = self.reshape(self.rope(q, length - kept, kept, f"{name}.q"), (kept, -1, *heads), f"{name}.q_SBHD")
-        k = self.reshape(self.rope(k, 0, length, f"{name}.k"), (length, -1, *heads), f"{name}.k_SBHD")
+        q = self.rope(self.reshape(q, (kept, -1, *heads), f"{name}.q_SBHD"), length - kept, f"{name}.q")
+        k = self.rope(self.reshape(k, (length, -1, *heads), f"{name}.k_SBHD"), 0, f"{name}.k")
         v = self.reshape(v, (length, -1, *heads), f"{name}.v_SBHD")
         q = self.rotated(attn.rotate_q, q, f"{name}.rotate_q")
         k = self.rotated(attn.rotate_k, k, f"{name}.rotate_k")
@@ -178,30 +178,28 @@ class GraphBuilder:
         shared = self.constant(f"mask.{kept}.{attn.soft_mask}", mask)
         return self.op("Mul", [weights, shared], name=f"{name}.masked")
 
-    def rope(self, x: ir.Value, first: int, count: int, name: str) -> ir.Value:
-        """Rotate [count·B, E] for positions first..first+count-1; 3-D input, so no transpose is needed."""
+    def rope(self, x: ir.Value, first: int, name: str) -> ir.Value:
+        """Rotate [S, B, H, D] for positions from `first` on.
+
+        The operator calls its axes batch, heads, sequence and channels, and gives every entry of the last but one a
+        position. That is our axis of heads, all of a token at one position: so no transpose is needed, positions are
+        constants, and nothing depends on the batch. Runtimes refuse a "sequence" longer than the tables, which would
+        be any batch of more images than tokens if images stood there.
+        """
         attn = self.model.blocks[0].attn
-        x = self.reshape(x, (count, -1, self.config.dim), f"{name}.tokens")
+        heads, longest = attn.heads, max(attn.heads, len(attn.cos_SD))
+        tables = [
+            self.constant(f"rope.{part}", np.pad(_numpy(table), ((0, longest - len(table)), (0, 0)), "edge"))
+            for part, table in (("cos", attn.cos_SD), ("sin", attn.sin_SD))
+        ]
         return self.op(
-            "RotaryEmbedding",
-            [
-                x,
-                self.constant("rope.cos", _numpy(attn.cos_SD)),
-                self.constant("rope.sin", _numpy(attn.sin_SD)),
-                self.positions(first, count),
-            ],
-            {"interleaved": 1, "num_heads": attn.heads},
-            name=f"{name}.rope",
+            "RotaryEmbedding", [x, *tables, self.positions(first, heads)], {"interleaved": 1}, name=f"{name}.rope"
         )
 
-    def positions(self, first: int, count: int) -> ir.Value:
-        """Position of each token of each image: int64 [count, B]."""
-        key = f"positions.{first}.{count}"
-        if key not in self.constants:
-            column = self.constant(f"{key}.column", np.arange(first, first + count, dtype=np.int64)[:, None])
-            shape = self.op("Concat", [self.integers(count), self.batch], {"axis": 0}, name=f"{key}.shape")
-            self.constants[key] = self.op("Expand", [column, shape], name=key)
-        return self.constants[key]
+    def positions(self, first: int, heads: int) -> ir.Value:
+        """Position of each token, once for each of its heads: int64 [tokens from `first` on, H]."""
+        tokens = np.arange(first, self.config.tokens, dtype=np.int64)
+        return self.constant(f"positions.{first}", np.repeat(tokens[:, None], heads, 1))
 
     def swiglu(self, name: str, x: ir.Value, block: int) -> ir.Value:
         mlp = self.model.blocks[block].mlp

@@ -66,7 +66,7 @@ def prove_onnxruntime(path: Path, sites: Mapping[str, Format]) -> KernelProof:
             precision = "float32"
             if any(_is_dequantized(value) for value in node.inputs):
                 fed.append(name)
-        elif kind in BOOKKEEPING or name.startswith(("groups.", "micro.", "positions.", "tokens.")):
+        elif kind in BOOKKEEPING or name.startswith(("groups.", "micro.", "tokens.")):
             continue
         else:
             gemm, precision = False, "uint8" if kind == "QuantizeLinear" else "float32"
