@@ -443,7 +443,8 @@ def quantize(
 @app.command()
 def export(
     quantized: Annotated[
-        Path | None, typer.Argument(help="Directory that 'quantize' wrote.", show_default=False)
+        Path | None,
+        typer.Argument(help="Directory that 'quantize' wrote, or a float checkpoint.", show_default=False),
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="ONNX for ONNX Runtime.")] = False,
     target: Annotated[str, typer.Option("--target", help="Of --onnx: cpu | cuda")] = "cpu",
@@ -480,11 +481,14 @@ def export(
     source: Annotated[
         Path | None, typer.Option("--source", help="The float checkpoint, if it has moved.", show_default=False)
     ] = None,
+    heads: HeadsOption = None,
+    image_size: SizeOption = None,
+    ema: EmaOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make.", show_default=False)] = None,
     force: ForceOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Export a quantized checkpoint for a target, and prove what was written."""
+    """Export a quantized checkpoint (or the float file of a float one) for a target, and prove what was written."""
     asked = [name for name, given in (("--onnx", onnx), ("--openvino", openvino), ("--trt", trt)) if given]
     if len(asked) != 1:
         raise UsageError(
@@ -508,6 +512,9 @@ def export(
         verify=verify,
         temperature=temperature,
         source=source,
+        heads=heads,
+        image_size=_size(image_size),
+        ema=ema,
         flavor=flavor,
         onnx_only=onnx_only,
         profile=Profile(min_batch, opt_batch, max_batch),
@@ -527,7 +534,11 @@ def export(
         _say(str(result.parity))
     if result.proof is not None:
         _say(str(result.proof))
-    for path in (result.model, result.float_model, *result.engines):
+    if result.batches:
+        _say(f"ran at batches of {', '.join(map(str, result.batches))}, each image as alone")
+    package, lowest = next(iter(result.runtimes.items()))
+    _say(f"loads in {package} from {lowest} on")
+    for path in (result.model, result.float_model, *result.beside, *result.engines):
         if path is not None:
             _say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
 

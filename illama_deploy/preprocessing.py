@@ -147,6 +147,26 @@ class Preprocessing:
         except ValueError as error:
             raise UsageError(f"The preprocessing has a value of the wrong type: {error}.") from error
 
+    @classmethod
+    def fitting(cls, values: Any, size: tuple[int, int], channels: int) -> Preprocessing:
+        """What a file says of images (None: nothing, so the default), held to the input that the network has.
+
+        Raises:
+            ValueError: another type, unknown keys, or not of that input.
+        """
+        if values is None:
+            return default_preprocessing(size, channels)
+        try:
+            found = cls.from_dict(values)
+        except UsageError as error:
+            raise ValueError(error.what.rstrip(".")) from None
+        if (found.channels, *found.size) != (channels, *size):
+            raise ValueError(
+                f"its preprocessing makes images of {found.channels} x {found.size[0]} x {found.size[1]}, and the "
+                f"network takes {channels} x {size[0]} x {size[1]}"
+            )
+        return found
+
     def override(self, **options: Any) -> Preprocessing:
         """Replace what is given (not None), as flags do."""
         return replace(self, **{key: value for key, value in options.items() if value is not None})

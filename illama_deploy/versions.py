@@ -1,10 +1,15 @@
-"""Versions of what made an artifact."""
+"""Versions of what made an artifact, and the lowest that load one."""
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["package_version", "versions"]
+__all__ = ["LOWEST", "is_older", "package_version", "versions"]
+
+#: The lowest version of each runtime that loads our files, by package. Our files are of opset 23: ONNX Runtime 1.23 has
+#: no kernel for its QuantizeLinear, and TensorRT has had RotaryEmbedding and RMSNormalization since 10.15.
+LOWEST = {"onnxruntime": "1.24.1", "openvino": "2025.0", "tensorrt": "10.15", "tensorrt-rtx": "1.4"}
 
 
 def package_version(name: str) -> str | None:
@@ -19,3 +24,11 @@ def versions(*names: str) -> dict[str, str]:
     """Versions of those of `names` that are installed, this package's first."""
     found = {name: package_version(name) for name in ("illama-deploy", *names)}
     return {name: number for name, number in found.items() if number is not None}
+
+
+def is_older(found: str, lowest: str) -> bool:
+    """Whether version `found` comes before `lowest`, by their numbers; what follows those does not count."""
+    one, other = (
+        tuple(map(int, re.findall(r"\d{1,9}", text.split("-")[0].split("+")[0])[:4])) for text in (found, lowest)
+    )
+    return one < other

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from illama_deploy.checkpoint import find_checkpoint, read_checkpoint
 from illama_deploy.onnx_metadata import PREFIX
+from illama_deploy.onnx_seal import append_seal
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.report import FACES
 from illama_deploy.steps.export import ExportResult
@@ -132,6 +133,8 @@ def flatten_onnx(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     helper.set_model_props(model, {PREFIX + key: value for key, value in metadata.items()})
     onnx.save(model, path)
+    if metadata:
+        append_seal(path)
     return path
 
 

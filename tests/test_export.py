@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,8 @@ from illama_deploy import ExportError
 from illama_deploy.checkpoint import read_checkpoint
 from illama_deploy.export import TARGETS, build_float_graph
 from illama_deploy.export.batch_major import build_batch_major_graph
+from illama_deploy.export.batches import proof_batches
+from illama_deploy.export.float_graph import GraphBuilder
 from illama_deploy.export.passes import (
     ActivationSpelling,
     HalfPrecision,
@@ -28,6 +31,7 @@ from illama_deploy.export.passes import (
     RemoveDead,
 )
 from illama_deploy.export.proofs import optimized_graph, prove_onnxruntime
+from illama_deploy.export.record import read_record
 from illama_deploy.export.targets.onnx_cpu import micro_batch
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.onnx_metadata import PREFIX
@@ -36,8 +40,11 @@ from illama_deploy.quant import QuantizedArtifact, load_quantized
 from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
 from illama_deploy.rewrites import apply_rewrites, online_rotations
+from illama_deploy.runtime import open_artifact
 from illama_deploy.steps.export import ExportResult, export
 from illama_deploy.steps.quantize import quantize
+
+from .conftest import Cli
 
 U8 = ActivationSpelling(unsigned=True, integer_bias=True)
 S8 = ActivationSpelling(unsigned=False, integer_bias=False)
@@ -90,6 +97,133 @@ def test_online_rotations_are_gemms_with_one_matrix(build: Callable[[Illama], ir
     turned = {node.name: node.inputs[1] for node in gemms}
     assert turned.keys() == online_rotations(model).keys()
     assert len(set(turned.values())) == 2  # one for all heads, one for all hidden channels
+
+
+#: Geometries whose batches in the test are larger than their 7, 2 and 2 tokens; the last has more heads than tokens.
+FEW_TOKENS: tuple[dict[str, Any], ...] = ({}, {"image_size": (8, 8)}, {"image_size": (8, 8), "heads": 8})
+
+
+@pytest.mark.parametrize("change", FEW_TOKENS, ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+@torch.no_grad()
+def test_batches_of_more_images_than_tokens(target: str, change: dict[str, Any]) -> None:
+    model = _network(**change)
+    apply_rewrites(model, ["fold_norms", "fold_attention_scale", "class_token_last_block"])
+    images = torch.randn(9, 3, *model.config.image_size)
+    expected = model(images).numpy()
+    for whole in (True, False):
+        graph = TARGETS[target].build(model, whole=whole)
+        for batch in (1, 2, 3, 7, 8, 9):
+            found = _run(graph, images[:batch])
+            tolerance = 1e-4 if TARGETS[target].float_format == "float32" else 0.1
+            np.testing.assert_allclose(found, expected[:batch], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_file_is_run_at_more_images_than_tokens(tmp_path: Path, target: str) -> None:
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    quantize("digits", image_size=(16, 16), calib_images=64, format="W4A16", out=tmp_path / "q")
+    result = export(tmp_path / "q", target=target, onnx_only=True, verify=True, out=tmp_path / "out")
+    assert result.batches == (1, 3, 18, 64)
+    assert read_record(result.directory).batches == [1, 3, 18, 64]
+    for path in (result.model, result.float_model):
+        assert path is not None
+        images = np.random.default_rng(0).standard_normal((65, 1, 16, 16), dtype=np.float32)
+        assert open_artifact(path, backend="cpu").run(images).shape == (65, 10)
+
+
+def test_a_file_that_depends_on_the_batch_is_not_kept(
+    digits_quantized: QuantizedArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was: images along the operator's sequence, so that its tables end before the batch does."""
+
+    def rope(self: GraphBuilder, x: ir.Value, first: int, name: str) -> ir.Value:
+        attn = self.model.blocks[0].attn
+        cos, sin = (self.constant(f"rope.{n}", t.numpy()) for n, t in (("cos", attn.cos_SD), ("sin", attn.sin_SD)))
+        tokens = np.arange(first, self.config.tokens, dtype=np.int64)[:, None]
+        shape = self.op("Concat", [self.integers(len(tokens)), self.batch], {"axis": 0}, name=f"{name}.shape")
+        ids = self.op("Expand", [self.constant(f"ids.{first}", tokens), shape], name=f"{name}.ids")
+        flat = self.reshape(x, (len(tokens), -1, self.config.dim), f"{name}.flat")
+        attributes = {"interleaved": 1, "num_heads": attn.heads}
+        turned = self.op("RotaryEmbedding", [flat, cos, sin, ids], attributes, name=f"{name}.rope")
+        return self.reshape(turned, (len(tokens), -1, attn.heads, attn.head_dim), f"{name}.turned")
+
+    monkeypatch.setattr(GraphBuilder, "rope", rope)
+    monkeypatch.setattr("illama_deploy.export.targets.onnx_cpu.CACHE_BYTES", 1e9)
+    with pytest.raises(ExportError, match="fails on a batch of 66"):
+        export(digits_quantized.path, float=False, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_of_a_large_network_are_bounded() -> None:
+    with torch.device("meta"):
+        small = Illama(IllamaConfig(192, 12, 3))
+        large = Illama(IllamaConfig(1024, 24, 16, image_size=(384, 384)))
+    assert proof_batches(small) == (1, 3, 64, 198)
+    assert proof_batches(small, others=(1, 256)) == (1, 3, 64, 198, 256)
+    assert proof_batches(large) == (1, 3, 22)
+    assert max(proof_batches(large, whole=True)) == 100
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(float("nan"), "(is not finite|does not fit)"), (0.0, "not above 0"), (-1.0, "not above 0")]
+)
+@pytest.mark.parametrize("target", TARGETS)
+def test_unsound_constants_are_never_written(
+    digits_quantized: QuantizedArtifact, target: str, value: float, says: str
+) -> None:
+    model = load_quantized(digits_quantized.path).model
+    model.blocks[0].mlp.fc2.weight_scale[3] = value  # type: ignore[operator, index]
+    with pytest.raises(ExportError, match=rf"fc2\.weight.* {says}"):
+        TARGETS[target].build(model)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_float_checkpoints_have_a_float_file(cli: Cli, tmp_path: Path, target: str) -> None:
+    """Of `.pth`, `.safetensors` and the embedded one; the same file as beside the quantized one."""
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    checkpoint = read_checkpoint("digits")
+    torch.save({"model": dict(checkpoint.state)}, tmp_path / "bare.pth")
+    result = export("digits", target=target, onnx_only=True, out=tmp_path / "a")
+    assert result.model is None
+    assert result.float_model == tmp_path / "a" / "model.float.onnx"
+    about = {p.key.removeprefix(PREFIX): p.value for p in onnx.load(result.float_model).metadata_props}
+    assert about["format"] == TARGETS[target].float_format
+    assert about["target"] == target
+    assert about["source_sha256"] == checkpoint.sha256
+    assert json.loads(about["classes"]) == list(checkpoint.classes)
+    assert "manifest_sha256" not in about
+    record = read_record(result.directory, files=True)
+    assert (record.manifest_sha256, record.source_sha256) == (None, checkpoint.sha256)
+    images = torch.randn(3, 1, 32, 32)
+    expected = checkpoint.build()(images).detach().numpy()
+    for artifact in (result.directory, result.float_model):
+        runtime = open_artifact(artifact, backend="cpu")
+        assert runtime.info.format == TARGETS[target].float_format
+        noise = np.square(runtime.run(images.numpy()) - expected).sum()
+        assert sqnr_db(float(np.square(expected).sum()), float(noise)) > 35
+    if target == "onnx-cpu":
+        options = ("--onnx", "--heads", checkpoint.config.heads, "--image-size", "32", "--verify")
+        assert cli("export", tmp_path / "bare.pth", *options, "--out", tmp_path / "b").code == 0
+        assert cli("bench", tmp_path / "b", result.directory, "--rounds", 10).code == 0
+
+
+def test_options_of_the_other_kind_of_checkpoint(cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
+    for path, options in (
+        ("digits", ("--no-float",)),
+        ("digits", ("--simulate",)),
+        ("digits", ("--source", "digits")),
+        (digits_quantized.path, ("--heads", 2)),
+        (digits_quantized.path, ("--ema",)),
+        (tmp_path / "gone.pth", ()),
+    ):
+        result = cli("export", path, "--onnx", *options, "--out", tmp_path / "out")
+        assert result.code == 2
+        assert "  next:  " in result.err
+        assert "Unexpected" not in result.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @torch.no_grad()

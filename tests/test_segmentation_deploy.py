@@ -25,7 +25,7 @@ from illama_deploy.checkpoint import save_checkpoint
 from illama_deploy.export import TARGETS
 from illama_deploy.export.parity import measure_parity
 from illama_deploy.export.proofs import optimized_graph
-from illama_deploy.export.sidecar import read_sidecar, write_sidecar
+from illama_deploy.export.sidecar import read_sidecar, sidecar_path, write_sidecar
 from illama_deploy.export.upernet_graph import _averages, _factor
 from illama_deploy.formats import W8A8, IntType
 from illama_deploy.hashing import canonical_json
@@ -402,7 +402,8 @@ def test_engines_build_without_a_gpu(place: Place, tmp_path: Path) -> None:
     sidecar = read_sidecar(result.engines[0])
     assert sidecar.logits == (3, *CONFIG.image_size)
     assert sidecar.classes == 3
-    write_sidecar(result.engines[0], {**sidecar.record, "output": {"name": "logits", "shape": [3, 5, 5]}})
+    record = json.loads(sidecar_path(result.engines[0]).read_text())
+    write_sidecar(result.engines[0], {**record, "output": {"name": "logits", "shape": [3, 5, 5]}})
     with pytest.raises(Exception, match="shape of its logits"):
         read_sidecar(result.engines[0])
 

@@ -17,7 +17,7 @@ import torch
 
 from illama_deploy import ArtifactError, RuntimeUnavailableError, UsageError
 from illama_deploy.environment import cuda_problem
-from illama_deploy.export.sidecar import SEAL, check_capability, read_sidecar, sidecar_path, write_sidecar
+from illama_deploy.export.sidecar import check_capability, read_sidecar, sidecar_path, write_sidecar
 from illama_deploy.export.trt_package import check_version
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.runtime import open_artifact
@@ -67,10 +67,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "sidecar-missing": (lambda e: sidecar_path(e).unlink(), ("no sidecar", "model.engine.json")),
     "sidecar-no-json": (lambda e: sidecar_path(e).write_text("{"), ("no JSON", "model.engine.json")),
     "sidecar-a-list": (lambda e: sidecar_path(e).write_text("[]"), ("schema None", "model.engine.json")),
-    "sidecar-of-another-schema": (lambda e: doctor(e, schema="illama-deploy/engine/1"), ("engine/1", "engine/2")),
+    "sidecar-of-another-schema": (lambda e: doctor(e, schema="illama-deploy/engine/1"), ("engine/1", "engine/3")),
     "sidecar-edited": (edit_by_hand, ("edited", "model.engine.json")),
-    "sidecar-without-profile": (lambda e: doctor(e, profile=None), ("'profile'", "model.engine.json")),
-    "sidecar-of-another-input": (lambda e: doctor(e, input={"name": "images", "shape": [3, 8, 8]}), ("does not fit",)),
+    "sidecar-without-profile": (lambda e: doctor(e, profile=None), ("`profile`", "model.engine.json")),
+    "sidecar-of-another-input": (
+        lambda e: doctor(e, input={"name": "images", "shape": [3, 8, 8]}),
+        ("its preprocessing makes images",),
+    ),
     "engine-changed": (
         lambda e: edit(e, lambda data: data[:-1] + bytes([data[-1] ^ 1])),
         ("not the one that its sidecar describes", "sha256", "model.engine"),
@@ -250,11 +253,11 @@ def test_package_of_another_version(
 @pytest.mark.parametrize(
     ("flavor", "version", "good"),
     [
-        ("tensorrt", "10.0.1", True),
+        ("tensorrt", "10.15.1", True),
         ("tensorrt", "11.4.0.5", True),
-        ("tensorrt", "9.3.0", False),
+        ("tensorrt", "10.14.1", False),
         ("rtx", "1.7.1.116", True),
-        ("rtx", "1.1.0", False),
+        ("rtx", "1.3.0", False),
         ("rtx", "2.0", False),
         ("rtx", "unknown", False),
     ],
@@ -293,7 +296,42 @@ def test_seal_is_over_everything_else(engine: Path) -> None:
         with pytest.raises(ArtifactError, match="edited"):
             read_sidecar(engine)
     write_sidecar(engine, record)
-    assert read_sidecar(engine).record[SEAL] == record[SEAL]
+    assert json.loads(sidecar_path(engine).read_text()) == record
+    read_sidecar(engine)
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "bytes-text": {"engine": {"file": "model.engine", "sha256": "0" * 64, "bytes": "many"}},
+    "batch-zero": {"profile": {"min": 0, "max": 4}},
+    "batch-fraction": {"profile": {"min": 1, "max": 4.5}},
+    "input-number": {"input": 5},
+    "input-empty": {"input": {"name": "images", "shape": []}},
+    "logits-nothing": {"output": {"name": "logits", "shape": []}},
+    "classes-list": {"classes": [10]},
+    "class-names-few": {"class_names": ["one"]},
+    "class-names-numbers": {"class_names": [1] * 10},
+    "flavor-list": {"flavor": []},
+    "version-shell": {"version": "1; rm -rf ~"},
+    "capability-number": {"compute_capabilities": [8.9]},
+    "rebuild-lines": {"rebuild": "illama-deploy\nexport"},
+    "layers-list": {"layers": []},
+    "layers-without-list": {"layers": {"from": "x"}},
+    "layer-without-type": {"layers": {"from": "x", "list": [{"name": "x", "precision": "y"}]}},
+    "onnx-elsewhere": {"onnx": {"file": "../other.onnx", "sha256": "0" * 64}},
+    "preprocessing-crop": {"preprocessing": {"size": [32, 32], "mean": [0.5], "std": [0.5], "crop": 1e-9}},
+    "preprocessing-text": {"preprocessing": {"size": "32", "mean": [0.5], "std": [0.5]}},
+    "format-number": {"format": 8},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_values_of_other_types_are_named(cli: Cli, engine: Path, name: str) -> None:
+    """Sealed again, as whoever wrote it would; every command that reads it says what is wrong."""
+    doctor(engine, **WRONG[name])
+    for command in ("evaluate", "inspect"):
+        result = cli(command, engine)
+        assert result.code == 2
+        assert "The engine's sidecar cannot be used" in result.err
 
 
 @without_gpu

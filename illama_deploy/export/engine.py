@@ -25,7 +25,7 @@ from ..onnx_metadata import PREFIX
 from ..progress import Phases, phases
 from .float_graph import INPUT
 from .layer_info import inspected_layers, network_layers
-from .sidecar import SIDECAR_SCHEMA, write_sidecar
+from .sidecar import write_sidecar
 from .trt_package import MODULES, ErrorLog, error_log, is_installed, load_package
 
 __all__ = [
@@ -219,7 +219,6 @@ def build_engine(
             layers, source = inspected_layers(information), "engine inspector"
     output = network.get_output(0)
     record = {
-        "schema": SIDECAR_SCHEMA,
         "engine": {"file": engine.name, "sha256": sha256_file(engine), "bytes": engine.stat().st_size},
         "onnx": {"file": onnx.name, "sha256": sha256_file(onnx)},
         "flavor": flavor,

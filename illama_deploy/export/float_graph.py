@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..model.illama import Attention, Illama, RMSNorm
 from ..model.upernet import UperNet
+from ..onnx_metadata import PRODUCER
 from ..quant.modules import QuantWeighted, gemm_operands
 from ..rewrites import OnlineRotation, apply_rewrites, suited
 from .upernet_graph import build_upernet
@@ -108,7 +109,7 @@ class GraphBuilder:
             opset_imports={"": OPSET},
             name="illama",
         )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="illama-deploy")
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name=PRODUCER)
 
     # Parts of the network
 

@@ -5,15 +5,17 @@ All but `check_capability` need neither a GPU nor the package that built the eng
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError, UsageError
-from ..hashing import canonical_json, sha256_file
+from ..hashing import sha256_file
+from ..preprocessing import Preprocessing
+from ..sealed import read_sealed, write_sealed
+from ..tables import typed
+from .record import plain_name, short
 from .trt_package import MODULES, release
 
 __all__ = [
@@ -28,10 +30,64 @@ __all__ = [
     "write_sidecar",
 ]
 
-SIDECAR_SCHEMA = "illama-deploy/engine/2"
-#: Its own hash, over everything else in it: an edit by hand shows.
-SEAL = "sidecar_sha256"
+SIDECAR_SCHEMA = "illama-deploy/engine/3"
 AGAIN = "Build the engine again with 'illama-deploy export --trt'."
+#: Compute capabilities, package versions and names of tensors, as they are put into messages and commands.
+_WORD = re.compile(r"[A-Za-z0-9_.+-]{1,100}")
+
+
+@dataclass(frozen=True)
+class _Engine:
+    file: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Onnx:
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Profile:
+    min: int
+    max: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    name: str
+    type: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A sidecar, as far as anything reads it; `layers` holds a key that no field can have."""
+
+    engine: _Engine
+    onnx: _Onnx
+    flavor: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    profile: _Profile
+    input: _Tensor
+    output: _Tensor
+    classes: int
+    format: str
+    preprocessing: dict[str, Any] | None
+    class_names: tuple[str, ...]
+    data: str | None
+    layers: dict[str, Any]
+    rebuild: str
+    manifest_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +96,9 @@ class Sidecar:
 
     Attributes:
         engine: the engine's path.
-        record: the whole content.
+        sha256, size_bytes: of the engine.
+        onnx, onnx_sha256: name and hash of the ONNX file that it was built from.
+        manifest_sha256: of the quantized checkpoint, if it came from one.
         flavor: `tensorrt` or `rtx`.
         version: of the package that built the engine.
         capabilities: compute capabilities that it was built for, such as "8.9".
@@ -48,11 +106,20 @@ class Sidecar:
         input, output: tensor names.
         image: (channels, height, width) in pixels.
         logits: shape of one image's: (classes,), or of its pixels' (classes, height, width).
-        rebuild: the command that makes it again.
+        format: `W8A8`, ...
+        preprocessing: what it expects of images.
+        class_names: in label order, or empty where unknown.
+        data: `digits`, where it belongs to the embedded data.
+        layers: name, type and precision of each, and `layers_from`, where that is from.
+        rebuild: the command that makes it again; to be shown, never run.
     """
 
     engine: Path
-    record: dict[str, Any]
+    sha256: str
+    size_bytes: int
+    onnx: str
+    onnx_sha256: str
+    manifest_sha256: str | None
     flavor: str
     version: str
     capabilities: tuple[str, ...]
@@ -61,6 +128,12 @@ class Sidecar:
     output: str
     image: tuple[int, int, int]
     logits: tuple[int, ...]
+    format: str
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    data: str | None
+    layers: tuple[tuple[str, str, str], ...]
+    layers_from: str
     rebuild: str
 
     @property
@@ -88,9 +161,8 @@ def write_sidecar(engine: Path, record: dict[str, Any]) -> Path:
     Returns:
         The sidecar's path.
     """
-    content = {key: value for key, value in record.items() if key != SEAL}
     path = sidecar_path(engine)
-    path.write_text(canonical_json({**content, SEAL: _seal(content)}), encoding="utf-8")
+    write_sealed(path, {"schema": SIDECAR_SCHEMA, **record})
     return path
 
 
@@ -101,57 +173,69 @@ def read_sidecar(engine: Path) -> Sidecar:
         ArtifactError: missing, no JSON, of another schema, edited, or without something that loading needs.
     """
     path = sidecar_path(engine)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise ArtifactError(
             "The engine has no sidecar beside it, so nobody can say what it is.",
             where=path,
             hint=f"Copy it from where the engine was built. {AGAIN}",
-        ) from None
-    except OSError as error:
-        raise ArtifactError(f"The engine's sidecar cannot be read: {error.strerror}.", where=path) from error
-    except ValueError as error:
-        raise ArtifactError(f"The engine's sidecar is no JSON: {error}.", where=path, hint=AGAIN) from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SIDECAR_SCHEMA:
-        raise ArtifactError(
-            f"The engine's sidecar has the schema {schema!r}; {SIDECAR_SCHEMA!r} is needed.", where=path, hint=AGAIN
         )
-    content = {key: value for key, value in record.items() if key != SEAL}
-    if record.get(SEAL) != _seal(content):
-        raise ArtifactError(
-            "The engine's sidecar was edited after it was written: it does not have the hash that it carries.",
-            where=path,
-            hint=f"Restore it. {AGAIN}",
-        )
+    content = read_sealed(path, SIDECAR_SCHEMA, what="The engine's sidecar", again=AGAIN)
     try:
-        channels, height, width = map(int, record["input"]["shape"])
-        # Engines of before pixels were classified say no more than the number of classes.
-        logits = tuple(map(int, record["output"].get("shape", [record["classes"]])))
-        if logits[1:] not in ((), (height, width)) or logits[0] != int(record["classes"]):
-            raise ValueError("the shape of its logits")
-        _ = (
-            record["engine"]["sha256"],
-            int(record["engine"]["bytes"]),
-            record["onnx"]["file"],
-            record["onnx"]["sha256"],
-        )
-        return Sidecar(
-            engine,
-            record,
-            {name: name for name in MODULES}[record["flavor"]],
-            str(record["version"]),
-            tuple(map(str, record["compute_capabilities"])),
-            (int(record["profile"]["min"]), int(record["profile"]["max"])),
-            str(record["input"]["name"]),
-            str(record["output"]["name"]),
-            (channels, height, width),
-            logits,
-            str(record["rebuild"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"The engine's sidecar lacks or garbles {error}.", where=path, hint=AGAIN) from error
+        return _sidecar(engine, typed(_Content, content))
+    except ValueError as error:
+        raise ArtifactError(f"The engine's sidecar cannot be used: {error}.", where=path, hint=AGAIN) from error
+
+
+def _sidecar(engine: Path, said: _Content) -> Sidecar:
+    """What a sidecar says, held to itself.
+
+    Raises:
+        ValueError: it does not fit together, or leads out of its folder.
+    """
+    for name in (said.engine.file, said.onnx.file):
+        plain_name(name)
+    if said.flavor not in MODULES:
+        raise ValueError(f"there is no flavor {said.flavor[:40]!r}")
+    for word in (said.version, *said.compute_capabilities, said.input.name, said.output.name):
+        if not _WORD.fullmatch(word):
+            raise ValueError(f"{word[:40]!r} is no name or number that stands there")
+    if len(said.input.shape) != 3 or min(said.input.shape) < 1:
+        raise ValueError("its input is no batch of images")
+    channels, height, width = said.input.shape
+    logits = said.output.shape
+    if logits[1:] not in ((), (height, width)) or logits[:1] != (said.classes,) or said.classes < 1:
+        raise ValueError("the shape of its logits")
+    if not 1 <= said.profile.min <= said.profile.max:
+        raise ValueError("its batch profile does not ascend from 1")
+    if len(said.class_names) not in (0, said.classes):
+        raise ValueError(f"it names {len(said.class_names)} of {said.classes} classes")
+    layers, source = typed(tuple[_Layer, ...], said.layers.get("list")), typed(str, said.layers.get("from"))
+    rows = tuple((layer.name, layer.type, layer.precision) for layer in layers)
+    for text in (said.format, said.rebuild, source, *said.class_names):
+        short(text)
+    return Sidecar(
+        engine,
+        said.engine.sha256,
+        said.engine.bytes,
+        said.onnx.file,
+        said.onnx.sha256,
+        said.manifest_sha256,
+        said.flavor,
+        said.version,
+        said.compute_capabilities,
+        (said.profile.min, said.profile.max),
+        said.input.name,
+        said.output.name,
+        (channels, height, width),
+        logits,
+        said.format,
+        Preprocessing.fitting(said.preprocessing, (height, width), channels),
+        said.class_names,
+        said.data if said.data == "digits" else None,
+        rows,
+        source,
+        said.rebuild,
+    )
 
 
 def check_files(sidecar: Sidecar) -> None:
@@ -160,23 +244,23 @@ def check_files(sidecar: Sidecar) -> None:
     Raises:
         ArtifactError: cut short, another engine, or the ONNX file was edited after the engine was built.
     """
-    engine, expected = sidecar.engine, sidecar.record["engine"]
+    engine = sidecar.engine
     size = engine.stat().st_size
-    if size < expected["bytes"]:
+    if size < sidecar.size_bytes:
         raise ArtifactError(
-            f"The engine is cut short: {size} of {expected['bytes']} bytes.",
+            f"The engine is cut short: {size} of {sidecar.size_bytes} bytes.",
             where=engine,
             hint=f"Copy it again. {AGAIN}",
         )
-    if (found := sha256_file(engine)) != expected["sha256"]:
+    if (found := sha256_file(engine)) != sidecar.sha256:
         raise ArtifactError(
             f"The engine is not the one that its sidecar describes: its sha256 is {found[:12]}…, "
-            f"not {expected['sha256'][:12]}….",
+            f"not {sidecar.sha256[:12]}….",
             where=engine,
             hint=f"Copy engine and sidecar together. {AGAIN}",
         )
-    onnx = engine.with_name(Path(sidecar.record["onnx"]["file"]).name)
-    if onnx.is_file() and sha256_file(onnx) != sidecar.record["onnx"]["sha256"]:
+    onnx = engine.with_name(sidecar.onnx)
+    if onnx.is_file() and sha256_file(onnx) != sidecar.onnx_sha256:
         raise ArtifactError(
             f"{onnx.name} was edited after {engine.name} was built from it, so they are no longer the same network.",
             where=onnx,
@@ -230,7 +314,3 @@ def check_batch(sidecar: Sidecar, batch: int) -> None:
             where=sidecar.engine,
             hint=f"Use a batch inside, or build again: {sidecar.rebuild_for(**option)}",
         )
-
-
-def _seal(content: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()

@@ -7,13 +7,18 @@ import importlib.util
 from typing import Any
 
 from ..errors import RuntimeUnavailableError
+from ..versions import LOWEST
 
 __all__ = ["MODULES", "ErrorLog", "check_version", "error_log", "is_installed", "load_package", "release"]
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
-#: Oldest version, and last major version, whose interface this is written for.
-SUPPORTED = {"tensorrt": ((10, 0), 11), "rtx": ((1, 2), 1)}
+
+#: Oldest version, and last major version, that this is written for: the interface, and the operators of our files.
+SUPPORTED = {
+    flavor: (tuple(map(int, LOWEST[package].split("."))), newest)
+    for flavor, package, newest in (("tensorrt", "tensorrt", 11), ("rtx", "tensorrt-rtx", 1))
+}
 
 #: What an error logger keeps: messages of severity ERROR and above, oldest first.
 ErrorLog = list[str]

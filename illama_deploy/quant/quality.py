@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..calib.finite import is_finite, require_finite
 from .network import quantized_modules
 
-__all__ = ["LOGITS", "measure_sqnr", "sqnr_db"]
+__all__ = ["LOGITS", "NOISELESS_DB", "measure_sqnr", "sqnr_db"]
 
 #: Key of the whole network's output among the sites.
 LOGITS = "logits"

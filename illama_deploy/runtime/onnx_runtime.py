@@ -22,6 +22,7 @@ class OnnxRuntime(Runtime):
         import onnxruntime as ort
 
         provider = PROVIDERS[device]
+        self.require(file, "onnxruntime", ort.__version__)
         if device == "cuda" and (problem := _no_cuda(ort.get_available_providers())) is not None:
             raise RuntimeUnavailableError(
                 f"It was written for CUDA, and {problem}.",
@@ -48,9 +49,7 @@ class OnnxRuntime(Runtime):
             raise RuntimeUnavailableError(f"ONNX Runtime chose {used}, not {provider}.", where=file.path)
         self.describe(file, threads)
         self.input = file.input
-        self.info = ArtifactInfo.of_file(
-            name, file.path, file.format, "onnxruntime", provider, file.sha256, file.manifest_sha256
-        )
+        self.info = ArtifactInfo.of_file(name, file, "onnxruntime", provider)
 
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
         logits: np.ndarray = self.session.run(None, {self.input: images_BCHW})[0]

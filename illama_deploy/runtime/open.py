@@ -20,8 +20,8 @@ from .torchao_cpu import open_torchao
 __all__ = ["open_artifact", "open_if_available"]
 
 ENGINE_SUFFIX = ".engine"
-#: The file that a directory of an export stands for.
-EXPORTED = "model.onnx"
+#: The file that a directory of an export stands for: the first that is there.
+EXPORTED = ("model.onnx", "model.float.onnx")
 
 
 def open_artifact(
@@ -68,8 +68,8 @@ def open_artifact(
     if path.is_dir():
         if (path / MANIFEST).is_file():
             return (open_torchao if backend == "torch" else open_quantized)(label, path, threads)
-        if (path / EXPORTED).is_file():
-            return _open_onnx(label, path / EXPORTED, threads, precision, backend)
+        if (file := _exported(path)) is not None:
+            return _open_onnx(label, file, threads, precision, backend)
         raise ArtifactError(
             "The directory holds neither a quantized checkpoint nor an export.",
             where=path,
@@ -104,11 +104,13 @@ def open_if_available(name: str | Path, **options: Any) -> Runtime | Unavailable
         if path.suffix == ENGINE_SUFFIX:
             info, batches = describe_engine(label, path)
             return Unavailable(info, reason, batches)
-        file = read_onnx(path / EXPORTED if path.is_dir() else path)
-        info = ArtifactInfo.of_file(
-            label, file.path, file.format, file.target or "unknown", "none", file.sha256, file.manifest_sha256
-        )
+        file = read_onnx((_exported(path) or path) if path.is_dir() else path)
+        info = ArtifactInfo.of_file(label, file, file.target or "unknown", "none")
         return Unavailable(info, reason)
+
+
+def _exported(directory: Path) -> Path | None:
+    return next((path for name in EXPORTED if (path := directory / name).is_file()), None)
 
 
 def _exists(path: Path) -> bool:

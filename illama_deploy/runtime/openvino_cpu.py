@@ -29,6 +29,7 @@ class OpenVinoCpu(Runtime):
             )
         import openvino as ov
 
+        self.require(file, "openvino", ov.__version__)
         core = ov.Core()
         if precision == "auto":
             precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
@@ -50,9 +51,7 @@ class OpenVinoCpu(Runtime):
         self.request = compiled.create_infer_request()
         self.describe(file, threads)
         provider = f"CPU, {precision}" + (", integers computed in float" if compile_options() else "")
-        self.info = ArtifactInfo.of_file(
-            name, file.path, file.format, "openvino", provider, file.sha256, file.manifest_sha256
-        )
+        self.info = ArtifactInfo.of_file(name, file, "openvino", provider)
 
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
         # A copy: the next inference writes into the same memory.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..errors import RuntimeUnavailableError
 from ..formats import is_simulated
 from ..preprocessing import Preprocessing
+from ..versions import is_older
 from .onnx_file import OnnxFile
 
 __all__ = ["SIMULATION", "ArtifactInfo", "BatchLimits", "Runtime", "Unavailable"]
@@ -43,18 +44,9 @@ class ArtifactInfo:
     manifest_sha256: str | None = None
 
     @classmethod
-    def of_file(
-        cls,
-        name: str,
-        path: Path,
-        format: str,
-        backend: str,
-        provider: str,
-        sha256: str,
-        manifest_sha256: str | None,
-    ) -> ArtifactInfo:
-        """Describe one file."""
-        return cls(name, format, backend, provider, path.stat().st_size, sha256, manifest_sha256)
+    def of_file(cls, name: str, file: OnnxFile, backend: str, provider: str) -> ArtifactInfo:
+        """Describe an exported file."""
+        return cls(name, file.format, backend, provider, file.size_bytes, file.sha256, file.manifest_sha256)
 
     @property
     def simulated(self) -> str | None:
@@ -120,6 +112,21 @@ class Runtime(ABC):
     data: str | None = None
     threads: int
     batches: BatchLimits | None = None
+
+    @staticmethod
+    def require(file: OnnxFile, package: str, installed: str) -> None:
+        """Hold an installed runtime to the lowest that a file says it loads in.
+
+        Raises:
+            RuntimeUnavailableError: it is older.
+        """
+        lowest = file.runtimes.get(package)
+        if lowest is not None and is_older(installed, lowest):
+            raise RuntimeUnavailableError(
+                f"It needs {package} {lowest} or newer, and {installed} is installed.",
+                where=file.path,
+                hint=f"pip install '{package}>={lowest}'",
+            )
 
     def describe(self, file: OnnxFile, threads: int) -> None:
         """Take over what an exported file says of itself."""

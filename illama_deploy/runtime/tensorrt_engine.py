@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from ..environment import cuda_problem
-from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
+from ..errors import ArtifactError, RuntimeUnavailableError
 from ..export.sidecar import (
-    Sidecar,
     check_batch,
     check_capability,
     check_files,
@@ -20,7 +19,6 @@ from ..export.sidecar import (
     read_sidecar,
 )
 from ..export.trt_package import MODULES, error_log, load_package
-from ..preprocessing import Preprocessing, default_preprocessing
 from .runtime import ArtifactInfo, BatchLimits, Runtime
 
 __all__ = ["TensorRTEngine", "describe_engine"]
@@ -45,7 +43,7 @@ class TensorRTEngine(Runtime):
         check_files(sidecar)
         package = load_package(sidecar.flavor)
         check_release(sidecar, str(package.__version__))
-        self.preprocessing = _preprocessing(sidecar)
+        self.preprocessing = sidecar.preprocessing
         if (problem := cuda_problem()) is not None:
             raise RuntimeUnavailableError(
                 f"An engine runs on a GPU: {problem}.",
@@ -57,7 +55,7 @@ class TensorRTEngine(Runtime):
         self.info, self.batches = describe_engine(name, path, provider=torch.cuda.get_device_name())
         self.threads, self.classes = threads, sidecar.classes
         self.task = "segmentation" if len(sidecar.logits) > 1 else "classification"
-        self.class_names, self.data = tuple(sidecar.record["class_names"]), sidecar.record["data"]
+        self.class_names, self.data = sidecar.class_names, sidecar.data
         self._trt, self._sidecar, self._cuda_graph = package, sidecar, cuda_graph
         log, self._complaints = error_log(package)
         self._runtime = package.Runtime(log)  # outlives the engine that it loads
@@ -157,32 +155,13 @@ def describe_engine(name: str, path: Path, provider: str = "none") -> tuple[Arti
         ArtifactError: the sidecar is missing, damaged or edited.
     """
     sidecar = read_sidecar(path)
-    record = sidecar.record
     info = ArtifactInfo(
         name,
-        record["format"],
+        sidecar.format,
         f"{MODULES[sidecar.flavor]} {sidecar.version}",
         provider,
-        record["engine"]["bytes"],
-        record["engine"]["sha256"],
-        record.get("manifest_sha256"),
+        sidecar.size_bytes,
+        sidecar.sha256,
+        sidecar.manifest_sha256,
     )
     return info, BatchLimits(*sidecar.batches, partial(check_batch, sidecar))
-
-
-def _preprocessing(sidecar: Sidecar) -> Preprocessing:
-    """What the ONNX file said, or the default where it said nothing."""
-    channels, *size = sidecar.image
-    try:
-        found = (
-            Preprocessing.from_dict(sidecar.record["preprocessing"])
-            if sidecar.record["preprocessing"] is not None
-            else default_preprocessing((size[0], size[1]), channels)
-        )
-    except (KeyError, UsageError) as error:
-        raise ArtifactError(
-            f"The sidecar's preprocessing cannot be used: {getattr(error, 'what', error)}", where=sidecar.engine
-        ) from error
-    if (found.channels, *found.size) != sidecar.image:
-        raise ArtifactError("The sidecar's preprocessing does not fit the engine's input.", where=sidecar.engine)
-    return found

@@ -7,23 +7,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import onnx
-import onnx_ir as ir
 
 from ..atomic import new_directory
-from ..errors import ExportError, RuntimeUnavailableError, UsageError
+from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
+from ..errors import RuntimeUnavailableError, UsageError
+from ..export.batches import proof_batches, prove_batches
 from ..export.engine import RTX_CAPABILITIES, BuildOptions, Profile, build_engine, choose_flavor
+from ..export.file import write_file
 from ..export.parity import Parity, measure_parity
 from ..export.proofs import KernelProof
-from ..export.targets import TARGETS
-from ..formats import label_simulated
-from ..hashing import canonical_json, sha256_file
-from ..model.illama import Illama
-from ..onnx_metadata import PREFIX
+from ..export.record import ExportRecord, FileRecord, ParityRecord, ProofRecord
+from ..export.targets import TARGETS, Target
+from ..formats import Format, label_simulated
+from ..hashing import sha256_file
+from ..model.illama import Illama, IllamaConfig
+from ..preprocessing import Preprocessing
 from ..quant import QuantizedArtifact, divide_logits, load_quantized
 from ..rewrites import apply_rewrites, online_rotations
+from ..tables import typed
 from ..versions import versions
 from ..workspace import Workspace
 from .images import EMBEDDED_IMAGES
@@ -31,7 +32,6 @@ from .load_checkpoint import read_source
 
 __all__ = ["ExportResult", "export"]
 
-SCHEMA = "illama-deploy/export/1"
 #: Rewrites that make the float graph as cheap as the quantized one, so that the comparison is fair.
 FLOAT_REWRITES = ("fold_norms", "fold_attention_scale", "class_token_last_block")
 
@@ -49,6 +49,9 @@ class ExportResult:
         engines: TensorRT engines, each with its sidecar `.json` beside it.
         rotations: online rotations in the quantized file, which are float GEMMs; module name to block size.
         spelled: what became of formats of which the target takes the weights alone, by their names.
+        batches: sizes that every file was run at.
+        runtimes: package to the lowest version that loads the files; the target's own first.
+        beside: files that ONNX files need beside them, since their weights are too large to be inside.
     """
 
     directory: Path
@@ -60,6 +63,9 @@ class ExportResult:
     engines: tuple[Path, ...] = ()
     rotations: Mapping[str, int] = field(default_factory=dict)
     spelled: Mapping[str, str] = field(default_factory=dict)
+    batches: tuple[int, ...] = ()
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[Path, ...] = ()
 
 
 def export(
@@ -72,6 +78,9 @@ def export(
     verify: bool = False,
     temperature: float = 1.0,
     source: str | Path | None = None,
+    heads: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    ema: bool = False,
     flavor: str = "auto",
     onnx_only: bool = False,
     profile: Profile | None = None,
@@ -80,10 +89,13 @@ def export(
     out: str | Path | None = None,
     force: bool = False,
 ) -> ExportResult:
-    """Export a quantized checkpoint for a target.
+    """Export a quantized checkpoint for a target; of a float one, the float file alone.
+
+    Every file is run before anything is kept, alone and at batches up to one more than there are tokens.
 
     Args:
-        quantized: directory that `quantize` wrote; `illama-out/quantized` where not given.
+        quantized: directory that `quantize` wrote; `illama-out/quantized` where not given; or a float checkpoint
+            (`.pth`, `.safetensors`, `digits`).
         target: `onnx-cpu`, `onnx-cuda`, `openvino` or `tensorrt`.
         float: write the float network beside it, for comparison.
         float_only: write the float network alone.
@@ -91,6 +103,7 @@ def export(
         verify: compare every layer with torch before anything is kept (where the runtime is one of this CPU).
         temperature: that logits are divided by, in every file, by folding it into the head (see `evaluate`).
         source: the float checkpoint, where it no longer lies where `quantize` read it.
+        heads, image_size, ema: of a float checkpoint, as in `read_checkpoint`.
         flavor: for `tensorrt`: `tensorrt`, `rtx`, or `auto` (see `choose_flavor`).
         onnx_only: for `tensorrt`: write the TensorRT-ready ONNX files and build no engine.
         profile: for `tensorrt`: batch sizes (1, 8, 32).
@@ -113,45 +126,73 @@ def export(
         raise UsageError(f"{temperature} is no temperature.", hint="Use what 'evaluate --fit-temperature' found.")
     chosen = TARGETS[target]
     out = Path(out) if out is not None else workspace.root / chosen.folder
+    is_float = not path.is_dir() and (
+        path.is_file() or str(path) == EMBEDDED or path.suffix in (".pth", ".safetensors")
+    )
+    if is_float and (not float or simulate or source is not None):
+        raise UsageError(
+            "A float checkpoint has nothing but its float file to export.",
+            where=path,
+            hint="Leave --no-float, --simulate and --source out, or quantize it first.",
+        )
+    if not is_float and (heads, image_size, ema) != (None, None, False):
+        raise UsageError(
+            "--heads, --image-size and --ema are of a float checkpoint.", where=path, hint="Say them to 'quantize'."
+        )
+    made = _Made(chosen, temperature)
     unavailable: RuntimeUnavailableError | None = None
     proof: KernelProof | None = None
     parity: Parity | None = None
     simulated = False
     label, spelled = "", dict[str, str]()
     engines: list[Path] = []
-    files: list[str] = []
+    rotations: dict[str, int] = {}
+    profile = profile or Profile()
     with new_directory(out, force=force, inputs=[path, source or ""]) as directory:
-        artifact = load_quantized(path)
-        rotations = {} if float_only else online_rotations(artifact.model)
-        about = {**_metadata(artifact), "target": target}
-        divide_logits(artifact.model, temperature)
-        if temperature != 1:
-            about["temperature"] = repr(temperature)
-        if not float_only:
-            formats = artifact.formats
+        if is_float:
+            artifact, formats = None, {}
+            checkpoint = read_checkpoint(path, heads=heads, image_size=image_size, ema=ema)
+            origin = _Origin.of_checkpoint(checkpoint)
+        else:
+            artifact = load_quantized(path)
+            formats, origin = artifact.formats, _Origin.of_artifact(artifact)
+        others = (profile.minimum, profile.maximum) if target == "tensorrt" and not onnx_only else ()
+        has_fp8 = any(format_.base == "FP8" for format_ in formats.values())
+        if artifact is not None and not float_only:
+            rotations = online_rotations(artifact.model)
+            divide_logits(artifact.model, temperature)
             simulated = chosen.simulates(artifact.model, allowed=simulate)
-            label = chosen.label(about["format"], formats.values())
-            spelled = chosen.spelled(formats.values())
-            labelled = {**about, "format": label_simulated(label) if simulated else label}
-            _write(chosen.build(artifact.model), directory / "model.onnx", labelled)
-            files.append("model.onnx")
-            if chosen.prove is not None and not simulated:
-                try:
-                    proof = chosen.prove(directory / "model.onnx", formats)
-                except RuntimeUnavailableError as error:
-                    unavailable = error
+            label, spelled = chosen.label(origin.format, formats.values()), chosen.spelled(formats.values())
+            made.batches = proof_batches(artifact.model, others=others, whole=verify)
+            model = directory / "model.onnx"
+            made.write(artifact.model, model, origin, label_simulated(label) if simulated else label)
+            try:
+                if chosen.prove is not None and not simulated:
+                    proof = chosen.prove(model, formats)
+                made.run(model, artifact.model.config, fp8=has_fp8)
+            except RuntimeUnavailableError as error:
+                unavailable = error
             if verify:
                 parity = measure_parity(artifact.model, chosen).demand()
         if float:
-            float_about = {
-                **about,
-                "format": chosen.float_format,
-                "source_sha256": artifact.manifest["source"]["sha256"],
-            }
-            network = _float_network(artifact, source)
+            if artifact is not None:
+                checkpoint = _source(artifact, source)
+                del artifact
+            network = checkpoint.build()
+            del checkpoint
+            apply_rewrites(network, FLOAT_REWRITES)
             divide_logits(network, temperature)
-            _write(chosen.build(network), directory / "model.float.onnx", float_about)
-            files.append("model.float.onnx")
+            made.batches = proof_batches(network, others=others, whole=verify)
+            model = directory / "model.float.onnx"
+            made.write(network, model, origin, chosen.float_format)
+            if verify and parity is None:
+                parity = measure_parity(network, chosen).demand()
+            config = network.config
+            del network
+            try:
+                made.run(model, config)
+            except RuntimeUnavailableError as error:
+                unavailable = error
         if target == "tensorrt" and not onnx_only:
             try:
                 resolved = choose_flavor(flavor)
@@ -159,32 +200,34 @@ def export(
                 unavailable = error
             else:
                 engines = _engines(
-                    directory, files, resolved, profile or Profile(), compute_capabilities, artifact, label, build
+                    directory, made.models, resolved, profile, compute_capabilities, origin, formats, label, build
                 )
-        record = {
-            "schema": SCHEMA,
-            "target": target,
-            "manifest_sha256": artifact.manifest_sha256,
-            "simulated": simulated,
-            "spelled": spelled,
-            "temperature": temperature,
-            "files": {name: {"sha256": sha256_file(directory / name)} for name in files},
-            "engines": [engine.name for engine in engines],
-            "online_rotations": rotations,
-            "proof": None if proof is None else proof.to_dict(),
-            "parity": None if parity is None else parity.to_dict(),
-            "versions": versions(
+        batches = made.batches if made.ran else ()
+        ExportRecord(
+            target=target,
+            manifest_sha256=origin.manifest_sha256,
+            source_sha256=origin.source_sha256,
+            simulated=simulated,
+            spelled=spelled,
+            temperature=temperature,
+            files={name: _file_record(directory / name) for name in made.files},
+            engines=[engine.name for engine in engines],
+            online_rotations=rotations,
+            batches=list(batches),
+            runtimes=dict(chosen.lowest),
+            proof=None if proof is None else typed(ProofRecord, proof.to_dict()),
+            parity=None if parity is None else typed(ParityRecord, parity.to_dict()),
+            versions=versions(
                 "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"
             ),
-        }
-        (directory / "export.json").write_text(canonical_json(record), encoding="utf-8")
+        ).write(directory)
     if unavailable is not None:
         kind = "TensorRT-ready ONNX" if target == "tensorrt" else "ONNX file, unproven,"
         unavailable.where = f"the {kind} was written to {out} all the same"
         raise unavailable
     return ExportResult(
         out,
-        out / "model.onnx" if "model.onnx" in files else None,
+        out / "model.onnx" if "model.onnx" in made.files else None,
         out / "model.float.onnx" if float else None,
         proof,
         simulated,
@@ -192,7 +235,90 @@ def export(
         tuple(out / engine.name for engine in engines),
         rotations,
         spelled,
+        batches,
+        chosen.lowest,
+        tuple(out / name for name in made.files if name not in made.models),
     )
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What files say of where they come from; no path of this machine."""
+
+    format: str
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    embedded_data: bool
+    source_sha256: str
+    manifest_sha256: str | None = None
+
+    @classmethod
+    def of_artifact(cls, artifact: QuantizedArtifact) -> _Origin:
+        manifest = artifact.manifest
+        return cls(
+            manifest["format"],
+            artifact.preprocessing,
+            tuple(manifest["classes"]),
+            manifest["data"]["kind"] == EMBEDDED_IMAGES,
+            manifest["source"]["sha256"],
+            artifact.manifest_sha256,
+        )
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint) -> _Origin:
+        return cls(
+            "float",
+            checkpoint.preprocessing,
+            checkpoint.classes,
+            checkpoint.data == EMBEDDED_IMAGES,
+            checkpoint.sha256,
+        )
+
+
+@dataclass
+class _Made:
+    """The files of an export as they come to be.
+
+    Attributes:
+        models: names of the ONNX files.
+        files: those and what lies beside them.
+        batches: sizes that they are to be run at; `ran` once they were.
+    """
+
+    target: Target
+    temperature: float
+    models: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    batches: tuple[int, ...] = ()
+    ran: bool = False
+
+    def run(self, path: Path, config: IllamaConfig, *, fp8: bool = False) -> None:
+        """Run a file at all sizes (see `prove_batches`)."""
+        prove_batches(path, self.target, config, self.batches, fp8=fp8)
+        self.ran = True
+
+    def write(self, network: Illama, path: Path, origin: _Origin, format_: str) -> None:
+        """Build the target's graph of a network and write it."""
+        about = {
+            "format": format_,
+            "target": self.target.name,
+            "runtimes": json.dumps(dict(self.target.lowest)),
+            "preprocessing": json.dumps(origin.preprocessing.to_dict()),
+            "classes": json.dumps(origin.classes),
+            "source_sha256": origin.source_sha256,
+        }
+        if origin.manifest_sha256 is not None:
+            about["manifest_sha256"] = origin.manifest_sha256
+        if origin.embedded_data:
+            about["data"] = EMBEDDED_IMAGES
+        if self.temperature != 1:
+            about["temperature"] = repr(self.temperature)
+        self.models.append(path.name)
+        self.files += [file.name for file in write_file(self.target.build(network), path, about)]
+
+
+def _file_record(path: Path) -> FileRecord:
+    return FileRecord(sha256_file(path), path.stat().st_size)
 
 
 def _engines(
@@ -201,25 +327,26 @@ def _engines(
     flavor: str,
     profile: Profile,
     compute_capabilities: Sequence[str],
-    artifact: QuantizedArtifact,
+    origin: _Origin,
+    formats: Mapping[str, Format],
     label: str,
     build: BuildOptions | None,
 ) -> list[Path]:
     """Build an engine from each ONNX file of the directory."""
     # FP8 came with Ada.
-    has_fp8 = any(format_.base == "FP8" for format_ in artifact.formats.values())
+    has_fp8 = any(format_.base == "FP8" for format_ in formats.values())
     known = [c for c in RTX_CAPABILITIES if not has_fp8 or c != "8.6"]
     capabilities = tuple(compute_capabilities) or (tuple(known) if flavor == "rtx" else ())
     rebuild = (
-        f"illama-deploy export QUANTIZED --trt --flavor {flavor} --min-batch {profile.minimum}"
-        f" --opt-batch {profile.optimum} --max-batch {profile.maximum}"
+        f"illama-deploy export {'QUANTIZED' if formats else 'CHECKPOINT'} --trt --flavor {flavor}"
+        f" --min-batch {profile.minimum} --opt-batch {profile.optimum} --max-batch {profile.maximum}"
         + "".join(f" --compute-capability {c}" for c in capabilities)
     )
     engines = []
     for name in files:
         engine = directory / f"{name.removesuffix('.onnx')}.engine"
         about = {
-            "manifest_sha256": artifact.manifest_sha256,
+            "manifest_sha256": origin.manifest_sha256,
             "precision": {"gemms": label if name == "model.onnx" else "float16"}
             | {"norms": "float32", "rest": "float16"},
         }
@@ -237,28 +364,6 @@ def _engines(
     return engines
 
 
-def _metadata(artifact: QuantizedArtifact) -> dict[str, str]:
-    manifest = artifact.manifest
-    return {
-        "format": manifest["format"],
-        "manifest_sha256": artifact.manifest_sha256,
-        "preprocessing": json.dumps(manifest["preprocessing"]),
-        "classes": json.dumps(manifest["classes"]),
-        **({"data": EMBEDDED_IMAGES} if manifest["data"]["kind"] == EMBEDDED_IMAGES else {}),
-    }
-
-
-def _write(model: ir.Model, path: Path, about: dict[str, Any]) -> None:
-    model.metadata_props.update({PREFIX + key: value for key, value in about.items()})
-    ir.save(model, path)
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"The ONNX checker refuses the graph: {error}", where=path.name) from error
-
-
-def _float_network(artifact: QuantizedArtifact, source: str | Path | None) -> Illama:
+def _source(artifact: QuantizedArtifact, source: str | Path | None) -> Checkpoint:
     hint = "Say where it is now with --source, or leave the float file out with --no-float."
-    model = read_source(artifact, source, hint).build()
-    apply_rewrites(model, FLOAT_REWRITES)
-    return model
+    return read_source(artifact, source, hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +16,10 @@ from ..export.float_graph import SITE
 from ..export.parity import measure_parity
 from ..export.proofs import prove_onnxruntime, prove_openvino
 from ..export.proofs.openvino_cpu import BOOKKEEPING
+from ..export.record import RECORD, read_record
 from ..export.sidecar import read_sidecar
 from ..export.targets import TARGETS
-from ..hashing import canonical_json, sha256_file
+from ..hashing import canonical_json
 from ..measure.layer_times import onnxruntime_times, openvino_times
 from ..quant import load_quantized
 from ..quant.artifact import MANIFEST
@@ -31,7 +31,6 @@ from .sensitivity import describe_sites
 
 __all__ = ["Inspection", "inspect"]
 
-EXPORT = "export.json"
 #: Calibration images that sensitivity is measured on.
 IMAGES = 64
 
@@ -88,12 +87,13 @@ def inspect(
 
 def _look(path: Path, parity: bool, target: str, images: int) -> Inspection:
     if path.suffix == ".engine":
-        layers = read_sidecar(path).record["layers"]
-        rows: list[tuple[str, ...]] = [(layer["name"], layer["type"], layer["precision"]) for layer in layers["list"]]
-        summary = f"{len(rows)} layers, from the {layers['from']}"
-        return Inspection(("layer", "type", "precision"), rows, summary, {"layers": layers["list"]})
-    if path.suffix == ".onnx" or (path / EXPORT).is_file():
-        return _exported(path if path.suffix == ".onnx" else path / "model.onnx")
+        sidecar, columns = read_sidecar(path), ("layer", "type", "precision")
+        rows: list[tuple[str, ...]] = [*sidecar.layers]
+        figures = [dict(zip(("name", *columns[1:]), row, strict=True)) for row in rows]
+        return Inspection(columns, rows, f"{len(rows)} layers, from the {sidecar.layers_from}", {"layers": figures})
+    if path.suffix == ".onnx" or (path / RECORD).is_file():
+        names = [path] if path.suffix == ".onnx" else [path / "model.onnx", path / "model.float.onnx"]
+        return _exported(next((name for name in names if name.is_file()), names[0]))
     if not (path / MANIFEST).is_file():
         raise ArtifactError(
             "It is no quantized checkpoint, no export and no engine.",
@@ -142,11 +142,10 @@ def _quantized(path: Path, images: int) -> Inspection:
 def _shares_by_site(directory: Path, manifest_sha256: str) -> dict[str, tuple[str, float]] | None:
     """Kernel and share of latency of each site in an export of this checkpoint; None where there is none."""
     try:
-        record = json.loads((directory / EXPORT).read_text(encoding="utf-8"))
-        if record["manifest_sha256"] != manifest_sha256:
+        if not (directory / RECORD).is_file() or read_record(directory).manifest_sha256 != manifest_sha256:
             return None
         layers, _ = _layers(directory / "model.onnx")
-    except (OSError, ValueError, LookupError, TypeError, DeployError):
+    except DeployError:
         return None
     sites: dict[str, tuple[str, float]] = {}
     for layer in layers:
@@ -180,7 +179,7 @@ def _layers(path: Path) -> tuple[list[dict[str, Any]], str]:
     As proven when it was exported, where that record lies beside it; else as the runtime says now.
     """
     file = read_onnx(path)
-    proof = _recorded(path)
+    proof = _recorded(path, file.sha256)
     openvino = file.target == "openvino"
     if proof is None and file.target in ("onnx-cuda", "tensorrt"):
         raise ArtifactError(
@@ -201,23 +200,8 @@ def _layers(path: Path) -> tuple[list[dict[str, Any]], str]:
     return layers, str(proof["summary"])
 
 
-def _recorded(path: Path) -> dict[str, Any] | None:
-    record_path = path.parent / EXPORT
-    if not record_path.is_file():
-        return None
-    try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
-        same = record["files"].get(path.name, {}).get("sha256") == sha256_file(path)
-        proof: dict[str, Any] | None = record["proof"]
-        if proof is not None:
-            for layer in proof["layers"]:
-                if not {"name", "kernel", "precision", "site"} <= layer.keys():
-                    raise ValueError("a layer lacks a key")
-        return proof if same and path.name == "model.onnx" else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ArtifactError(
-            f"The record of the export cannot be used: {error}.", where=record_path, hint="Export it again."
-        ) from error
+def _recorded(path: Path, sha256: str) -> dict[str, Any] | None:
+    return read_record(path.parent).proof_of(path.name, sha256) if (path.parent / RECORD).is_file() else None
 
 
 def _onnxruntime_seconds(path: Path, layers: list[dict[str, Any]]) -> list[float | None]:

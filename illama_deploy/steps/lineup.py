@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
+from ..export.record import RECORD, read_record
 from ..export.targets import TARGETS
 from ..hashing import sha256_file
 from ..quant import load_quantized
@@ -18,11 +19,10 @@ from ..workspace import Workspace
 from .export import export
 from .load_checkpoint import checkpoint_path
 
-__all__ = ["TARGET_NAMES", "Group", "Member", "line_up", "read_export"]
+__all__ = ["TARGET_NAMES", "Group", "Member", "line_up"]
 
 #: What `--target` says: the target of an export, and what lies in its folder.
 TARGET_NAMES = {"cpu": "onnx-cpu", "cuda": "onnx-cuda", "trt": "tensorrt", "openvino": "openvino"}
-RECORD = "export.json"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def line_up(
     if baseline is None and len(directories) == len(candidates):
         groups = []
         for path in map(Path, directories):
-            target = read_export(path)["target"]
+            target = read_record(path).target
             if exports and target not in {TARGET_NAMES[name] for name in exports}:
                 raise UsageError(
                     f"It was exported for {target}, which --target leaves out.", where=path, hint="Leave --target out."
@@ -109,31 +109,6 @@ def line_up(
             hint="Name the quantized directory, or leave --target out.",
         )
     return [_named(candidates, baseline, workspace, {**options, "backend": next(iter(targets), None)})]
-
-
-def read_export(directory: Path) -> dict[str, Any]:
-    """The record of an export, held to its files.
-
-    Raises:
-        ArtifactError: it cannot be used, or a file is not the one that was exported.
-    """
-    path = directory / RECORD
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for name, about in record["files"].items():
-            if (directory / name).is_file() and sha256_file(directory / name) != about["sha256"]:
-                raise ArtifactError(
-                    "The file is not the one that was exported (its hash differs).",
-                    where=directory / name,
-                    hint="Export it again.",
-                )
-        if not isinstance(record["target"], str) or not isinstance(record["manifest_sha256"], str):
-            raise TypeError("a value has the wrong type")
-        return record
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ArtifactError(
-            f"The record of the export cannot be used: {error}.", where=path, hint="Export it again."
-        ) from error
 
 
 def _from_workspace(
@@ -177,7 +152,7 @@ def _target_group(
             what = json.loads((quantized / MANIFEST).read_text(encoding="utf-8"))["format"]
             info = ArtifactInfo(f"{quantized} for {target}", what, target, "none", 0, "", manifest)
             return Group((), (Member(Unavailable(info, error.what.rstrip(".")), target),))
-    if read_export(directory)["manifest_sha256"] != manifest:
+    if read_record(directory).manifest_sha256 != manifest:
         raise ArtifactError(
             f"The export is not of {quantized} (its manifest differs).",
             where=directory,
@@ -196,7 +171,14 @@ def _export_group(
     """What lies in the directory of an export: the quantized file (or its engine) against the float one."""
     suffix = "engine" if target == "tensorrt" else "onnx"
     model, other = directory / f"model.{suffix}", directory / f"model.float.{suffix}"
-    proof = read_export(directory).get("proof") if (directory / RECORD).is_file() else None
+    record = read_record(directory, files=True) if (directory / RECORD).is_file() else None
+    proof = None if record is None or record.proof is None else record.proof.to_dict()
+    if not (directory / "model.onnx").is_file():
+        raise UsageError(
+            "It holds the float file alone, and a check compares a quantized one with it.",
+            where=directory,
+            hint="Quantize the checkpoint and export that; 'evaluate' and 'bench' take the float file.",
+        )
     if not model.is_file():
         return Group((), (Member(_no_engine(directory), target),))
     candidate = Member(open_if_available(model, **options), target, proof)
@@ -250,11 +232,9 @@ def _proof_of(artifact: Runtime | Unavailable) -> dict[str, Any] | None:
     """What was proven of a file when it was exported, if its record lies beside it and is of this file."""
     path = Path(artifact.info.name)
     directory = path if path.is_dir() else path.parent
-    try:
-        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-        return record["proof"] if record["files"]["model.onnx"]["sha256"] == artifact.info.sha256 else None
-    except (OSError, ValueError, LookupError, TypeError):
+    if not (directory / RECORD).is_file():
         return None
+    return read_record(directory).proof_of("model.onnx" if path.is_dir() else path.name, artifact.info.sha256)
 
 
 def _baselines(baseline: str | Path | Runtime, options: dict[str, Any], *, demanded: bool) -> tuple[Member, ...]:

@@ -6,6 +6,7 @@ from .hoist_quantize import HoistQuantize
 from .insert_qdq import ActivationSpelling, InsertQDQ
 from .micro_batch import MicroBatch
 from .remove_dead import RemoveDead
+from .sound_constants import SoundConstants
 
 __all__ = [
     "ActivationSpelling",
@@ -15,4 +16,5 @@ __all__ = [
     "InsertQDQ",
     "MicroBatch",
     "RemoveDead",
+    "SoundConstants",
 ]

@@ -41,8 +41,8 @@ class HalfPrecision(InPlacePass):
                 if not np.isfinite(half).all():
                     raise PostconditionError(f"{value.name} does not fit into float16")
                 # A step size must not vanish; the smallest float16 is far below any that matters.
-                if (array != 0).any() and value.name is not None and value.name.endswith(".scale"):
-                    half = np.maximum(half, np.finfo(np.float16).smallest_subnormal)
+                if value.name is not None and value.name.endswith(".scale"):
+                    half = np.where(array > 0, np.maximum(half, np.finfo(np.float16).smallest_subnormal), half)
                 value.const_value = ir.tensor(half, name=value.name)
                 value.dtype = HALF
         first = graph[0]

@@ -35,8 +35,10 @@ def optimized_graph(path: Path) -> ir.Model:
     with tempfile.TemporaryDirectory() as folder:
         options = session_options()
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        # Beside the graph, since both may be too large for one file.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        # Weights lie in the temporary folder where they were put outside the file; only nodes are wanted.
+        # The weights are gone with the folder; only nodes are wanted.
         return ir.load(options.optimized_model_filepath)
 
 

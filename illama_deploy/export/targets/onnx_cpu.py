@@ -18,7 +18,7 @@ from ...model.illama import Illama, IllamaConfig
 from ..float_graph import build_float_graph
 from ..passes import ActivationSpelling, DynamicIntegers, HoistQuantize, InsertQDQ, MicroBatch, RemoveDead
 from ..proofs import prove_onnxruntime
-from .target import Missing, Target
+from .target import Missing, Target, lowest
 
 __all__ = ["ONNX_CPU", "micro_batch"]
 
@@ -43,6 +43,7 @@ ONNX_CPU = Target(
     build_float_graph,
     _passes,
     batching=lambda network: [MicroBatch(micro_batch(network.config))],
+    lowest=lowest("onnxruntime"),
     kernels={
         "W8A8": "U8×S8 integer GEMMs",
         "W8A8-dynamic": "U8×S8 integer GEMMs, a step size for each token",

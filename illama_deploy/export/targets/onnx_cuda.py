@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ...model.illama import Illama
 from ..float_graph import build_float_graph
 from ..passes import ActivationSpelling, HalfPrecision, HoistQuantize, InsertQDQ, RemoveDead
-from .target import Missing, Target
+from .target import Missing, Target, lowest
 
 __all__ = ["ONNX_CUDA"]
 
@@ -31,6 +31,7 @@ ONNX_CUDA = Target(
     build_float_graph,
     _passes,
     float_format="float16",
+    lowest=lowest("onnxruntime"),
     kernels={"W4A16": "MatMulNBits"},
     missing={
         "W8A8": Missing(_INTEGER, _NEAREST),

@@ -12,7 +12,7 @@ from ...model.illama import Illama
 from ..batch_major import build_batch_major_graph
 from ..passes import ActivationSpelling, InsertQDQ, RemoveDead
 from ..proofs import prove_openvino
-from .target import Missing, Target
+from .target import Missing, Target, lowest
 
 __all__ = ["OPENVINO"]
 
@@ -28,6 +28,7 @@ OPENVINO = Target(
     "openvino",
     build_batch_major_graph,
     _passes,
+    lowest=lowest("openvino", "onnxruntime"),
     kernels={
         "W8A8": "S8×S8 integer GEMMs",
         "W4A8": "4-bit file, S8×S8 integer GEMMs",

@@ -13,15 +13,22 @@ from ...errors import ExportError, UsageError
 from ...formats import Format
 from ...model.illama import Illama
 from ...quant import quantized_modules, weight_only
+from ...versions import LOWEST
+from ..passes import SoundConstants
 from ..proofs import KernelProof
 
-__all__ = ["Missing", "Target"]
+__all__ = ["Missing", "Target", "lowest"]
 
 Passes = Callable[[Illama], Sequence[ir.passes.PassBase]]
 
 
 def _none(network: Illama) -> Sequence[ir.passes.PassBase]:
     return ()
+
+
+def lowest(*packages: str) -> dict[str, str]:
+    """The lowest versions of those packages that load our files; the first is the target's own."""
+    return {package: LOWEST[package] for package in packages}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Target:
         passes: what makes the target's form of that graph.
         batching: passes after those, which change only how a batch is cut up.
         float_format: format of the float file beside the quantized one.
+        lowest: the lowest version of each package that loads its files, as the files say.
         kernels: formats (`Format.base`) that it has kernels for, each with what runs it.
         missing: the other formats.
         weight_only: formats of which its GEMMs take the weights alone, with activations in floating point; each with
@@ -65,6 +73,7 @@ class Target:
     passes: Passes
     batching: Passes = _none
     float_format: str = "float32"
+    lowest: Mapping[str, str] = field(default_factory=dict)
     kernels: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, Missing] = field(default_factory=dict)
     weight_only: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +105,7 @@ class Target:
             ExportError: a pass cannot do its work on this network.
         """
         network = self.network(network)
-        passes = (*self.passes(network), *(self.batching(network) if whole else ()))
+        passes = (*self.passes(network), SoundConstants(), *(self.batching(network) if whole else ()))
         try:
             return ir.passes.Sequential(*passes)(self.graph(network)).model
         except (ir.passes.PassError, ir.passes.InvariantError) as error:

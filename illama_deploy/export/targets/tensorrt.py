@@ -18,7 +18,7 @@ import onnx_ir as ir
 from ...model.illama import Illama
 from ..float_graph import build_float_graph
 from ..passes import ActivationSpelling, HalfPrecision, HoistQuantize, InsertQDQ, RemoveDead
-from .target import Missing, Target
+from .target import Missing, Target, lowest
 
 __all__ = ["TENSORRT"]
 
@@ -35,6 +35,7 @@ TENSORRT = Target(
     build_float_graph,
     _passes,
     float_format="float16",
+    lowest=lowest("tensorrt", "tensorrt-rtx", "onnxruntime"),
     kernels={
         "W8A8": "S8×S8 GEMMs",
         "W4A16": "4-bit weights by blocks, unpacked inside the GEMM",
