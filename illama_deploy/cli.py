@@ -504,7 +504,7 @@ def export(
     place = _place(workspace)
     name = {"--onnx": f"onnx-{target}", "--openvino": "openvino", "--trt": "tensorrt"}[asked[0]]
     result = step(
-        quantized or place.need(place.quantized, "quantize"),
+        quantized,
         target=name,
         float=float_,
         float_only=float_only,
@@ -520,8 +520,10 @@ def export(
         profile=Profile(min_batch, opt_batch, max_batch),
         compute_capabilities=compute_capability or (),
         build=BuildOptions(builder_optimization_level, timing_cache),
-        out=out or place.root / TARGETS[name].folder,
+        out=out,
         force=force,
+        workspace=place,
+        say=_say,
     )
     if result.simulated:
         _say(f"simulated: {TARGETS[name].runtime} has no kernel for this format; the file measures accuracy only")
@@ -830,9 +832,10 @@ def check(
             confidence=confidence,
         ),
         skip_broken=skip_broken,
-        out=out or place.report,
+        out=out,
         force=force,
         workspace=place,
+        say=_say,
         command=_typed(),
     )
     from .report import FACES, print_report

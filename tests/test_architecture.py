@@ -29,6 +29,7 @@ RANKS = [
         "workspace",
         "environment",
         "compilation",
+        "onnx_trial",
         "openvino_session",
     },
     {"model"},

@@ -95,7 +95,7 @@ def test_openvino_runs_what_was_written_for_it(digits_quantized: QuantizedArtifa
         exact = simulated.run(IMAGES)
         noise = float(np.square(runtime.run(IMAGES) - exact).sum())
         assert sqnr_db(float(np.square(exact).sum()), noise) > (20 if precision == "auto" else 28)
-    assert runtime.info.provider == "CPU, f32"
+    assert runtime.info.provider.startswith("CPU, f32")
     assert open_artifact(exported.directory, backend="cpu").info.backend == "onnxruntime"
     first = runtime.run(IMAGES)
     runtime.run(-IMAGES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..atomic import new_directory
 from ..data import Batch, Scene, Scenes
 from ..environment import describe_environment
 from ..errors import UsageError
@@ -57,7 +56,7 @@ from ..workspace import Workspace
 from .against import compare_with_stored
 from .bench import measure_batches
 from .evaluate import class_names, open_evaluation_data
-from .inputs import refuse_stale
+from .inputs import paths_of, refuse_stale
 from .lineup import Group, Member, line_up
 from .properties import Properties, PropertyOptions
 from .sensitivity import SENSITIVITY_IMAGES, describe_sites
@@ -95,6 +94,7 @@ def check(
     out: str | Path | None = None,
     force: bool = False,
     workspace: Workspace | None = None,
+    say: Callable[[str], None] = lambda line: None,
     command: str | None = None,
 ) -> Report:
     """Measure candidates and baselines on the same images and in the same rounds, and judge.
@@ -123,6 +123,8 @@ def check(
         properties: what else to measure of every artifact; the binning of `ece` is theirs.
         out: directory for `report.json` and its faces; the workspace's where not given.
         force: replace a directory that exists.
+        workspace: `illama-out` where not given.
+        say: gets a line that says what is taken, where nothing was named.
         command: what was typed, for the report.
 
     Raises:
@@ -138,11 +140,11 @@ def check(
     workspace, properties = workspace or Workspace(), properties or PropertyOptions()
     refuse_stale(*candidates, baseline)
     stored = None if against is None else read_report(Path(against))
-    out = Path(out) if out is not None else workspace.report
-    inputs = [a for a in (baseline, against, *candidates) if isinstance(a, str | Path)]
-    with new_directory(out, force=force, inputs=inputs) as directory:
+    inputs = paths_of(baseline, against, data, properties.cue_conflict, properties.categories, *candidates)
+    place = Path(out) if out is not None else workspace.report
+    with workspace.output(out, workspace.report, force=force, inputs=inputs) as directory:
         options = {"threads": threads, "heads": heads, "cuda_graph": cuda_graph, "precision": precision}
-        groups = line_up(candidates, baseline, targets, workspace, options)
+        groups = line_up(candidates, baseline, targets, workspace, options, say)
         baselines, members = _members(groups)
         runtimes = [member.artifact for member, _ in members if isinstance(member.artifact, Runtime)]
         loader = digest = None
@@ -252,6 +254,7 @@ def check(
         (directory / "report.json").write_text(canonical_json(content), encoding="utf-8")
         for face in FACES.values():
             (directory / face.file).write_text(face.render(content), encoding="utf-8")
+    workspace.record("check", place, format="report")
     append_summary(content)
     return report
 

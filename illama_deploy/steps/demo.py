@@ -29,7 +29,7 @@ def demo(out: str | Path | None = None, *, force: bool = False, seconds: float =
     root = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="illama-demo-"))
     workspace = Workspace(root)
     quantize(EMBEDDED, out=workspace.quantized, force=force, workspace=workspace)
-    exported = export(workspace.quantized, out=workspace.onnx, force=force)
+    exported = export(workspace.quantized, out=workspace.onnx, force=force, workspace=workspace)
     assert exported.model is not None and exported.float_model is not None
     report = check(
         [exported.model],

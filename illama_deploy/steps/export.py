@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..atomic import new_directory
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..errors import RuntimeUnavailableError, UsageError
 from ..export.batches import proof_batches, prove_batches
@@ -28,6 +27,7 @@ from ..tables import typed
 from ..versions import versions
 from ..workspace import Workspace
 from .images import EMBEDDED_IMAGES
+from .inputs import choose_network, paths_of
 from .load_checkpoint import read_source
 
 __all__ = ["ExportResult", "export"]
@@ -88,6 +88,8 @@ def export(
     build: BuildOptions | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    workspace: Workspace | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
     """Export a quantized checkpoint for a target; of a float one, the float file alone.
 
@@ -111,13 +113,19 @@ def export(
         build: for `tensorrt`: how long to search, and which timings to reuse.
         out: directory to make; the workspace's where not given.
         force: replace a directory that exists.
+        workspace: `illama-out` where not given.
+        say: gets a line that says what is taken, where nothing was named.
 
     Raises:
         DeployError: bad input, or a graph that is not what was promised; nothing is written. Where no engine can
             be built for want of a package or a GPU, the ONNX files are written all the same.
     """
-    workspace = Workspace()
-    path = Path(quantized) if quantized is not None else workspace.need(workspace.quantized, "quantize")
+    place, path = workspace or Workspace(), quantized
+    if path is None:
+        newest = choose_network(place)
+        say(newest.why)
+        path = newest.path
+    path = Path(path)
     if target not in TARGETS:
         raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
     if float_only and not float:
@@ -125,7 +133,7 @@ def export(
     if not (math.isfinite(temperature) and temperature > 0):
         raise UsageError(f"{temperature} is no temperature.", hint="Use what 'evaluate --fit-temperature' found.")
     chosen = TARGETS[target]
-    out = Path(out) if out is not None else workspace.root / chosen.folder
+    usual = place.root / chosen.folder
     is_float = not path.is_dir() and (
         path.is_file() or str(path) == EMBEDDED or path.suffix in (".pth", ".safetensors")
     )
@@ -148,7 +156,9 @@ def export(
     engines: list[Path] = []
     rotations: dict[str, int] = {}
     profile = profile or Profile()
-    with new_directory(out, force=force, inputs=[path, source or ""]) as directory:
+    builds = target == "tensorrt" and not onnx_only  # other files are made again in seconds, to the same bytes
+    with place.output(out, usual, force=force, inputs=paths_of(path, source), keep=builds) as directory:
+        out = Path(out) if out is not None else usual
         if is_float:
             artifact, formats = None, {}
             checkpoint = read_checkpoint(path, heads=heads, image_size=image_size, ema=ema)
@@ -221,6 +231,15 @@ def export(
                 "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"
             ),
         ).write(directory)
+    place.record(
+        "export",
+        out,
+        named=workspace is not None,
+        source=path,
+        checkpoint=origin.source_sha256,
+        checkpoint_name=origin.name,
+        format=label or chosen.float_format,
+    )
     if unavailable is not None:
         kind = "TensorRT-ready ONNX" if target == "tensorrt" else "ONNX file, unproven,"
         unavailable.where = f"the {kind} was written to {out} all the same"
@@ -243,13 +262,14 @@ def export(
 
 @dataclass(frozen=True)
 class _Origin:
-    """What files say of where they come from; no path of this machine."""
+    """What files say of where they come from, no path of this machine; the float checkpoint's name stays here."""
 
     format: str
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     embedded_data: bool
     source_sha256: str
+    name: str
     manifest_sha256: str | None = None
 
     @classmethod
@@ -261,6 +281,7 @@ class _Origin:
             tuple(manifest["classes"]),
             manifest["data"]["kind"] == EMBEDDED_IMAGES,
             manifest["source"]["sha256"],
+            manifest["source"]["name"],
             artifact.manifest_sha256,
         )
 
@@ -272,6 +293,7 @@ class _Origin:
             checkpoint.classes,
             checkpoint.data == EMBEDDED_IMAGES,
             checkpoint.sha256,
+            checkpoint.path.resolve().name,
         )
 
 

@@ -122,6 +122,13 @@ def choose_exports(place: Workspace) -> tuple[list[Path], str]:
         )
     made, path = newest
     fresh = [directory for one, directory in exports if one.input == made.sha256]
+    if fresh and made.step == "train":
+        raise UsageError(
+            f"The newest network here, {path} ({_about(made)}), was exported in float alone, so there is nothing to "
+            "compare it with.",
+            where=place.root,
+            hint="Run 'illama-deploy quantize' and 'illama-deploy export --onnx' first, or name what to take.",
+        )
     if fresh:
         return fresh, f"takes {_list(fresh)}, made from {path} ({_about(made)}), the newest network of {place.root}"
     if made.step == "train":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..quant.artifact import MANIFEST
 from ..runtime import ArtifactInfo, Runtime, Unavailable, open_artifact, open_if_available
 from ..workspace import Workspace
 from .export import export
+from .inputs import choose_exports, choose_network
 from .load_checkpoint import checkpoint_path
 
 __all__ = ["TARGET_NAMES", "Group", "Member", "line_up"]
@@ -61,16 +62,19 @@ def line_up(
     targets: Sequence[str],
     workspace: Workspace,
     options: dict[str, Any],
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Group]:
     """Open everything that takes part.
 
-    Candidates with a baseline of their own name form one group. A quantized checkpoint (or, where no candidate is
-    named, the workspace's) takes part as its export for each of `targets`, with the float file beside that as baseline;
-    an export that does not exist yet is made where `export` would put it. So does the directory of an export.
+    Where nothing is named, every export of the workspace's newest network takes part; where only targets are, those.
+    Candidates with a baseline of their own name form one group. A quantized checkpoint takes part as its export for
+    each of `targets`, with the float file beside that as baseline; an export that does not exist yet is made where
+    `export` would put it. So does the directory of an export.
 
     Args:
         targets: names in `TARGET_NAMES`; `torch` and `cpu` choose what runs the files that are named.
         options: of `open_artifact`.
+        say: gets a line that says what is taken, where nothing was named.
 
     Raises:
         DeployError: bad input; one that cannot run on this machine is `Unavailable` instead, unless it is the baseline
@@ -83,7 +87,7 @@ def line_up(
         )
     exports = [name for name in targets if name != "torch"]
     if not candidates:
-        return _from_workspace(baseline, targets, workspace, options)
+        return _from_workspace(baseline, targets, workspace, options, say)
     quantized = [c for c in candidates if isinstance(c, str | Path) and (Path(c) / MANIFEST).is_file()]
     if targets and len(quantized) == len(candidates):
         return [
@@ -112,22 +116,32 @@ def line_up(
 
 
 def _from_workspace(
-    baseline: str | Path | Runtime | None, targets: Sequence[str], workspace: Workspace, options: dict[str, Any]
+    baseline: str | Path | Runtime | None,
+    targets: Sequence[str],
+    workspace: Workspace,
+    options: dict[str, Any],
+    say: Callable[[str], None],
 ) -> list[Group]:
-    """The workspace's exports; where targets are named, missing ones are made of its quantized checkpoint."""
-    groups = []
-    for name in targets or ["cpu"]:
-        if name == "torch":
-            groups.append(_torch_group(workspace.need(workspace.quantized, "quantize"), baseline, options))
-            continue
-        target = TARGET_NAMES[name]
-        if targets and (workspace.quantized / MANIFEST).is_file():
-            groups.append(_target_group(workspace.quantized, workspace.root, target, baseline, options))
-        else:
-            step = {"cpu": "export --onnx", "cuda": "export --onnx --target cuda"}.get(name, f"export --{name}")
-            directory = workspace.need(workspace.root / TARGETS[target].folder / "model.onnx", step).parent
-            groups.append(_export_group(directory, target, baseline, options, step))
-    return groups
+    """The exports of the workspace's newest network; those for the named targets are made where they are not there."""
+    if not targets:
+        directories, why = choose_exports(workspace)
+        say(why)
+        return [_export_group(path, read_record(path).target, baseline, options) for path in directories]
+    network = choose_network(workspace)
+    say(network.why)
+    quantized = Path(network.path)
+    if not (quantized / MANIFEST).is_file():
+        raise UsageError(
+            "The newest network here is a float one, so there is nothing to compare it with.",
+            where=quantized,
+            hint="Run 'illama-deploy quantize' first, or name what to take.",
+        )
+    return [
+        _torch_group(quantized, baseline, options)
+        if name == "torch"
+        else _target_group(quantized, workspace.root, TARGET_NAMES[name], baseline, options, workspace)
+        for name in targets
+    ]
 
 
 def _torch_group(quantized: Path, baseline: str | Path | Runtime | None, options: dict[str, Any]) -> Group:
@@ -138,14 +152,24 @@ def _torch_group(quantized: Path, baseline: str | Path | Runtime | None, options
 
 
 def _target_group(
-    quantized: Path, root: Path, target: str, baseline: str | Path | Runtime | None, options: dict[str, Any]
+    quantized: Path,
+    root: Path,
+    target: str,
+    baseline: str | Path | Runtime | None,
+    options: dict[str, Any],
+    workspace: Workspace | None = None,
 ) -> Group:
-    """The export of a quantized checkpoint for a target; made now where it is not there."""
+    """The export of a quantized checkpoint for a target; made now where it is not there.
+
+    Args:
+        workspace: where it is the usual one of that, and one of an older network is made anew.
+    """
     directory = root / TARGETS[target].folder
     manifest = sha256_file(quantized / MANIFEST)
-    if not (directory / RECORD).is_file():
+    there = (directory / RECORD).is_file()
+    if not there or (workspace is not None and read_record(directory).manifest_sha256 != manifest):
         try:
-            export(quantized, target=target, out=directory)
+            export(quantized, target=target, out=directory if workspace is None else None, workspace=workspace)
         except RuntimeUnavailableError:
             pass  # its files are written all the same
         except UsageError as error:  # the target has no kernel for a format
@@ -205,13 +229,34 @@ def _named(
     options: dict[str, Any],
 ) -> Group:
     """Artifacts as the user named them."""
-    first = (
-        baseline
-        if baseline is not None
-        else workspace.need(workspace.onnx / "model.float.onnx", "export --onnx --float")
-    )
+    first = baseline if baseline is not None else _float_beside(candidates, workspace)
     baselines = _baselines(first, options, demanded=True)
     return Group(baselines, tuple(_member(candidate, options) for candidate in candidates))
+
+
+def _float_beside(candidates: Sequence[str | Path | Runtime], workspace: Workspace) -> Path:
+    """The float file of the same export as a candidate; of a quantized directory, of its export in the workspace.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for candidate in candidates:
+        if isinstance(candidate, Runtime):
+            continue
+        path = Path(candidate)
+        beside = path.parent / "model.float.onnx"
+        if path.is_file() and beside.is_file() and beside != path:
+            return beside
+        exported = workspace.onnx
+        if (path / MANIFEST).is_file() and (exported / RECORD).is_file():
+            of_it = read_record(exported).manifest_sha256 == sha256_file(path / MANIFEST)
+            if of_it and (exported / "model.float.onnx").is_file():
+                return exported / "model.float.onnx"
+    raise UsageError(
+        "No baseline is named, and no float file of the same export lies beside a candidate.",
+        where=", ".join(str(one) for one in candidates if not isinstance(one, Runtime)) or None,
+        hint="Name it with --baseline, or export without --no-float.",
+    )
 
 
 def _member(artifact: str | Path | Runtime, options: dict[str, Any]) -> Member:
