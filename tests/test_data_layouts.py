@@ -692,11 +692,12 @@ def test_broken_masks_are_left_out_with_their_images(tmp_path: Path) -> None:
 # --- what parquet may do ---------------------------------------------------------------------------------------------
 
 
-def test_parquet_that_would_unfold(tmp_path: Path) -> None:
+def test_parquet_that_would_unfold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.parquet"
-    table = pa.table({"image": pa.array([bytes(30_000_000)] * 3), "label": [0] * 3})
+    monkeypatch.setattr("illama_deploy.data.parquet.FREE_BYTES", 2**20)
+    table = pa.table({"image": pa.array([bytes(1_000_000)] * 3), "label": [0] * 3})
     pq.write_table(table, path, compression="zstd", use_dictionary=False)
-    with pytest.raises(DataError, match="would unfold to 90"):
+    with pytest.raises(DataError, match="would unfold to 3"):
         open_data(f"parquet:{path}", role="calibrate")
     pq.write_table(pa.table({"image": pa.array([png(1)] * 20_000), "label": [0] * 20_000}), path)
     with pytest.raises(DataError, match="row group of 20000 rows"):
@@ -743,3 +744,35 @@ def test_damaged_images_and_parquet_are_read_or_refused(tmp_path: Path) -> None:
             ends.add("refused")
         path.unlink()
     assert ends == {"read", "refused"}
+
+
+# --- what later steps say --------------------------------------------------------------------------------------------
+
+
+def test_images_that_calibrate_and_judge_are_said(cli: Cli, tmp_path: Path) -> None:
+    root = folders(tmp_path / "d", [str(i) for i in range(10)])
+    (root / "3" / "0.png").write_bytes(b"no image")
+    code, _, err = cli("quantize", "digits", "--data", root, "--skip-broken", "--out", tmp_path / "q")
+    assert code == 0, err
+    # What ships does not say where it was built.
+    assert str(tmp_path) not in (tmp_path / "q" / "manifest.json").read_text()
+    for data in (("--data", f"folder:{root}"), ("--data", root)):
+        code, out, err = cli("evaluate", tmp_path / "q", *data, "--skip-broken")
+        assert code == 0, err
+        assert "data: the network was calibrated on images of this data, which has no splits" in out
+    code, out, err = cli("evaluate", tmp_path / "q", "--data", "digits")
+    assert code == 0, err
+    assert "calibrated" not in out
+
+
+def test_sites_are_measured_on_a_flat_folder_and_a_single_file(tmp_path: Path) -> None:
+    from illama_deploy.steps.quantize import quantize
+    from illama_deploy.steps.sensitivity import describe_sites
+
+    flat(tmp_path / "images")
+    column(tmp_path / "parquet")
+    for number, spec in enumerate((tmp_path / "images", tmp_path / "parquet" / "x.parquet")):
+        artifact = quantize("digits", data=str(spec), out=tmp_path / str(number))
+        found = describe_sites(artifact.path, 2)
+        assert found["not_measured"] is None
+        assert all(site["alone_db"] is not None for site in found["sites"])

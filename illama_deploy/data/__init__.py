@@ -7,7 +7,7 @@ from .decode import UndecodableError, decode
 from .loader import Batch, Loader, sample_indices
 from .scenes import Scene, Scenes
 from .segmentation import IGNORE, labels_of
-from .source import Sample, Source
+from .source import Sample, Source, split_kind
 from .spec import SCHEMES, data_paths, open_data, spec_from
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "require_classes",
     "sample_indices",
     "spec_from",
+    "split_kind",
 ]

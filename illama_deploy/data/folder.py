@@ -26,6 +26,7 @@ class Folder(Source):
 
     def __init__(self, path: Path, split: str, names: Sequence[str] = ()) -> None:
         self.spec, self.split, self.root = f"folder:{path}", split, path
+        self.places = (path,)
         found = scan(path)
         folders, notes = visible_folders(path), found.notes()
         inside = [image for image in found.images if image[0]]

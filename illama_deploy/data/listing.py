@@ -25,7 +25,7 @@ class Listing(Source):
     unlabelled = "a list of paths says no classes"
 
     def __init__(self, path: Path) -> None:
-        self.spec, self.split = f"list:{path}", ""
+        self.spec, self.split, self.places = f"list:{path}", "", (path.parent,)
         with open_regular(path) as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES or b"\0" in content:

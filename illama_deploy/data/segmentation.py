@@ -45,7 +45,7 @@ class Segmentation(Source):
     task = "segmentation"
 
     def __init__(self, root: Path, split: str) -> None:
-        self.spec, self.split = f"segmentation:{root}", split
+        self.spec, self.split, self.places = f"segmentation:{root}", split, (root,)
         self.classes, self.table = _classes(root)
         files = sorted((root / "images" / split).iterdir())
         images = [path for path in files if path.suffix.lower() in image_suffixes() and not path.name.startswith(".")]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
@@ -111,6 +113,7 @@ class Source(ABC):
         task: what labels are of: `classification` of images, or `segmentation` of pixels.
         unlabelled: why there are no labels, half a sentence; empty where there are.
         notes: what was left out, altered or guessed, in words.
+        places: folders that samples lie in.
     """
 
     spec: str
@@ -120,6 +123,7 @@ class Source(ABC):
     task: str = "classification"
     unlabelled: str = ""
     notes: tuple[str, ...] = ()
+    places: tuple[Path, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -141,6 +145,12 @@ class Source(ABC):
                 hint="Use segmentation:PATH with networks that classify pixels (head_width of a recipe's [model]), and "
                 "with no others.",
             )
+
+    def inside(self, name: str) -> str:
+        """The name of a sample as it may be written into what ships: without the place of the data on this machine."""
+        for path in self.places:
+            name = name.removeprefix(f"{shown(path)}{os.sep}")
+        return PurePath(name).name if PurePath(name).is_absolute() or name.startswith("..") else name
 
     def require_labels(self) -> None:
         """Refuse images without labels, for a step that needs them.

@@ -27,7 +27,7 @@ from ..progress import track
 from ..report.faces import render_properties
 from ..report.overlay import draw_classes
 from ..runtime import Runtime, open_artifact
-from .images import which_images
+from .images import calibrated_on, which_images
 from .inputs import refuse_stale
 from .properties import Properties, PropertyOptions
 
@@ -280,6 +280,9 @@ def open_evaluation_data(
     spec = which_images(data, said, *hashes, what=first.info.name)
     source = open_data(spec, split, role="evaluate")
     source.require_task(first.task)
+    quantized = [runtime.info.manifest_sha256 for runtime in runtimes if runtime.info.manifest_sha256]
+    if quantized and (note := calibrated_on(source, *quantized)) is not None:
+        source.notes += (note,)
     return (Scenes if dense else Loader)(
         source,
         expected[0],

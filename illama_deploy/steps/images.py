@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from ..data import Source, open_data, spec_from
+from ..data import Source, data_paths, open_data, spec_from, split_kind
 from ..errors import DataError, UsageError
 from ..memory import images_of
 from ..quant import QuantizedArtifact
@@ -44,6 +44,23 @@ def which_images(named: str | None, own: str | None, *sha256: str | None, what: 
             hint="Give them with --data, such as --data folder:PATH or --data parquet:PATH.",
         )
     return known.spec if Path(known.folder) == Path.cwd() else spec_from(known.spec, Path(known.folder))
+
+
+def calibrated_on(source: Source, *sha256: str | None) -> str | None:
+    """What to say where the images are those that a quantized network was calibrated on, as far as is known here.
+
+    Args:
+        source: images that it is judged on.
+        sha256: hashes of the network.
+    """
+    known = images_of(*sha256)
+    if known is None or (source.split and split_kind(source.split) != "train"):
+        return None
+    theirs, ours = data_paths(spec_from(known.spec, Path(known.folder))), data_paths(source.spec)
+    if not ours or [path.resolve() for path in theirs] != [path.resolve() for path in ours]:
+        return None
+    which = f"of the split {source.split}" if source.split else "of this data, which has no splits"
+    return f"the network was calibrated on images {which}, and is judged on them"
 
 
 def calibration_source(artifact: QuantizedArtifact, *, named: str | None = None, what: str = "This") -> Source:

@@ -217,7 +217,7 @@ def quantize(
                 "split": loader.source.split,
                 "images": len(loader.source),
                 "indices": list(loader.indices),
-                "skipped": loader.skipped,
+                "skipped": [loader.source.inside(name) for name in loader.skipped],
                 "notes": loader.notes,
             },
             "versions": versions(*TOOLS),
