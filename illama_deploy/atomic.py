@@ -23,7 +23,7 @@ from typing import Any
 
 from .errors import ArtifactError
 
-__all__ = ["beside", "explain_oserror", "new_directory", "new_file", "owned"]
+__all__ = ["beside", "explain_oserror", "new_directory", "new_file", "owned", "require_apart"]
 
 #: Not on Windows, where an open file cannot be removed or renamed.
 fcntl: Any = None if sys.platform == "win32" else importlib.import_module("fcntl")
@@ -91,7 +91,16 @@ def _may_be_made(final: Path, *, force: bool, directory: bool, inputs: Iterable[
     if final.is_dir() != directory or not (directory or final.is_file()):
         kind = "directory" if directory else "regular file"
         raise ArtifactError(f"The output is no {kind}, and one is wanted.", where=final, hint=ELSEWHERE)
-    for path in map(Path, (*inputs, Path.cwd()) if directory else inputs):
+    require_apart(final, (*inputs, Path.cwd()) if directory else inputs)
+
+
+def require_apart(final: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse an output that would replace one of its inputs, or a directory that holds one.
+
+    Raises:
+        ArtifactError: it would.
+    """
+    for path in map(Path, inputs):
         if path.exists() and path.resolve().is_relative_to(final.resolve()):
             raise ArtifactError(
                 "Replacing the output would delete what is read from, or the current folder.",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from illama_deploy import UsageError
+from illama_deploy.checkpoint import EMBEDDED_FILE
 from illama_deploy.errors import ArtifactError
 from illama_deploy.sealed import read_sealed, seal
 from illama_deploy.workspace import RECORD, SCHEMA, Workspace, identity
@@ -154,3 +155,29 @@ def test_the_embedded_network_only_where_nothing_was_made(cli: Cli, cifar_checkp
     other.rename(tmp_path / "moved.pth")
     gone = cli("quantize", "--calib-images", 16)
     assert gone.code == 2 and "no longer where it was" in gone.err and "cifar.pth" in gone.err
+
+
+def test_no_option_names_what_is_replaced(cli: Cli, tmp_path: Path) -> None:
+    """Inputs that are named by an option, not by position, are never inside what `--force` replaces."""
+    run = tmp_path / "run"
+    (run / "quantized" / "images").mkdir(parents=True)
+    shutil.copy(EMBEDDED_FILE, run / "model.safetensors")
+    shutil.copy(EMBEDDED_FILE, run / "quantized" / "float.safetensors")
+    for arguments in (
+        ("train", "--recipe", "digits", "--checkpoint", run / "model.safetensors"),
+        ("train", "--recipe", "digits", "--teacher", run / "model.safetensors"),
+        ("qat", run / "quantized" / "float.safetensors", "--data", "digits"),
+        ("qat", "digits", "--source", run / "quantized" / "float.safetensors"),
+        ("qat", "digits", "--data", f"folder:{run / 'quantized' / 'images'}"),
+    ):
+        refused = cli(*arguments, "--out", run, "--force")
+        assert refused.code == 2 and "would delete what is read from" in refused.err, (arguments, refused.err)
+    for option in ("--data", "--recipe"):
+        refused = cli("quantize", "digits", option, run / "quantized" / "images", "--out", run / "quantized", "--force")
+        assert refused.code == 2, refused.err
+    assert (run / "quantized" / "images").is_dir()
+    figures = tmp_path / "classes.json"
+    figures.write_text("{}")
+    options = ("--properties", "shape-bias", "--cue-conflict", tmp_path, "--categories", figures, "--json", figures)
+    refused = cli("evaluate", "digits", "--data", "digits", *options)
+    assert refused.code == 2 and figures.read_text() == "{}", refused.err

@@ -28,7 +28,7 @@ from ..report.faces import render_properties
 from ..report.overlay import draw_classes
 from ..runtime import Runtime, open_artifact
 from .images import calibrated_on, which_images
-from .inputs import refuse_stale
+from .inputs import paths_of, refuse_stale
 from .properties import Properties, PropertyOptions
 
 __all__ = ["Evaluation", "class_names", "evaluate", "open_evaluation_data"]
@@ -106,7 +106,7 @@ def evaluate(
     """
     properties = properties or PropertyOptions()
     refuse_stale(artifact, reference)
-    inputs = [a for a in (artifact, reference) if isinstance(a, str | Path)]
+    inputs = paths_of(artifact, reference, data, properties.cue_conflict, properties.categories)
     with ExitStack() as outputs:
         # Opened first, so that a place that cannot be written shows before any work is done.
         logits_file, json_file, html_file = (

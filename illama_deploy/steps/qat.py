@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from ..atomic import new_directory
+from ..atomic import new_directory, require_apart
 from ..checkpoint import read_checkpoint
 from ..data import Loader, require_classes
 from ..errors import UsageError
@@ -23,7 +23,7 @@ from ..quant.quality import LOGITS, measure_sqnr
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
 from ..workspace import Workspace
 from .images import calibration_source, which_images
-from .inputs import choose_start
+from .inputs import choose_start, paths_of
 from .kernels import kernel_lines
 from .load_checkpoint import read_source
 from .quantize import SQNR_IMAGES, quantize, rewrite_float
@@ -75,6 +75,8 @@ def qat(
         checkpoint, opened = chosen.path, chosen.options(heads=heads, image_size=image_size, ema=ema)
         heads, image_size, ema = opened["heads"], opened["image_size"], opened["ema"]
     given = Path(checkpoint)
+    for made in (out / START, out / RESULT):
+        require_apart(made, paths_of(checkpoint, source, shared.data, shared.eval_data))
     quantizing = {"bits": bits, "format": format, "calib_images": calib_images,
                   "heads": heads, "image_size": image_size, "ema": ema}  # fmt: skip
     is_directory = given.is_dir() and (given / MANIFEST).is_file()

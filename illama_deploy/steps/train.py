@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..atomic import require_apart
 from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_weights
 from ..data import require_classes
 from ..errors import DataError, UsageError
@@ -21,6 +22,7 @@ from ..rewrites import restructure
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes, seed_everything
 from ..workspace import Workspace
 from .images import EMBEDDED_IMAGES, which_images
+from .inputs import paths_of
 
 __all__ = ["TrainResult", "train"]
 
@@ -82,6 +84,7 @@ def train(
     shared = RunOptions(**options)
     place = workspace or Workspace()
     resolved, out = shared.resolve(recipe).override(frozen=frozen or None), Path(shared.out or place.trained)
+    require_apart(out / MODEL, paths_of(checkpoint, teacher, select_from, shared.data, shared.eval_data))
     if resolved.frozen and checkpoint is None:
         raise UsageError("Only the head is to learn, and the rest has no weights.", hint="Give them with --checkpoint.")
     table = dict(resolved.model)
