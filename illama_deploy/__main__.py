@@ -1,6 +1,16 @@
-"""`python -m illama_deploy`."""
+"""`python -m illama_deploy` and the command `illama-deploy`: signals are heard before anything else is imported."""
 
-from .cli import main
+from .ending import listen
+
+listen()
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    from .cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

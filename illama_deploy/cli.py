@@ -6,8 +6,8 @@ Exit codes: 0 done (or passed), 1 a gate failed, 2 an error or wrong usage, 3 in
 
 from __future__ import annotations
 
+import io
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from .console import say, steady_streams
+from .ending import INTERRUPTED, came_from_stop, close, ended, listen, stop_listening, work
 from .errors import DeployError, UsageError
-from .names import shown
 from .workspace import DEFAULT_WORKSPACE, Workspace
 
 if TYPE_CHECKING:
@@ -655,12 +656,15 @@ def evaluate(
     figures = dict(result.figures)
     by_class = figures.pop("iou", {})
     for key, value in figures.items():
-        _say(f"{key:<14} {value:.4f}" if isinstance(value, float) else f"{key:<14} {value}")
+        shown = "–" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+        _say(f"{key:<14} {shown}")
     for name, iou in by_class.items():
         _say(f"  IoU {name:<24} {'–' if iou is None else f'{iou:.2f}'}")
     if result.skipped:
         _say(_skipped(result.skipped).lstrip(", "))
     _say_notes(result.data["notes"])
+    for note in result.notes:
+        _say(f"- {note}")
     if result.properties:
         from .report.property_rows import property_tables
         from .report.terminal import print_table
@@ -752,6 +756,12 @@ def check(
             "--min-effect", help="Smallest change of latency that matters, as a share: the limit of --against."
         ),
     ] = 0.02,
+    min_top1: Annotated[
+        float | None,
+        typer.Option(
+            "--min-top1", help="Least top-1 (mIoU, for pixels) of a candidate itself, in percent.", show_default=False
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Count inconclusive as failed.")] = False,
     data: DataOption = None,
     split: SplitOption = None,
@@ -806,6 +816,7 @@ def check(
         max_drop=max_drop,
         max_latency_ratio=max_latency_ratio,
         min_effect=min_effect,
+        min_top1=min_top1,
         batch=batch or [1, 8],
         threads=threads,
         seconds=seconds,
@@ -874,7 +885,7 @@ def report(
             "Neither files nor --history are given, or both.", hint="Name report.json files, or --history DIR."
         )
     formats = [name for names in format_ or ["md,html"] for name in names.split(",")]
-    for path in step(files or (), formats, out) if history is None else draw(history, out):
+    for path in step(files or (), formats, out) if history is None else draw(history, out, say=_say):
         _say(f"wrote {path}")
 
 
@@ -986,7 +997,7 @@ def _typed() -> str:
 
 
 def _say(text: str) -> None:
-    typer.echo(shown(text, keep="\n\t"))
+    say(text)
 
 
 def _say_notes(notes: Sequence[str]) -> None:
@@ -1077,39 +1088,47 @@ def _floats(option: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line and exit; what a user can mend ends in one message and exit code 2."""
+    """Run a command line and exit: with what it found out, or with 2 and one message where a user can mend something.
+
+    Args:
+        arguments: the process's own where not given.
+    """
     global _arguments  # noqa: PLW0603  (one command line in a process)
     _arguments = arguments
-    # A cancelled CI job gets SIGTERM: unwind as for Ctrl-C, so that nothing half-written stays.
-    own = os.getpid()
-
-    def stop(number: int, frame: object) -> None:
-        if os.getpid() != own:  # a child that a library forked (OpenVINO's telemetry) and now ends
-            os._exit(128 + number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
+    listen()
+    try:
+        with steady_streams():
+            code = _guarded(lambda: app(args=arguments, standalone_mode=False))
+        ended(code)
+    finally:
+        if arguments is not None:  # the process goes on
+            stop_listening()
+    sys.exit(code)
 
 
 def _guarded(run: Callable[[], Any]) -> int:
     try:
-        code = run()
-        if code == SIGINT_CODE:
-            raise KeyboardInterrupt
-    except DeployError as error:
-        return _fail(str(error))
+        work()
+        try:
+            code = run()
+            if code == SIGINT_CODE:
+                raise KeyboardInterrupt
+        finally:
+            close()
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(
-            "Interrupted; nothing half-written was kept.\n"
-            "  next:  run the same command again; long work goes on where it was."
-        )
+        return _fail(INTERRUPTED)
     except Exception as error:
+        if came_from_stop(error):
+            return _fail(INTERRUPTED)
+        if isinstance(error, DeployError):
+            return _fail(str(error))
         # torch reports a failed allocation as a RuntimeError.
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
             return _fail("Out of memory.\n  next:  use a smaller --batch, --calib-batch or --image-size.")
         if hasattr(error, "exit_code") and hasattr(error, "show"):  # a wrong command line, as click reports it
-            error.show()
+            shown = io.StringIO()
+            error.show(file=shown)
+            say(shown.getvalue().rstrip(), error=True)
             return 2
         if os.environ.get("ILLAMA_DEPLOY_DEBUG"):
             raise
@@ -1122,7 +1141,7 @@ def _guarded(run: Callable[[], Any]) -> int:
 
 
 def _fail(message: str) -> int:
-    typer.echo(f"error: {message}", err=True)
+    say(f"error: {message}", error=True)
     return 2
 
 

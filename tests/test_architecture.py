@@ -16,7 +16,19 @@ PACKAGE = ROOT / "illama_deploy"
 
 # A module may import from its own line and from earlier ones.
 RANKS = [
-    {"errors", "formats", "hashing", "names", "versions", "onnx_metadata", "onnx_seal", "onnx_session", "_timm_hook"},
+    {
+        "console",
+        "ending",
+        "errors",
+        "formats",
+        "hashing",
+        "names",
+        "versions",
+        "onnx_metadata",
+        "onnx_seal",
+        "onnx_session",
+        "_timm_hook",
+    },
     {
         "tables",
         "sealed",

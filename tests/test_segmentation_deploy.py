@@ -540,7 +540,7 @@ def test_drop_in_miou() -> None:
 
 def test_confusions_survive_as_text() -> None:
     before = _confusions(np.random.default_rng(1), 5, 0.7)
-    after = unpack_confusions(pack_confusions(before), 3)
+    after = unpack_confusions(pack_confusions(before), 3, len(before))
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from ..errors import DataError, UsageError
-from .classes import read_small
+from ..errors import ArtifactError, DataError, UsageError
+from ..sealed import parse_json, read_text
+from ..tables import typed
 
 __all__ = ["IMAGENET16", "read_categories"]
 
@@ -40,33 +39,32 @@ def read_categories(path: str | Path | None, classes: int, names: Sequence[str] 
         path = IMAGENET16
     path = Path(path)
     try:
-        content = json.loads(read_small(path))
-    except OSError as error:
-        raise DataError(
-            f"The mapping cannot be read: {error.strerror or error}.", where=path, hint="Check the path."
-        ) from error
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_text(path, "The mapping", "Check the path."))
+    except ArtifactError as error:
+        raise DataError(error.what, where=path, hint="Check the path.") from error
+    except ValueError as error:
         raise DataError(f"The mapping is no JSON: {error}.", where=path, hint="Mend the file.") from error
     table = content.get("categories", content) if isinstance(content, dict) else None
-    if (
-        not isinstance(table, dict)
-        or not table
-        or not all(isinstance(found, list) and found for found in table.values())
-    ):
+    try:
+        lists = typed(dict[str, list[int | str]], table)
+    except ValueError as error:
+        lists, why = {}, str(error)
+    else:
+        why = "a category is empty, or there is none"
+    if not lists or not all(lists.values()):
         raise DataError(
-            "The mapping is no table of categories, each with a list of classes.",
+            f"The mapping is no table of categories, each with a list of classes ({why}).",
             where=path,
             hint='Write it as {"boat": [8], "car": [1]}, with class numbers or names.',
         )
     categories = {
-        str(name): tuple(_number(one, str(name), classes, names, path) for one in found)
-        for name, found in table.items()
+        name: tuple(_number(one, name, classes, names, path) for one in found) for name, found in lists.items()
     }
     _check_disjoint(categories, path)
     return categories
 
 
-def _number(one: Any, category: str, classes: int, names: Sequence[str], where: Path) -> int:
+def _number(one: int | str, category: str, classes: int, names: Sequence[str], where: Path) -> int:
     if isinstance(one, str) and names:
         if one in names:
             return list(names).index(one)
@@ -79,7 +77,7 @@ def _number(one: Any, category: str, classes: int, names: Sequence[str], where: 
             where=where,
             hint="Write class numbers instead.",
         )
-    if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < classes:
+    if not 0 <= one < classes:
         raise DataError(
             f"Category {category!r} has {one!r}; the network's classes are 0 to {classes - 1}.",
             where=where,

@@ -36,6 +36,8 @@ class Accuracy:
     _nll: list[np.ndarray] = field(default_factory=list)
     _brier: list[np.ndarray] = field(default_factory=list)
     _confidence: list[np.ndarray] = field(default_factory=list)
+    _guesses: list[np.ndarray] = field(default_factory=list)
+    _labels: list[np.ndarray] = field(default_factory=list)
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Add a batch: logits [B, classes], labels [B]."""
@@ -54,6 +56,8 @@ class Accuracy:
         self._nll.append(-own_log_p)
         self._brier.append(np.exp(2 * log_p).sum(1) - 2 * np.exp(own_log_p) + 1)
         self._confidence.append(np.exp(log_p.max(1)))
+        self._guesses.append(np.where(finite, logits.argmax(1), -1))
+        self._labels.append(labels)
 
     @property
     def correct(self) -> np.ndarray:
@@ -64,6 +68,15 @@ class Accuracy:
     def images(self) -> int:
         """Images counted."""
         return sum(map(len, self._correct))
+
+    @property
+    def chance(self) -> float:
+        """What top-1 would be, in percent, were the same guesses dealt out among the images: that much is luck."""
+        if not self.images:
+            return 0.0
+        guesses, labels = (np.concatenate(parts) for parts in (self._guesses, self._labels))
+        shares = [np.mean(guesses == k) * np.mean(labels == k) for k in np.unique(labels)]
+        return 100 * float(np.sum(shares))
 
     @property
     def confidence(self) -> np.ndarray:
@@ -91,17 +104,20 @@ class Accuracy:
         } | ({"not_finite": self.not_finite} if self.not_finite else {})
 
     def intervals(self, confidence: float) -> dict[str, Interval]:
-        """The figures of `to_dict` with their intervals over other images like these."""
+        """The figures of `to_dict` with their intervals over other images like these; no bound lies where no figure
+        can, and of one image alone `nll` and `brier` have none."""
         correct, certainty, n = self.correct, self.confidence, self.images
-        return {
+        found = {
             "top1": share_interval(int(correct.sum()), n, confidence),
             "top5": share_interval(int(np.concatenate(self._in_top_k).sum()), n, confidence),
             "ece": bootstrap(
                 lambda at: calibration_error(self.binning.reliability(correct[at], certainty[at])), n, confidence
-            ),
-            "nll": mean_interval(np.concatenate(self._nll), confidence),
-            "brier": mean_interval(np.concatenate(self._brier), confidence),
+            ).within(0, 1),
         }
+        if n > 1:
+            found["nll"] = mean_interval(np.concatenate(self._nll), confidence).within(0)
+            found["brier"] = mean_interval(np.concatenate(self._brier), confidence).within(0, 2)
+        return found
 
     def diagram(self) -> dict[str, Any]:
         """The reliability diagram as plain values: `edges` [bins + 1], and in `reliability` for each bin its images,
@@ -134,19 +150,23 @@ class Comparison:
         self._noise.append(np.where(finite, np.square(np.where(finite[:, None], wrong, 0.0)).sum(1), signal))
 
     def to_dict(self) -> dict[str, Any]:
-        """`agreement` of the first guesses in percent, `logit_sqnr_db`."""
-        return {name: interval.value for name, interval in self._figures(0.95, resamples=1).items()}
+        """`agreement` of the first guesses in percent, `logit_sqnr_db` (None where the reference has no logits that are
+        numbers)."""
+        found = self._figures(0.95, resamples=1)
+        return {"logit_sqnr_db": None} | {name: interval.value for name, interval in found.items()}
 
     def intervals(self, confidence: float) -> dict[str, Interval]:
-        """Both figures with their intervals over other images like these."""
+        """Both figures, as far as they are known, with their intervals over other images like these."""
         return self._figures(confidence)
 
     def _figures(self, confidence: float, resamples: int = 500) -> dict[str, Interval]:
         same, signal, noise = map(np.concatenate, (self._same, self._signal, self._noise))
-        return {
-            "agreement": share_interval(int(same.sum()), len(same), confidence),
-            "logit_sqnr_db": bootstrap(partial(_sqnr_at, signal, noise), len(same), confidence, resamples=resamples),
-        }
+        found = {"agreement": share_interval(int(same.sum()), len(same), confidence)}
+        if signal.any():
+            found["logit_sqnr_db"] = bootstrap(
+                partial(_sqnr_at, signal, noise), len(same), confidence, resamples=resamples
+            )
+        return found
 
 
 def _sqnr_at(signal: np.ndarray, noise: np.ndarray, at: np.ndarray) -> float:

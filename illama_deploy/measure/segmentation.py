@@ -147,6 +147,12 @@ class PixelAccuracy:
         """Pixels by label and prediction over all images, int64 [K, K + 1]."""
         return np.sum([np.zeros((self.classes, self.classes + 1), np.int64), *self.confusions], axis=0)
 
+    @property
+    def chance(self) -> float:
+        """What mIoU would be, in percent, were the same guesses dealt out among the pixels: that much is luck."""
+        total = self.total.astype(np.float64)
+        return _mean(class_iou(np.outer(total.sum(1), total.sum(0)) / max(total.sum(), 1)))
+
     def to_dict(self) -> dict[str, Any]:
         """`miou`, `pixel_accuracy`, `mean_accuracy` and for each class `iou` in percent (None of a class that neither
         labels nor predictions show), `images`; `not_finite` pixels where there are such."""
@@ -162,7 +168,7 @@ class PixelAccuracy:
         """`miou`, `pixel_accuracy` and `mean_accuracy` with their intervals over other images like these."""
         stacked = np.stack(self.confusions)
         return {
-            name: bootstrap(partial(_figure_at, function, stacked), self.images, confidence)
+            name: bootstrap(partial(_figure_at, function, stacked), self.images, confidence).within(0, 100)
             for name, function in FIGURES.items()
         }
 
@@ -221,10 +227,23 @@ def pack_confusions(confusions: Sequence[np.ndarray]) -> str:
     return base64.b64encode(zlib.compress(np.stack(confusions).astype("<i4").tobytes())).decode()
 
 
-def unpack_confusions(text: str, classes: int) -> list[np.ndarray]:
-    """The inverse of `pack_confusions`."""
-    values = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64)
-    return list(values.reshape(-1, classes, classes + 1))
+def unpack_confusions(text: str, classes: int, images: int) -> list[np.ndarray]:
+    """The inverse of `pack_confusions`.
+
+    Raises:
+        ValueError: it holds something else than so many matrices; no more than these are unpacked.
+    """
+    size = 4 * images * classes * (classes + 1)
+    try:
+        held = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if len(held) != size:
+        raise ValueError(f"{len(held)} bytes where {images} matrices have {size}")
+    values = np.frombuffer(held, "<i4").astype(np.int64).reshape(images, classes, classes + 1)
+    if values.min(initial=0) < 0:
+        raise ValueError("counts of pixels below zero")
+    return list(values)
 
 
 @dataclass
@@ -241,18 +260,22 @@ class PixelComparison:
         finite, known = torch.isfinite(scores).all(0), torch.isfinite(reference).all(0)
         same = (scores.argmax(0) == reference.argmax(0)) & finite & known
         signal = torch.where(known, reference, 0.0).double().square()
-        noise = torch.where(finite & known, scores - reference, torch.where(known, reference, 0.0)).double().square()
+        # In float64, where no difference of two float32 overflows.
+        wrong = scores.double() - reference.double()
+        noise = torch.where(finite & known, wrong, torch.where(known, reference, 0.0).double()).square()
         self._same.append(int(same.sum()))
         self._pixels.append(same.numel())
         self._signal.append(float(signal.sum()))
         self._noise.append(float(noise.sum()))
 
     def to_dict(self) -> dict[str, Any]:
-        """`agreement`, the share of pixels of one class in percent, and `logit_sqnr_db`."""
-        return {name: interval.value for name, interval in self._figures(0.95, resamples=1).items()}
+        """`agreement`, the share of pixels of one class in percent, and `logit_sqnr_db` (None where no score of the
+        reference is a number)."""
+        found = self._figures(0.95, resamples=1)
+        return {"logit_sqnr_db": None} | {name: interval.value for name, interval in found.items()}
 
     def intervals(self, confidence: float) -> dict[str, Interval]:
-        """Both figures with their intervals over other images like these."""
+        """Both figures, as far as they are known, with their intervals over other images like these."""
         return self._figures(confidence)
 
     def _figures(self, confidence: float, resamples: int = 500) -> dict[str, Interval]:
@@ -261,7 +284,10 @@ class PixelComparison:
             "agreement": lambda at: 100 * float(same[at].sum()) / float(pixels[at].sum()),
             "logit_sqnr_db": lambda at: sqnr_db(float(signal[at].sum()), float(noise[at].sum())),
         }
-        return {n: bootstrap(f, len(same), confidence, resamples=resamples) for n, f in figures.items()}
+        found = {n: bootstrap(f, len(same), confidence, resamples=resamples) for n, f in figures.items()}
+        if not signal.any():
+            del found["logit_sqnr_db"]
+        return found | {"agreement": found["agreement"].within(0, 100)}
 
 
 def measure_segmentation(

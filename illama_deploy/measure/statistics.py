@@ -33,6 +33,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def within(self, least: float, most: float = math.inf) -> Interval:
+        """The same with no bound outside of where the estimated value can lie."""
+        return Interval(self.value, *(min(max(bound, least), most) for bound in (self.low, self.high)))
+
 
 def drop_interval(lost: int, won: int, images: int, confidence: float = 0.95) -> Interval:
     """Drop in top-1 on the same images, in points (percent), from the images that got lost and won.

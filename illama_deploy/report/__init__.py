@@ -8,7 +8,7 @@ from .pictures import draw_small
 from .summary import append_summary
 from .tasks import TASKS, Task, task_of
 from .terminal import print_report
-from .words import pay_notes, steadiness_notes
+from .words import chance_notes, finite_notes, is_at_chance, pay_notes, steadiness_notes
 
 __all__ = [
     "FACES",
@@ -21,7 +21,10 @@ __all__ = [
     "Task",
     "Verdict",
     "append_summary",
+    "chance_notes",
     "draw_small",
+    "finite_notes",
+    "is_at_chance",
     "load_schema",
     "overall",
     "pay_notes",

@@ -5,10 +5,12 @@ Each is drawn about 360 units wide, so that its text stays readable on a phone; 
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from ..console import one_line
 
 __all__ = [
     "COLOURS",
@@ -88,6 +90,9 @@ class _Scale:
         spread = (high - low) or abs(high) * 0.1 or 1.0
         self.low = 0.0 if zero and low >= 0 else low - pad * spread
         self.high = high + pad * spread
+        if not self.high - self.low > 1e-9 * max(abs(self.low), abs(self.high)):  # all of them the same
+            widest = 1e-3 * max(abs(self.low), abs(self.high), 1.0)
+            self.low, self.high = self.low - widest, self.high + widest
         self.start, self.end = start, end
 
     def __call__(self, value: float) -> float:
@@ -261,14 +266,15 @@ def shape_bias(series: Sequence[Bias]) -> str:
     return _svg(bottom + 40, "Decisions by shape and by texture", parts)
 
 
-def interval_bar(low: float, value: float, high: float, limit: float, verdict: str) -> str:
-    """An interval beside its limit, without words."""
+def interval_bar(low: float, value: float, high: float, limit: float, verdict: str, *, at_least: bool = False) -> str:
+    """An interval beside its limit, without words; what is allowed lies below the limit, or above it."""
     width, height, middle = 180.0, 30.0, 15.0
     x = _Scale((low, high, limit), 6, width - 6, pad=0.18)
     return (
         f'<svg class="interval {verdict}" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="interval {low:.4g} to {high:.4g}, limit {limit:g}">'
-        f'<rect class="allowed" x="0" y="4" width="{x(limit):.1f}" height="{height - 8:g}" rx="3"/>'
+        f'<rect class="allowed" x="{x(limit) if at_least else 0:.1f}" y="4" '
+        f'width="{width - x(limit) if at_least else x(limit):.1f}" height="{height - 8:g}" rx="3"/>'
         f'<line class="limit" x1="{x(limit):.1f}" x2="{x(limit):.1f}" y1="2" y2="{height - 2:g}"/>'
         f'<line class="range" x1="{x(low):.1f}" x2="{max(x(high), x(low) + 1):.1f}" y1="{middle:g}" y2="{middle:g}"/>'
         f'<circle class="value" cx="{x(value):.1f}" cy="{middle:g}" r="4.5"/></svg>'
@@ -286,7 +292,7 @@ def trend(series: Sequence[Series], y_title: str, limit: float | None = None) ->
         anchor = "start" if position == 0 else "end"
         parts.append(
             f'<text class="tick" x="{x(position) - (8 if position == 0 else -8):.1f}" y="{bottom + 16:.1f}" '
-            f'text-anchor="{anchor}">{moments[position][:10]}</text>'
+            f'text-anchor="{anchor}">{escape(moments[position][:10])}</text>'
         )
     if limit is not None:
         parts.append(f'<line class="limit" x1="{left:g}" x2="{WIDTH - 10:g}" y1="{y(limit):.1f}" y2="{y(limit):.1f}"/>')
@@ -296,12 +302,17 @@ def trend(series: Sequence[Series], y_title: str, limit: float | None = None) ->
         parts.append(f'<g class="c{one.colour % COLOURS}"><polyline class="curve" points="{line}"/>')
         for a, moment, value, low, high in at:
             parts.append(
-                f"<g><title>{escape(one.label)}, {moment}: {value:.3f} ({low:.3f}–{high:.3f})</title>"
+                f"<g><title>{escape(one.label)}, {escape(moment)}: {value:.3f} ({low:.3f}–{high:.3f})</title>"
                 f'<line class="whisker" x1="{a:.1f}" x2="{a:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
                 f'<circle class="solid" cx="{a:.1f}" cy="{y(value):.1f}" r="3.5"/></g>'
             )
         parts.append("</g>")
     return _svg(height, f"{y_title} over time", parts)
+
+
+def escape(text: str) -> str:
+    """A name as text of an SVG, or of one of its attributes."""
+    return html.escape(one_line(text))
 
 
 def _axes(x: _Scale | None, y: _Scale | None, left: float, bottom: float, x_title: str, y_title: str) -> str:

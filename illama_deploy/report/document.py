@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..console import as_text
 from ..errors import ArtifactError
-from ..hashing import canonical_json
+from ..sealed import SEAL, parse_json, read_text, seal, seal_of
+from .consistency import contradictions
 from .gates import Gate, Verdict, overall
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 __all__ = ["SCHEMA", "Report", "load_schema", "read_report", "seal"]
 
 SCHEMA = "illama-deploy/report/2"
-#: Key of the document's own hash, over everything else in it: an edit by hand shows.
-SEAL = "content_sha256"
+#: Faults of a document that are looked at, and characters of one that are shown.
+MOST_FAULTS, LONGEST = 50, 300
 AGAIN = "Measure again with 'illama-deploy check'."
 
 
@@ -69,29 +74,25 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """`report.json`, sealed."""
         return seal(
-            {
-                "schema": SCHEMA,
-                "created": self.created,
-                "command": self.command,
-                "verdict": str(self.verdict),
-                "gates": [gate.to_dict() for gate in self.gates],
-                "notes": list(self.notes),
-                "artifacts": list(self.artifacts),
-                "data": self.data,
-                "settings": self.settings,
-                "environment": self.environment,
-                "conditions": self.conditions,
-                "quantized": list(self.quantized),
-                "stored": self.stored,
-            }
-            | ({"pictures": list(self.pictures)} if self.pictures else {})
+            as_text(
+                {
+                    "schema": SCHEMA,
+                    "created": self.created,
+                    "command": self.command,
+                    "verdict": str(self.verdict),
+                    "gates": [gate.to_dict() for gate in self.gates],
+                    "notes": list(self.notes),
+                    "artifacts": list(self.artifacts),
+                    "data": self.data,
+                    "settings": self.settings,
+                    "environment": self.environment,
+                    "conditions": self.conditions,
+                    "quantized": list(self.quantized),
+                    "stored": self.stored,
+                }
+                | ({"pictures": list(self.pictures)} if self.pictures else {})
+            )
         )
-
-
-def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """Put the hash of everything else into a document."""
-    bare = {key: value for key, value in content.items() if key != SEAL}
-    return {**bare, SEAL: hashlib.sha256(canonical_json(bare).encode()).hexdigest()}
 
 
 @cache
@@ -100,21 +101,23 @@ def load_schema() -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
 
 
+@cache
+def _validator() -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(load_schema())
+
+
 def read_report(path: Path) -> dict[str, Any]:
-    """Read a `report.json` and hold it to its schema and its hash.
+    """Read a `report.json` and hold it to its schema, to its hash, and to itself.
 
     Raises:
         ArtifactError: not there, cut short, of another schema version, edited, or not a report at all.
     """
-    from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(
-            f"The report cannot be read: {error.strerror}.", where=path, hint="Check the path."
-        ) from error
+        content = parse_json(read_text(path, "The report", AGAIN))
     except ValueError as error:
         raise ArtifactError(
             f"The report is no JSON ({error}); it may be cut short.", where=path, hint=f"Copy it again. {AGAIN}"
@@ -122,22 +125,26 @@ def read_report(path: Path) -> dict[str, Any]:
     found = content.get("schema") if isinstance(content, dict) else None
     if found != SCHEMA:
         family, _, version = str(found).rpartition("/")
-        if family == SCHEMA.rpartition("/")[0]:
-            age = "an older" if version.isdecimal() and int(version) < int(SCHEMA.rpartition("/")[2]) else "another"
+        if family == SCHEMA.rpartition("/")[0] and version.isdecimal() and len(version) < 10:
+            age = "an older" if int(version) < int(SCHEMA.rpartition("/")[2]) else "another"
             raise ArtifactError(
                 f"The report is of {age} schema, {found}; this version of illama-deploy reads {SCHEMA}.",
                 where=path,
                 hint=f"{AGAIN} Or read it with the version that wrote it.",
             )
         raise ArtifactError("It is no report of 'illama-deploy check'.", where=path, hint="Give a report.json.")
-    if seal(content)[SEAL] != content.get(SEAL):
+    if seal_of(content) != content.get(SEAL):
         raise ArtifactError(
             "The report was edited after it was written (its content does not match its own hash).",
             where=path,
             hint=f"Take the file as it was written. {AGAIN}",
         )
-    if (fault := best_match(Draft202012Validator(load_schema()).iter_errors(content))) is not None:
+    faults = islice(_validator().iter_errors(content), MOST_FAULTS)
+    if (fault := best_match(faults)) is not None:
+        said = fault.message if len(fault.message) < LONGEST else f"…{fault.message[-LONGEST:]}"
         raise ArtifactError(
-            f"The report does not keep to its schema: {fault.message} (at {fault.json_path}).", where=path, hint=AGAIN
+            f"The report does not keep to its schema: {said} (at {fault.json_path[:LONGEST]}).", where=path, hint=AGAIN
         )
+    if (problem := next(contradictions(content), None)) is not None:
+        raise ArtifactError(f"The report contradicts itself: {problem}.", where=path, hint=AGAIN)
     return content

@@ -28,11 +28,17 @@ class GateKind:
         title: its name for people.
         unit: behind each figure.
         digits: of each figure, behind the point.
+        at_least: the limit is the least that is allowed, not the most.
     """
 
     title: str
     unit: str
     digits: int
+    at_least: bool = False
+
+    def limit(self, value: float) -> str:
+        """A limit as it is shown."""
+        return f"{'≥' if self.at_least else '≤'} {value:.4g}{self.unit}"
 
 
 #: Every kind of gate by name.
@@ -43,6 +49,11 @@ GATES = {
     "miou_change": GateKind("mIoU drop since the stored report", " points", 2),
     "accuracy_change": GateKind("top-1 drop since the stored report", " points", 2),
     "latency_change": GateKind("latency ratio / stored ratio", "×", 3),
+    "min_top1": GateKind("top-1", " %", 2, at_least=True),
+    "min_miou": GateKind("mIoU", " %", 2, at_least=True),
+    # These two are shown only where they do not pass.
+    "not_finite": GateKind("logits that are NaN or infinite", "", 0),
+    "chance": GateKind("better than chance", " %", 2, at_least=True),
 }
 
 
@@ -55,7 +66,8 @@ class Gate:
         artifact: the candidate.
         detail: what sets it apart from gates of the same name, such as `batch 8`.
         value, low, high: the figure and its interval, or None where it was not measured.
-        verdict: pass if the whole interval is at or below the limit, fail if the whole of it is above.
+        verdict: pass if the whole interval is at or below the limit (above it where that is the least that is allowed),
+            fail if the whole of it is on the other side.
         against: what the candidate is compared with, or None.
         not_measured: why it was not, or None.
     """
@@ -74,9 +86,10 @@ class Gate:
     @classmethod
     def judge(cls, name: str, artifact: str, detail: str, limit: float, interval: Interval) -> Gate:
         """Compare an interval with a limit."""
-        if interval.high <= limit:
+        at_least = GATES[name].at_least
+        if (interval.low >= limit) if at_least else (interval.high <= limit):
             verdict = Verdict.PASS
-        elif interval.low > limit:
+        elif (interval.high < limit) if at_least else (interval.low > limit):
             verdict = Verdict.FAIL
         else:
             verdict = Verdict.INCONCLUSIVE

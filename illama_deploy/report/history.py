@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from . import charts
 from .faces.html import page
-from .faces.markdown import MARKS
+from .faces.markdown import MARKS, code, escape, table
 from .tasks import task_of
 
 __all__ = ["HISTORY_COLUMNS", "history_rows", "render_history"]
@@ -17,15 +17,16 @@ __all__ = ["HISTORY_COLUMNS", "history_rows", "render_history"]
 HISTORY_COLUMNS = ("made", "machine", "artifact", "format", "target", "accuracy %", "drop", "batch", "ratio", "verdict")
 
 
-def render_history(reports: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Render reports, in any order, as file name to text: `history.html` and `history.md`."""
+def render_history(reports: Sequence[dict[str, Any]], left_out: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
+    """Render reports, in any order, as file name to text: `history.html` and `history.md`.
+
+    Args:
+        left_out: files that could not be read, and why.
+    """
     ordered = sorted(reports, key=lambda report: (report["created"], report["content_sha256"]))
     rows = history_rows(ordered)
-    shown = [(*row[:-1], f"{MARKS[row[-1]]} {row[-1]}") for row in rows]
-    table = "\n".join(
-        ["| " + " | ".join(HISTORY_COLUMNS) + " |", "|" + " --- |" * len(HISTORY_COLUMNS)]
-        + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in shown]
-    )
+    shown = table(HISTORY_COLUMNS, [(*row[:-1], f"{MARKS[row[-1]]} {row[-1]}") for row in rows])
+    missing = "".join(f"- left out: {code(path)}: {escape(why)}\n" for path, why in left_out)
     html = page(
         "history.html.j2",
         reports=ordered,
@@ -34,8 +35,12 @@ def render_history(reports: Sequence[dict[str, Any]]) -> dict[str, str]:
         machines={r["environment"]["fingerprint"]: r["environment"]["cpu"] for r in ordered},
         legend=[(i % charts.COLOURS, name, label, False) for i, (name, label) in enumerate(_candidates(ordered))],
         trends=_trends(ordered),
+        left_out=left_out,
     )
-    return {"history.html": html, "history.md": f"# {len(ordered)} reports\n\n{table}\n"}
+    return {
+        "history.html": html,
+        "history.md": f"# {len(ordered)} reports\n\n{shown}\n" + (f"\n{missing}" if missing else ""),
+    }
 
 
 def history_rows(reports: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -107,8 +107,10 @@ def _triples(figures: dict[str, Any]) -> tuple[str, ...]:
     return tuple(_interval(figures[name], 4) for name in ("ece", "nll", "brier"))
 
 
-def _interval(triple: Sequence[float], digits: int) -> str:
+def _interval(triple: Sequence[float | None], digits: int) -> str:
     value, low, high = triple
+    if low is None or high is None:  # too few images to know
+        return f"{value:.{digits}f}"
     return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 

@@ -70,7 +70,7 @@ def gate_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
                 if measured
                 else f"{NOT_MEASURED}: {gate['not_measured']}",
                 f"{gate['low']:.{kind.digits}f} to {gate['high']:.{kind.digits}f}" if measured else "–",
-                f"≤ {gate['limit']:g}{kind.unit}",
+                kind.limit(gate["limit"]),
                 gate["verdict"],
             )
         )
@@ -232,8 +232,10 @@ def _compared(comparison: dict[str, Any] | None, drop: str) -> tuple[str, str]:
 
 
 def _figure(figures: dict[str, Any], name: str, digits: int, between: str = "–") -> str:
-    if name not in figures:  # a report of before it was measured
+    if figures.get(name) is None:  # a report of before it was measured, or it has no value
         return "–"
+    if name not in figures["intervals"]:  # too few images
+        return f"{figures[name]:.{digits}f}"
     low, high = figures["intervals"][name]
     return f"{figures[name]:.{digits}f} ({low:.{digits}f}{between}{high:.{digits}f})"
 

@@ -16,7 +16,7 @@ class Task:
         title: of the figure that is gated, for people; in percent.
         figure: its key in an artifact's accuracy.
         drop: key of its drop in an artifact's comparison.
-        drop_gate, change_gate: names of the gates on it.
+        drop_gate, change_gate, least_gate: names of the gates on it.
         figures: key, title and digits of all figures of accuracy.
     """
 
@@ -25,16 +25,17 @@ class Task:
     drop: str
     drop_gate: str
     change_gate: str
+    least_gate: str
     figures: tuple[tuple[str, str, int], ...]
 
 
 TASKS = {
     "classification": Task(
-        *("top-1", "top1", "top1_drop", "accuracy_drop", "accuracy_change"),
+        *("top-1", "top1", "top1_drop", "accuracy_drop", "accuracy_change", "min_top1"),
         (("top1", "top-1 %", 2), ("top5", "top-5 %", 2), ("ece", "ECE", 4), ("nll", "NLL", 4), ("brier", "Brier", 4)),
     ),
     "segmentation": Task(
-        *("mIoU", "miou", "miou_drop", "miou_drop", "miou_change"),
+        *("mIoU", "miou", "miou_drop", "miou_drop", "miou_change", "min_miou"),
         (("miou", "mIoU %", 2), ("pixel_accuracy", "pixel accuracy %", 2), ("mean_accuracy", "mean accuracy %", 2)),
     ),
 }

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["headline", "pay_notes", "steadiness_notes"]
+from .tasks import Task
+
+__all__ = ["chance_notes", "finite_notes", "headline", "is_at_chance", "pay_notes", "steadiness_notes"]
 
 #: Above these, a measurement deserves a word: coefficient of variation, share of outliers, change over the rounds.
 UNSTEADY_CV, MANY_OUTLIERS, DRIFTED = 0.25, 0.05, 0.1
@@ -16,6 +18,26 @@ def headline(report: dict[str, Any]) -> str:
     verdicts = [gate["verdict"] for gate in report["gates"]]
     counts = [f"{verdicts.count(v)} {v}" for v in ("pass", "fail", "inconclusive") if v in verdicts]
     return f"{len(verdicts)} gate{'s' if len(verdicts) > 1 else ''}: {', '.join(counts)}"
+
+
+def is_at_chance(accuracy: dict[str, Any] | None, task: Task) -> bool:
+    """Whether an artifact's figures are no better than its own guesses, dealt out among the images, would have."""
+    if accuracy is None or "chance" not in accuracy:
+        return False
+    low = accuracy["intervals"][task.figure][0]
+    return bool(low <= accuracy["chance"])
+
+
+def chance_notes(artifacts: Sequence[dict[str, Any]], task: Task) -> list[str]:
+    """Which artifacts know nothing of these images."""
+    return [
+        f"{artifact['info']['name']} is no better than chance here: {task.title} "
+        f"{artifact['accuracy'][task.figure]:.2f} %, and {artifact['accuracy']['chance']:.2f} % if the same guesses "
+        "were dealt out among the images. Look at the order of the classes, the preprocessing and the data, or take "
+        "more images."
+        for artifact in artifacts
+        if is_at_chance(artifact["accuracy"], task)
+    ]
 
 
 def pay_notes(artifacts: Sequence[dict[str, Any]], min_effect: float) -> list[str]:
@@ -62,15 +84,20 @@ def _outcome(latency: dict[str, Any], min_effect: float) -> str:
     return "may or may not pay (more rounds would tell)"
 
 
-def steadiness_notes(artifacts: Sequence[dict[str, Any]]) -> list[str]:
-    """What disturbed the timings, by its worst case, and artifacts whose logits are no numbers."""
-    notes = [
+def finite_notes(artifacts: Sequence[dict[str, Any]]) -> list[str]:
+    """Artifacts whose logits are no numbers."""
+    return [
         f"{artifact['info']['name']}: logits are NaN or infinite on {artifact['accuracy']['not_finite']} "
         + ("pixels" if "miou" in artifact["accuracy"] else f"of {artifact['accuracy']['images']} images")
         + "; they count as wrong."
         for artifact in artifacts
         if artifact["accuracy"] is not None and artifact["accuracy"].get("not_finite")
     ]
+
+
+def steadiness_notes(artifacts: Sequence[dict[str, Any]]) -> list[str]:
+    """What disturbed the timings, by its worst case, and artifacts whose logits are no numbers."""
+    notes = finite_notes(artifacts)
     timings = [
         (f"{artifact['info']['name']}, batch {latency['batch']}", latency)
         for artifact in artifacts

@@ -54,11 +54,14 @@ def compare_with_stored(
             gate = Gate.unmeasured(task.change_gate, name, "", max_drop, str(problem))
         elif task_of(stored) is not task:
             gate = Gate.unmeasured(task.change_gate, name, "", max_drop, "it had another task then")
-        elif data["sha256"] != stored["data"]["sha256"]:
+        elif data["sha256"] != stored["data"]["sha256"] or data["images"] != stored["data"]["images"]:
             gate = Gate.unmeasured(task.change_gate, name, "", max_drop, "it was measured on other images then")
         else:
-            drop = _drop(then["accuracy"], artifact["accuracy"], confidence)
-            gate = Gate.judge(task.change_gate, name, "", max_drop, drop)
+            try:
+                drop = _drop(then["accuracy"], artifact["accuracy"], confidence)
+                gate = Gate.judge(task.change_gate, name, "", max_drop, drop)
+            except ValueError as error:
+                gate = Gate.unmeasured(task.change_gate, name, "", max_drop, f"the stored report's images: {error}")
         yield gate.versus(stored["created"])
         if "not_timed" in artifact:
             continue
@@ -78,7 +81,9 @@ def compare_with_stored(
 def _drop(then: dict[str, Any], now: dict[str, Any], confidence: float) -> Interval:
     """Of what is gated, image by image."""
     if "confusions" in now:
-        before, after = (unpack_confusions(a["confusions"], len(a["iou"])) for a in (then, now))
+        if len(then["iou"]) != len(now["iou"]):
+            raise ValueError("they had other classes")
+        before, after = (unpack_confusions(a["confusions"], len(a["iou"]), a["images"]) for a in (then, now))
         return miou_drop(before, after, confidence)
     was_right, is_right = (unpack_correct(a["correct"], a["images"]) for a in (then, now))
     return paired_drop(was_right, is_right, confidence)

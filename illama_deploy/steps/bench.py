@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..atomic import new_file
+from ..console import as_text
 from ..environment import describe_environment
 from ..errors import UsageError
 from ..hashing import canonical_json
@@ -17,9 +18,10 @@ from ..progress import track
 from ..runtime import Runtime, Unavailable, open_if_available
 from .inputs import refuse_stale
 
-__all__ = ["Benchmark", "bench", "measure_batches"]
+__all__ = ["Benchmark", "bench", "measure_batches", "several"]
 
 FEWEST_ROUNDS = 10
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ class Benchmark:
 
 
 def bench(
-    artifacts: Sequence[str | Path | Runtime],
+    artifacts: Sequence[str | Path | Runtime] | str | Path | Runtime,
     *,
-    batch: Sequence[int] = (1,),
+    batch: Sequence[int] | int = (1,),
     threads: int = 1,
     seconds: float = 5.0,
     rounds: int | None = None,
@@ -71,8 +73,8 @@ def bench(
     """Time artifacts in turns and compare each with the first; one that cannot run on this machine is left out.
 
     Args:
-        artifacts: paths, or opened artifacts.
-        batch: batch sizes.
+        artifacts: paths, or opened artifacts; one alone needs no list.
+        batch: batch sizes, or one.
         threads: that each artifact may use.
         seconds: about how long to measure at each batch size.
         rounds: an exact number instead.
@@ -82,6 +84,7 @@ def bench(
     Raises:
         DeployError: bad input; nothing is written.
     """
+    artifacts, batch = several(artifacts), several(batch)
     if not artifacts:
         raise UsageError("Nothing to time.", hint="Name one or more artifacts.")
     refuse_stale(*artifacts)
@@ -105,8 +108,15 @@ def bench(
             describe_environment(),
         )
         if file is not None:
-            file.write_text(canonical_json(result.to_dict()), encoding="utf-8")
+            file.write_text(canonical_json(as_text(result.to_dict())), encoding="utf-8")
     return result
+
+
+def several(values: Sequence[T] | T) -> Sequence[T]:
+    """A list, also of one value that stands alone: a text is one name, not many letters."""
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
+        return values
+    return [values]
 
 
 def measure_batches(

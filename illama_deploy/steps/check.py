@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..console import as_text
 from ..data import Batch, Scene, Scenes
 from ..environment import describe_environment
 from ..errors import UsageError
@@ -45,8 +46,11 @@ from ..report import (
     Gate,
     Report,
     Task,
+    Verdict,
     append_summary,
+    chance_notes,
     draw_small,
+    is_at_chance,
     pay_notes,
     read_report,
     steadiness_notes,
@@ -54,7 +58,7 @@ from ..report import (
 from ..runtime import Runtime, Unavailable
 from ..workspace import Workspace
 from .against import compare_with_stored
-from .bench import measure_batches
+from .bench import measure_batches, several
 from .evaluate import class_names, open_evaluation_data
 from .inputs import paths_of, refuse_stale
 from .lineup import Group, Member, line_up
@@ -68,18 +72,19 @@ PICTURES = 4
 
 
 def check(
-    candidates: Sequence[str | Path | Runtime] = (),
+    candidates: Sequence[str | Path | Runtime] | str | Path | Runtime = (),
     *,
     baseline: str | Path | Runtime | None = None,
-    targets: Sequence[str] = (),
+    targets: Sequence[str] | str = (),
     against: str | Path | None = None,
-    data: str | None = None,
+    data: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
     max_drop: float = 0.5,
     max_latency_ratio: float = 1.0,
     min_effect: float = 0.02,
-    batch: Sequence[int] = (1, 8),
+    min_top1: float | None = None,
+    batch: Sequence[int] | int = (1, 8),
     threads: int = 1,
     seconds: float = 5.0,
     rounds: int | None = None,
@@ -101,8 +106,9 @@ def check(
 
     Accuracy is compared with the first baseline (float32 where there is one), latency with the fastest baseline of the
     same target, half precision included. A candidate that cannot run on this machine, such as an engine without its
-    GPU, is not measured and so inconclusive; the others are measured all the same. Where `GITHUB_STEP_SUMMARY` names a
-    file, the report is appended to it.
+    GPU, is not measured and so inconclusive; the others are measured all the same. Logits that are NaN or infinite
+    fail, the baseline's too, and a baseline that is no better than chance never lets a check pass: a drop from it says
+    nothing. Where `GITHUB_STEP_SUMMARY` names a file, the report is appended to it.
 
     Args:
         candidates: artifacts, quantized directories or directories of exports; the workspace's where none is given.
@@ -115,6 +121,7 @@ def check(
         max_latency_ratio: limit on candidate / baseline latency, at each batch size.
         min_effect: smallest change of latency that matters, as a share: the limit for `against`, and what a gain must
             exceed to be called one.
+        min_top1: limit on the top-1 of each candidate itself (on mIoU, where pixels are classified), in percent.
         batch, threads, seconds, rounds: as in `bench`.
         confidence: of each bound of each interval.
         cuda_graph, precision: as in `open_artifact`.
@@ -137,6 +144,9 @@ def check(
         )
     if not 0 <= min_effect < 1:
         raise UsageError(f"The smallest effect {min_effect} is no share.", hint="Use --min-effect 0.02 for 2 percent.")
+    if min_top1 is not None and not 0 <= min_top1 <= 100:
+        raise UsageError(f"{min_top1} is no top-1 in percent.", hint="Use a figure such as --min-top1 75.")
+    candidates, targets, batch = several(candidates), several(targets), several(batch)
     workspace, properties = workspace or Workspace(), properties or PropertyOptions()
     refuse_stale(*candidates, baseline)
     stored = None if against is None else read_report(Path(against))
@@ -206,7 +216,8 @@ def check(
             "skipped": [] if loader is None else loader.skipped,
             "sha256": None if digest is None else digest.hexdigest(),
         }
-        gates = [
+        gates = list(_sound(entries, TASKS[task], min_top1))
+        gates += [
             gate
             for entry in entries
             if entry["role"] == "candidate"
@@ -227,6 +238,7 @@ def check(
             gates=gates,
             artifacts=entries,
             notes=[
+                *chance_notes(entries, TASKS[task]),
                 *([] if loader is None else loader.notes),
                 *pay_notes(entries, min_effect),
                 *steadiness_notes(entries),
@@ -242,7 +254,8 @@ def check(
                 "batch": list(batch),
                 "seconds": seconds,
                 "rounds": rounds,
-            },
+            }
+            | ({} if min_top1 is None else {"min_top1": min_top1}),
             environment=environment,
             conditions=timed_under,
             quantized=_sites(entries, candidates, workspace, SENSITIVITY_IMAGES if sensitivity else 0),
@@ -278,7 +291,11 @@ class _Results:
     reference: Accuracy | PixelAccuracy | None = None
 
     def entry(self, member: Member, role: str, group: Group) -> dict[str, Any]:
-        """One artifact, as in `report.json`."""
+        """One artifact, as in `report.json`; names in it are text, whatever bytes a path has."""
+        entry: dict[str, Any] = as_text(self._entry(member, role, group))
+        return entry
+
+    def _entry(self, member: Member, role: str, group: Group) -> dict[str, Any]:
         artifact = member.artifact
         entry: dict[str, Any] = {"role": role, "target": member.target, "info": artifact.info.to_dict()}
         entry |= {"accuracy": None, "comparison": None, "latency": [], "proof": member.proof}
@@ -287,7 +304,8 @@ class _Results:
         if isinstance(artifact, Unavailable):
             return entry | {"not_measured": artifact.reason}
         accuracy, comparison = self.accuracy[id(artifact)]
-        entry["accuracy"] = accuracy.to_dict() | {"intervals": _bounds(accuracy.intervals(self.confidence))}
+        entry["accuracy"] = accuracy.to_dict() | {"chance": accuracy.chance}
+        entry["accuracy"]["intervals"] = _bounds(accuracy.intervals(self.confidence))
         if isinstance(accuracy, PixelAccuracy):
             entry["accuracy"]["iou"] = dict(zip(self.names, entry["accuracy"]["iou"], strict=True))
             entry["accuracy"]["confusions"] = pack_confusions(accuracy.confusions)
@@ -305,6 +323,7 @@ class _Results:
             name = TASKS["segmentation" if isinstance(accuracy, PixelAccuracy) else "classification"].drop
             intervals = {name: drop, **comparison.intervals(self.confidence)}
             entry["comparison"] = {
+                "logit_sqnr_db": None,
                 **{name: interval.value for name, interval in intervals.items()},
                 "intervals": _bounds(intervals),
             }
@@ -342,6 +361,29 @@ def _members(groups: Sequence[Group]) -> tuple[int, list[tuple[Member, Group]]]:
 
 def _bounds(intervals: dict[str, Interval]) -> dict[str, list[float]]:
     return {name: [interval.low, interval.high] for name, interval in intervals.items()}
+
+
+def _sound(entries: Sequence[dict[str, Any]], task: Task, least: float | None) -> Iterator[Gate]:
+    """What a drop cannot tell: whether logits are numbers, the baseline knows anything, and candidates know enough."""
+    for entry in entries:
+        if entry["accuracy"] is not None and (count := entry["accuracy"].get("not_finite")):
+            of = "pixels" if task is TASKS["segmentation"] else "images"
+            yield Gate.judge("not_finite", entry["info"]["name"], of, 0, Interval(count, count, count))
+    first = entries[0]
+    if first["role"] == "baseline" and is_at_chance(first["accuracy"], task):
+        accuracy, figure = first["accuracy"], task.figure
+        interval = Interval(accuracy[figure], *accuracy["intervals"][figure])
+        verdict = Verdict.FAIL if interval.high < accuracy["chance"] else Verdict.INCONCLUSIVE
+        yield Gate("chance", first["info"]["name"], "baseline", accuracy["chance"], *interval, verdict)
+    for entry in entries if least is not None else ():
+        if entry["role"] == "candidate":
+            assert least is not None
+            name, accuracy = entry["info"]["name"], entry["accuracy"]
+            if accuracy is None:
+                yield Gate.unmeasured(task.least_gate, name, "", least, entry["not_measured"])
+            else:
+                interval = Interval(accuracy[task.figure], *accuracy["intervals"][task.figure])
+                yield Gate.judge(task.least_gate, name, "", least, interval)
 
 
 def _judge(

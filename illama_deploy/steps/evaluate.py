@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..atomic import new_directory, new_file
+from ..console import as_text
 from ..data import Loader, Scene, Scenes, compare_classes, open_data
 from ..errors import UsageError
 from ..hashing import canonical_json
@@ -24,6 +25,7 @@ from ..measure import (
     measure_segmentation,
 )
 from ..progress import track
+from ..report import TASKS, chance_notes, finite_notes
 from ..report.faces import render_properties
 from ..report.overlay import draw_classes
 from ..runtime import Runtime, open_artifact
@@ -32,6 +34,10 @@ from .inputs import paths_of, refuse_stale
 from .properties import Properties, PropertyOptions
 
 __all__ = ["Evaluation", "class_names", "evaluate", "open_evaluation_data"]
+
+
+#: Of the interval that tells an artifact from chance.
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Evaluation:
             and `logit_sqnr_db`; where pixels are classified those of `PixelAccuracy` and `PixelComparison`,
             `iou` by the classes' names.
         skipped: names of broken images left out.
+        notes: in words, what makes the figures worth nothing: logits that are no numbers, guesses like chance.
         properties: what else was asked for, as `Properties.measure` gives it.
     """
 
@@ -50,18 +57,20 @@ class Evaluation:
     data: dict[str, Any]
     figures: dict[str, Any]
     skipped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     properties: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Figures at the top level, then what they were measured on."""
         content = {**self.figures, "skipped": list(self.skipped), "artifact": self.artifact, "data": self.data}
+        content |= {"notes": list(self.notes)} if self.notes else {}
         return content | ({"properties": self.properties} if self.properties else {})
 
 
 def evaluate(
     artifact: str | Path | Runtime,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
     reference: str | Path | Runtime | None = None,
@@ -156,6 +165,7 @@ def evaluate(
             },
             figures=figures,
             skipped=tuple(loader.skipped),
+            notes=_notes(runtime, accuracy),
             properties=wanted.measure(accuracy),
         )
         if logits_file is not None:
@@ -166,10 +176,18 @@ def evaluate(
                     labels=np.concatenate([labels for _, labels in kept]),
                 )
         if json_file is not None:
-            json_file.write_text(canonical_json(result.to_dict()), encoding="utf-8")
+            json_file.write_text(canonical_json(as_text(result.to_dict())), encoding="utf-8")
         if html_file is not None:
-            html_file.write_text(render_properties(result.to_dict()), encoding="utf-8")
+            html_file.write_text(render_properties(as_text(result.to_dict())), encoding="utf-8")
     return result
+
+
+def _notes(runtime: Runtime, accuracy: Accuracy | PixelAccuracy) -> tuple[str, ...]:
+    """Why the figures are worth nothing, if they are."""
+    about = accuracy.to_dict() | {"chance": accuracy.chance}
+    about["intervals"] = {name: [one.low, one.high] for name, one in accuracy.intervals(CONFIDENCE).items()}
+    entry = {"info": runtime.info.to_dict(), "accuracy": about}
+    return (*finite_notes([entry]), *chance_notes([entry], TASKS[runtime.task]))
 
 
 def _check_options(runtime: Runtime, **options: Any) -> None:
@@ -231,7 +249,7 @@ def _open(artifact: str | Path | Runtime, options: dict[str, Any]) -> Runtime:
 
 def open_evaluation_data(
     runtimes: list[Runtime],
-    data: str | None,
+    data: str | Path | None,
     split: str | None,
     limit: int | None,
     batch_size: int | None,
@@ -277,7 +295,7 @@ def open_evaluation_data(
             )
     said = next((runtime.data for runtime in runtimes if runtime.data), None)
     hashes = [sha for runtime in runtimes for sha in (runtime.info.manifest_sha256, runtime.info.sha256)]
-    spec = which_images(data, said, *hashes, what=first.info.name)
+    spec = which_images(None if data is None else str(data), said, *hashes, what=first.info.name)
     source = open_data(spec, split, role="evaluate")
     source.require_task(first.task)
     quantized = [runtime.info.manifest_sha256 for runtime in runtimes if runtime.info.manifest_sha256]

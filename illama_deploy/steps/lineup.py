@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,8 @@ def line_up(
 
     Where nothing is named, every export of the workspace's newest network takes part; where only targets are, those.
     Candidates with a baseline of their own name form one group. A quantized checkpoint takes part as its export for
-    each of `targets`, with the float file beside that as baseline; an export that does not exist yet is made where
-    `export` would put it. So does the directory of an export.
+    each of `targets`, with the float file beside that as baseline; an export that does not exist yet is made beside it
+    (`_place`). So does the directory of an export.
 
     Args:
         targets: names in `TARGET_NAMES`; `torch` and `cpu` choose what runs the files that are named.
@@ -164,8 +165,10 @@ def _target_group(
     Args:
         workspace: where it is the usual one of that, and one of an older network is made anew.
     """
-    directory = root / TARGETS[target].folder
     manifest = sha256_file(quantized / MANIFEST)
+    directory = (
+        root / TARGETS[target].folder if workspace else _place(quantized, root, TARGETS[target].folder, manifest)
+    )
     there = (directory / RECORD).is_file()
     if not there or (workspace is not None and read_record(directory).manifest_sha256 != manifest):
         try:
@@ -183,6 +186,22 @@ def _target_group(
             hint="Export it again, with --force.",
         )
     return _export_group(directory, target, baseline, options)
+
+
+def _place(quantized: Path, root: Path, folder: str, manifest: str) -> Path:
+    """Where the export of a quantized checkpoint lies, or is to be made.
+
+    It is called as `export` calls it where that holds this one's, or where the checkpoint is called as `quantize` calls
+    it. Several may lie side by side under names of their own, and so do their exports: `q4-onnx` of `q4`.
+    """
+    plain = root / folder
+    if quantized.absolute().name == Workspace().quantized.name:
+        return plain
+    if (plain / RECORD).is_file():
+        with suppress(ArtifactError):
+            if read_record(plain).manifest_sha256 == manifest:
+                return plain
+    return root / f"{quantized.absolute().name}-{folder}"
 
 
 def _export_group(

@@ -188,8 +188,9 @@ class Properties:
 
     def _calibrated(self, accuracy: Accuracy) -> dict[str, Any]:
         """Figures with their intervals as [value, low, high], and the reliability diagram."""
-        intervals = accuracy.intervals(self.options.confidence)
-        return {**{name: list(intervals[name]) for name in ("ece", "nll", "brier")}, **accuracy.diagram()}
+        figures, intervals = accuracy.to_dict(), accuracy.intervals(self.options.confidence)
+        triples = {name: list(intervals.get(name, (figures[name], None, None))) for name in ("ece", "nll", "brier")}
+        return {**triples, **accuracy.diagram()}
 
     def _shape_bias(self) -> dict[str, Any]:
         loader = self._images(self.stimuli, range(len(self.stimuli)), classes=len(self.stimuli))
@@ -239,7 +240,8 @@ class Properties:
         for batch in batches:
             images = batch.images if name is None else self.corruptor(batch.images, name, severity, first)
             first += len(images)
-            right.append(run_batch(self.runtime, images.numpy()).argmax(1) == batch.labels.numpy())
+            logits = run_batch(self.runtime, images.numpy())
+            right.append((logits.argmax(1) == batch.labels.numpy()) & np.isfinite(logits).all(1))
         return np.concatenate(right)
 
     def _some(self, count: int) -> Loader:

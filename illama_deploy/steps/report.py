@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..atomic import new_file
+from ..console import as_text
 from ..errors import ArtifactError, UsageError
 from ..report import FACES, read_report, render_history
 
 __all__ = ["history", "report"]
 
 
-def report(files: Sequence[str | Path], formats: Sequence[str] = ("md",), out: str | Path | None = None) -> list[Path]:
+def report(
+    files: Sequence[str | Path] | str | Path, formats: Sequence[str] | str = ("md",), out: str | Path | None = None
+) -> list[Path]:
     """Render each report in each format, beside it or into a directory.
 
     Args:
@@ -27,6 +30,10 @@ def report(files: Sequence[str | Path], formats: Sequence[str] = ("md",), out: s
         DeployError: an unknown format, or a file that is no report, damaged, edited or of another schema; nothing is
             written then.
     """
+    if isinstance(files, str | Path):
+        files = [files]
+    if isinstance(formats, str):
+        formats = formats.split(",")
     if not files or not formats:
         raise UsageError("There is nothing to render.", hint="Name one or more report.json files and a --format.")
     if unknown := [name for name in formats if name not in FACES]:
@@ -53,11 +60,16 @@ def report(files: Sequence[str | Path], formats: Sequence[str] = ("md",), out: s
     return written
 
 
-def history(directory: str | Path, out: str | Path | None = None) -> list[Path]:
+def history(
+    directory: str | Path, out: str | Path | None = None, say: Callable[[str], None] = lambda text: None
+) -> list[Path]:
     """Draw the trend of every report in a directory and its folders: `history.html` and `history.md`.
 
+    Args:
+        say: told of every file that looks like a report and cannot be read; the others are drawn all the same.
+
     Raises:
-        DeployError: none there, or one that cannot be read.
+        DeployError: none there, or none that can be read.
     """
     root = Path(directory)
     paths = sorted(path for path in root.rglob("*.json") if path.is_file() and _looks_like_report(path))
@@ -65,7 +77,22 @@ def history(directory: str | Path, out: str | Path | None = None) -> list[Path]:
         raise ArtifactError(
             "There is no report in it.", where=root, hint="Give a directory in which report.json files of 'check' lie."
         )
-    files = render_history([read_report(path) for path in paths])
+    contents, left_out = [], []
+    for path in paths:
+        try:
+            contents.append(read_report(path))
+        except ArtifactError as error:
+            if len(paths) == 1:
+                raise
+            left_out.append((as_text(str(path)), error.what))
+            say(f"left out {path}: {error.what}")
+    if not contents:
+        raise ArtifactError(
+            f"None of the {len(paths)} reports in it can be read; the first: {left_out[0][1]}",
+            where=paths[0],
+            hint="Measure again with 'illama-deploy check'.",
+        )
+    files = render_history(contents, left_out)
     folder = Path(out) if out is not None else root
     for name, text in files.items():
         with new_file(folder / name, force=True, inputs=paths) as file:
@@ -75,5 +102,10 @@ def history(directory: str | Path, out: str | Path | None = None) -> list[Path]:
 
 def _looks_like_report(path: Path) -> bool:
     """By name or by its first bytes; other JSON (manifests, benchmark figures) may lie about."""
-    with path.open("rb") as file:
-        return path.name == "report.json" or b"illama-deploy/report/" in file.read(200)
+    if path.name == "report.json":
+        return True
+    try:
+        with path.open("rb") as file:
+            return b"illama-deploy/report/" in file.read(200)
+    except OSError:
+        return False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from ...console import one_line
+from ...hashing import canonical_json
 from ..tasks import task_of
 
 __all__ = ["render_benchmark_json"]
@@ -16,10 +17,10 @@ def render_benchmark_json(report: dict[str, Any]) -> str:
     task = task_of(report)
 
     def add(name: str, unit: str, value: float, spread: list[float] | None = None, extra: str = "") -> None:
-        entry: dict[str, Any] = {"name": name, "unit": unit, "value": value}
+        entry: dict[str, Any] = {"name": one_line(name), "unit": unit, "value": value}
         if spread is not None:
             entry["range"] = f"{spread[0]:.6g} to {spread[1]:.6g}"
-        entries.append(entry | ({"extra": extra} if extra else {}))
+        entries.append(entry | ({"extra": one_line(extra)} if extra else {}))
 
     for artifact in report["artifacts"]:
         info, comparison = artifact["info"], artifact["comparison"]
@@ -36,4 +37,4 @@ def render_benchmark_json(report: dict[str, Any]) -> str:
             if candidate and latency["ratio"] is not None:
                 spread = [latency["ratio_low"], latency["ratio_high"]]
                 add(f"{case}, ratio to {latency['ratio_to']}", "×", latency["ratio"], spread, extra)
-    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+    return canonical_json(entries)

@@ -6,6 +6,8 @@ import csv
 import io
 from typing import Any
 
+from ...console import one_line
+
 __all__ = ["COLUMNS", "render_csv"]
 
 COLUMNS = (
@@ -40,8 +42,16 @@ def render_csv(report: dict[str, Any]) -> str:
             **_bounds(comparison),
         }
         for latency in artifact["latency"] or [{}]:
-            writer.writerow({**row, **latency})
+            writer.writerow({key: _cell(value) for key, value in {**row, **latency}.items()})
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A text that no spreadsheet takes for a formula: one that begins like it gets an apostrophe in front."""
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "|", "%")) else text
 
 
 def _bounds(figures: dict[str, Any]) -> dict[str, float]:

@@ -23,9 +23,15 @@ def render_properties(evaluation: dict[str, Any]) -> str:
     return page(
         "evaluation.html.j2",
         evaluation=evaluation,
+        notes=evaluation.get("notes", []),
         figures=(
             tuple(title for title, _ in known.values()),
-            [tuple(f"{evaluation[key]:.{digits}f}" for key, (_, digits) in known.items())],
+            [
+                tuple(
+                    "–" if evaluation[key] is None else f"{evaluation[key]:.{digits}f}"
+                    for key, (_, digits) in known.items()
+                )
+            ],
         ),
         reliability=reliability_charts(shown) if "calibration" in properties else [],
         properties=describe_properties([shown]),

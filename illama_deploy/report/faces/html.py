@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ...console import visible
 from .. import charts, words
 from ..gates import GATES
 from ..rows import (
@@ -84,6 +85,8 @@ def page(template: str, **values: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        # Names come from files: nothing in them turns the direction of what stands behind, or hides.
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     return environment.get_template(template).render(**values)
 
@@ -96,8 +99,8 @@ def _legend(report: dict[str, Any]) -> list[tuple[int, str, str, bool]]:
 
 
 def _bar(gate: dict[str, Any]) -> Markup:
-    assert gate["name"] in GATES
-    return Markup(charts.interval_bar(gate["low"], gate["value"], gate["high"], gate["limit"], gate["verdict"]))
+    figures = (gate["low"], gate["value"], gate["high"], gate["limit"])
+    return Markup(charts.interval_bar(*figures, gate["verdict"], at_least=GATES[gate["name"]].at_least))
 
 
 def _at(artifact: dict[str, Any], batch: int) -> dict[str, Any] | None:
@@ -154,6 +157,6 @@ def describe_bars(quantized: dict[str, Any]) -> dict[str, Any]:
     ]
     measured = quantized["not_measured"] is None
     ordered = sorted(bars, key=lambda bar: bar[0]["alone_db"] if measured else bar[0]["sqnr_db"])
-    worst = ordered[0][0]["name"] if measured else None
+    worst = ordered[0][0]["name"] if measured and ordered else None
     table = (SITE_COLUMNS, site_rows(quantized))
     return {**quantized, "bars": bars, "most": ordered[:MOST_SITES], "worst": worst, "table": table}

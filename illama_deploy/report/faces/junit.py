@@ -5,10 +5,10 @@ An inconclusive gate is an `error`, since it is no pass; the exit code of `check
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from typing import Any
 
+from ...console import one_line
 from ..rows import gate_rows
 
 __all__ = ["render_junit"]
@@ -25,10 +25,10 @@ def render_junit(report: dict[str, Any]) -> str:
             root,
             "testsuite",
             id=str(number),
-            name=_clean(name),
+            name=one_line(name),
             package="illama-deploy",
-            timestamp=report["created"].removesuffix("Z"),
-            hostname=report["environment"]["fingerprint"],
+            timestamp=report["created"].strip().removesuffix("Z"),
+            hostname=report["environment"]["fingerprint"].strip(),
             tests=str(len(own)),
             failures=str(verdicts.count("fail")),
             errors=str(verdicts.count("inconclusive")),
@@ -38,9 +38,10 @@ def render_junit(report: dict[str, Any]) -> str:
         for key in ("max_drop", "max_latency_ratio", "min_effect", "confidence"):
             ET.SubElement(properties, "property", name=key, value=str(report["settings"][key]))
         lines = []
-        for gate, (title, _, measured, interval, limit, verdict) in own:
-            case = ET.SubElement(suite, "testcase", classname=_clean(name), name=title, time="0")
-            said = _clean(f"{measured} ({interval}), limit {limit}")
+        for gate, (name_of_gate, _, measured, interval, limit, verdict) in own:
+            title = one_line(name_of_gate)
+            case = ET.SubElement(suite, "testcase", classname=one_line(name), name=title, time="0")
+            said = one_line(f"{measured} ({interval}), limit {limit}")
             if verdict != "pass":
                 kind = "failure" if verdict == "fail" else "error"
                 ET.SubElement(case, kind, type=gate["name"], message=f"{verdict}: {said}")
@@ -49,8 +50,3 @@ def render_junit(report: dict[str, Any]) -> str:
         ET.SubElement(suite, "system-err")
     ET.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
-
-
-def _clean(text: str) -> str:
-    """XML 1.0 has no place for control characters, nor for lone surrogates (bytes of a path that are no text)."""
-    return re.sub("[\x00-\x1f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
