@@ -403,7 +403,7 @@ def test_quantize_skips_broken_images(cli: Cli, tmp_path: Path) -> None:
     assert code == 0
     assert "from 9 images" in out
     assert "1 broken image" in out
-    assert str(path) in out
+    assert "3/0.png" in out
     assert "on 9 of them" in out  # the figures do not count it either
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["data"]["skipped"] == ["3/0.png"]
 
@@ -479,8 +479,8 @@ def test_label_outside_the_classes(refused: Refused, tmp_path: Path) -> None:
 
 def test_no_data_is_known(refused: Refused, tmp_path: Path, digits_state: State) -> None:
     path = save(tmp_path / "a.pth", digits_state)
-    refused("quantize", path, says=("does not say which data", "--data"))
-    refused("evaluate", path, says=("does not say which data", "a.pth", "--data"))
+    refused("quantize", path, says=("Calibration needs images", "not been said", "--data"))
+    refused("evaluate", path, says=("needs images", "not been said", "a.pth", "--data"))
 
 
 # --- recipes and options ---------------------------------------------------------------------------------------------
@@ -488,8 +488,8 @@ def test_no_data_is_known(refused: Refused, tmp_path: Path, digits_state: State)
 
 #: Options of quantize and what the message says.
 WRONG_OPTIONS: dict[str, tuple[str, ...]] = {
-    "--bits 5": ("'5'", "--bits: 8"),
-    "--bits foo": ("'foo'", "--bits: 8"),
+    "--bits 5": ("'5'", "--bits 8 or 4"),
+    "--bits foo": ("'foo'", "--bits 8 or 4"),
     "--range median": ("'median'", "minmax, percentile, mse, entropy"),
     "--range percentile:0": ("'percentile:0'", "(0, 100]"),
     "--range percentile:most": ("'percentile:most'",),
@@ -505,7 +505,7 @@ WRONG_OPTIONS: dict[str, tuple[str, ...]] = {
     "--image-size foo": ("'foo'", "--image-size 384"),
     "--image-size 32x32x32": ("'32x32x32'", "--image-size 384"),
     "--image-size 30": ("--image-size", "patch size 4"),
-    "--image-size 10000000": ("emory",),
+    "--image-size 10000000": ("GiB", "smaller --image-size"),
     "--mean a,b": ("--mean", "'a,b'"),
     "--mean 0.1,0.2": ("2 means and 1 deviations", "--mean"),
     "--mean nan": ("mean", "nan"),
@@ -575,8 +575,6 @@ def test_binary_recipe(refused: Refused, tmp_path: Path) -> None:
         ("quantize a b", "b"),
         ("quantize --calib-images many", "--calib-images"),
         ("quantize --out", "--out"),
-        ("evaluate", "artifact"),
-        ("bench", "artifacts"),
     ],
 )
 def test_wrong_usage(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, says: str) -> None:
@@ -662,7 +660,7 @@ def test_export_onto_a_full_disk(place: Path, digits_quantized: QuantizedArtifac
 
 
 def test_quantize_onto_a_full_file_system(place: Path) -> None:
-    script = 'mount -t tmpfs -o size=300k none "$0" || exit 77; "$@"; code=$?; ls -A "$0"; exit $code'
+    script = 'mount -t tmpfs -o size=300k none "$0" || exit 77; "$@"; c=$?; ls -A "$0" | sed "s/^/left: /"; exit $c'
     command = [sys.executable, "-m", "illama_deploy", "quantize", "--calib-images", "8", "--out", str(place / "out")]
     if shutil.which("unshare") is None:
         pytest.skip("there is no unshare")
@@ -676,7 +674,7 @@ def test_quantize_onto_a_full_file_system(place: Path) -> None:
     if done.returncode in (1, 77) and "illama" not in done.stderr and "error: " not in done.stderr:
         pytest.skip(f"cannot mount: {done.stderr}")
     assert_error(done.returncode, done.stderr, "disk is full", str(place / "out"), "--out")
-    assert done.stdout == ""
+    assert "left: " not in done.stdout
 
 
 @pytest.mark.parametrize("command", ["quantize", "export", "check"])
@@ -797,17 +795,15 @@ def test_export_without_a_target(refused: Refused, quantized: Path) -> None:
     refused("export", quantized, says=("No target", "--onnx"))
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "file", "float-checkpoint"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "file"])
 def test_export_of_something_else(refused: Refused, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "other"
     if kind == "empty":
         path.mkdir()
     elif kind == "file":
         path.write_text("text")
-    elif kind == "float-checkpoint":
-        shutil.copy(find_checkpoint("digits"), path := tmp_path / "other.safetensors")
     err = refused("export", path, "--onnx", says=(path.name,))
-    assert "no quantized checkpoint" in err or "no such" in err
+    assert "no quantized checkpoint" in err or "no such" in err or "Not a readable checkpoint" in err
 
 
 @pytest.mark.parametrize("command", ["export", "evaluate"])
@@ -931,7 +927,7 @@ def test_onnx_with_wrong_metadata(refused: Refused, tmp_path: Path, metadata: di
 
 def test_onnx_without_data(refused: Refused, tmp_path: Path) -> None:
     path = flatten_onnx(tmp_path / "other.onnx")
-    refused("evaluate", path, says=("does not say which data", "other.onnx", "--data"))
+    refused("evaluate", path, says=("needs images", "not been said", "other.onnx", "--data"))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "bench", "check"])
@@ -991,14 +987,17 @@ def test_bench_of_different_sizes(refused: Refused, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (("export", "--onnx"), ("quantized", "illama-deploy quantize")),
-        (("check",), ("model.onnx", "illama-deploy export --onnx")),
-        (("check", "digits"), ("model.float.onnx", "illama-deploy export --onnx")),
+        (("check",), ("nothing was made here", "illama-deploy export --onnx")),
+        (("check", "digits", "--data", "digits"), ("No baseline is named", "--baseline")),
+        (("evaluate",), ("nothing was made here", "Name an artifact")),
+        (("bench",), ("nothing was made here", "Name an artifact")),
+        (("inspect",), ("nothing was made here", "Name an artifact")),
     ],
-    ids=["export", "check", "check-baseline"],
+    ids=["export", "check", "check-baseline", "evaluate", "bench", "inspect"],
 )
 def test_step_without_the_one_before(cli: Cli, place: Path, arguments: tuple[str, ...], says: tuple[str, ...]) -> None:
     code, _, err = cli(*arguments, "--workspace", place)
-    assert_error(code, err, *says, str(place))
+    assert_error(code, err, *says)
     assert list(place.iterdir()) == []
 
 
