@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["LOWEST", "is_older", "package_version", "versions"]
+__all__ = ["LOWEST", "cpu", "is_older", "package_version", "versions"]
 
 #: The lowest version of each runtime that loads our files, by package. Our files are of opset 23: ONNX Runtime 1.23 has
 #: no kernel for its QuantizeLinear, and TensorRT has had RotaryEmbedding and RMSNormalization since 10.15.
@@ -32,3 +32,12 @@ def is_older(found: str, lowest: str) -> bool:
         tuple(map(int, re.findall(r"\d{1,9}", text.split("-")[0].split("+")[0])[:4])) for text in (found, lowest)
     )
     return one < other
+
+
+def cpu() -> dict[str, str]:
+    """What numbers depend on besides packages: the instruction set that torch computes with, such as `AVX512`. Another
+    one adds in another order, which changes the last bits of ranges and now and then an integer.
+    """
+    import torch
+
+    return {"capability": torch.backends.cpu.get_cpu_capability()}

@@ -30,6 +30,7 @@ from illama_deploy.onnx_metadata import PREFIX
 from illama_deploy.onnx_seal import append_seal
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.report import FACES
+from illama_deploy.sealed import write_sealed
 from illama_deploy.steps.export import ExportResult
 
 from .conftest import Cli
@@ -139,10 +140,10 @@ def flatten_onnx(
 
 
 def edit_manifest(directory: Path, **changes: Any) -> None:
-    """Replace keys of the manifest, or remove them (None)."""
+    """Replace keys of the manifest, or remove them (None), and seal it anew."""
     path = directory / "manifest.json"
     edited = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({key: value for key, value in edited.items() if value is not None}))
+    write_sealed(path, {key: value for key, value in edited.items() if value is not None})
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -824,13 +825,13 @@ def test_missing_weights(refused: Refused, quantized: Path) -> None:
 @pytest.mark.parametrize("schema", ["illama-deploy/quantized/999", None])
 def test_manifest_of_another_schema(refused: Refused, quantized: Path, schema: str | None) -> None:
     edit_manifest(quantized, schema=schema)
-    refused("export", quantized, "--onnx", says=("schema", repr(schema), "illama-deploy/quantized/2", "manifest.json"))
+    refused("export", quantized, "--onnx", says=("schema", repr(schema), "illama-deploy/quantized/3", "manifest.json"))
 
 
 @pytest.mark.parametrize("content", [b"", b'{"schema": ', b"\xff\xff"], ids=["empty", "cut", "binary"])
 def test_manifest_is_not_json(refused: Refused, quantized: Path, content: bytes) -> None:
     (quantized / "manifest.json").write_bytes(content)
-    refused("export", quantized, "--onnx", says=("manifest cannot be read", "manifest.json"))
+    refused("export", quantized, "--onnx", says=("The manifest is no", "manifest.json"))
 
 
 @pytest.mark.parametrize(
@@ -838,7 +839,7 @@ def test_manifest_is_not_json(refused: Refused, quantized: Path, content: bytes)
 )
 def test_manifest_lacks_a_key(refused: Refused, quantized: Path, key: str) -> None:
     edit_manifest(quantized, **{key: None})
-    refused("export", quantized, "--onnx", says=(f"'{key}'", str(quantized)))
+    refused("export", quantized, "--onnx", says=(f"`{key}`", str(quantized)))
 
 
 @pytest.mark.parametrize(
@@ -849,7 +850,7 @@ def test_manifest_lacks_a_key(refused: Refused, quantized: Path, key: str) -> No
         ("geometry", {"depth": 3}),
         ("preprocessing", {"blur": 1}),
         ("recipe", {"blur": 1}),
-        ("data", {"spec": 5}),
+        ("data", {"kind": 5}),
     ],
 )
 def test_manifest_with_a_wrong_value(refused: Refused, quantized: Path, key: str, change: dict[str, Any]) -> None:
@@ -859,17 +860,21 @@ def test_manifest_with_a_wrong_value(refused: Refused, quantized: Path, key: str
 
 
 @pytest.mark.parametrize("damage", ["gone", "changed", "cut"])
-def test_export_without_its_source(
-    refused: Refused, cli: Cli, tmp_path: Path, quantized: Path, digits_quantized: QuantizedArtifact, damage: str
-) -> None:
-    source = tmp_path / "source.safetensors"
-    content = bytearray(find_checkpoint("digits").read_bytes())
-    content[-1] ^= damage == "changed"
-    if damage != "gone":
-        source.write_bytes(content[: 1000 if damage == "cut" else None])
-    edit_manifest(quantized, source={**digits_quantized.manifest["source"], "path": str(source)})
-    says = {"gone": "no such file", "changed": "altered after", "cut": "Not a readable"}[damage]
-    refused("export", quantized, "--onnx", says=(says, "source.safetensors", "--source", "--no-float"))
+def test_export_without_its_source(refused: Refused, cli: Cli, tmp_path: Path, damage: str) -> None:
+    source, quantized = tmp_path / "source.pth", tmp_path / "quantized"
+    state = dict(read_checkpoint("digits").state)
+    torch.save({"model": state}, source)
+    given = ("--data", "digits", "--mean", 0.3, "--std", 0.3, "--calib-images", 16)
+    assert cli("quantize", source, *given, "--out", quantized).code == 0
+    whole = source.read_bytes()
+    if damage == "changed":
+        torch.save({"model": {**state, "pos_embed": state["pos_embed"] + 1}}, source)
+    elif damage == "cut":
+        source.write_bytes(whole[:1000])
+    else:
+        source.unlink()
+    says = {"gone": "no such file", "changed": "hash differs", "cut": "cannot be read"}[damage]
+    refused("export", quantized, "--onnx", says=(says, "source.pth", "--source", "--no-float"))
     # The hint holds.
     code, _, err = cli("export", quantized, "--onnx", "--no-float", "--out", tmp_path / "out")
     assert (code, err) == (0, "")

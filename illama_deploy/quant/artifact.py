@@ -5,7 +5,6 @@ The same input gives the same bytes: no clock, no random name, sorted keys.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,21 +14,27 @@ import torch
 from torch import Tensor
 
 from ..errors import ArtifactError, DeployError
-from ..formats import Format, parse_format
-from ..hashing import canonical_json, sha256_file
+from ..formats import Format
+from ..hashing import sha256_file
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..rewrites import restructure
+from ..sealed import read_sealed, write_sealed
+from ..versions import cpu
+from .manifest import Manifest, parse_manifest
 from .modules import QuantWeighted
 from .network import quantized_modules, restructure_sites
 from .packing import pack, packed_bits, unpack
+from .sites import find_sites
+from .validate import check_ranges, check_shapes, check_values
 
 __all__ = ["MANIFEST", "SCHEMA", "WEIGHTS", "QuantizedArtifact", "load_quantized", "save_quantized", "stored_size"]
 
 SCHEMA = "illama-deploy/quantized/3"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
+AGAIN = "Make it again: illama-deploy quantize."
 
 
 @dataclass(frozen=True)
@@ -39,23 +44,25 @@ class QuantizedArtifact:
     Attributes:
         model: the network in evaluation mode, quantized sites in place.
         manifest: as stored.
+        about: the same in typed values.
         manifest_sha256: of the manifest file; it names this artifact.
     """
 
     path: Path
     model: Illama
     manifest: dict[str, Any]
+    about: Manifest
     manifest_sha256: str
 
     @property
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        return Recipe.from_dict(self.manifest["recipe"])
+        return self.about.resolved_recipe
 
     @property
     def preprocessing(self) -> Preprocessing:
         """What the network expects of images."""
-        return Preprocessing.from_dict(self.manifest["preprocessing"])
+        return self.about.resolved_preprocessing
 
     @property
     def formats(self) -> dict[str, Format]:
@@ -64,7 +71,7 @@ class QuantizedArtifact:
 
 
 def save_quantized(directory: Path, model: Illama, manifest: Mapping[str, Any]) -> None:
-    """Write both files into an existing, empty directory; geometry and hashes are added to the manifest."""
+    """Write both files into an existing, empty directory; geometry, hashes and the CPU are added to the manifest."""
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {key: t.detach().contiguous() for key, t in model.state_dict().items()}
@@ -74,10 +81,11 @@ def save_quantized(directory: Path, model: Illama, manifest: Mapping[str, Any]) 
     complete = {
         "schema": SCHEMA,
         **manifest,
+        "cpu": cpu(),
         "geometry": asdict(model.config),
         "weights": {"file": WEIGHTS, "sha256": sha256_file(directory / WEIGHTS)},
     }
-    (directory / MANIFEST).write_text(canonical_json(complete), encoding="utf-8")
+    write_sealed(directory / MANIFEST, complete)
 
 
 def stored_size(config: IllamaConfig, rewrites: Sequence[str], formats: Mapping[str, Format]) -> int:
@@ -95,59 +103,58 @@ def stored_size(config: IllamaConfig, rewrites: Sequence[str], formats: Mapping[
 
 
 def load_quantized(directory: str | Path) -> QuantizedArtifact:
-    """Load what `save_quantized` wrote, checking that weights and manifest belong together.
+    """Load what `save_quantized` wrote.
+
+    The manifest is held to its seal and read into typed values that fit each other, the weights' file to the hash in
+    it; then, before anything is built, the file's header to the network that the manifest describes. Every tensor is
+    looked at: integers within their formats, step sizes above zero, nothing that is not finite.
 
     Raises:
-        ArtifactError: a file is missing, damaged, edited, or of another schema version.
+        ArtifactError: a file is missing, damaged, edited, or of another schema version, or a value cannot be.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     directory = Path(directory)
-    path = directory / MANIFEST
-    again = "Make it again: illama-deploy quantize."
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        missing = "There is no such directory." if not directory.exists() else "manifest.json is missing."
+    path, weights = directory / MANIFEST, directory / WEIGHTS
+    if not path.is_file():
+        reason = (
+            "There is no such directory."
+            if not directory.exists()
+            else "manifest.json is missing."
+            if directory.is_dir()
+            else "it is a file, and a directory is wanted."
+        )
         raise ArtifactError(
-            f"It is no quantized checkpoint: {missing}", where=directory, hint="Give what 'quantize' wrote."
-        ) from None
-    except NotADirectoryError:
-        raise ArtifactError(
-            "It is no quantized checkpoint: it is a file, and a directory is wanted.",
-            where=directory,
-            hint="Give what 'quantize' wrote.",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"The manifest cannot be read: {error}.", where=path, hint=again) from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        found = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise ArtifactError(f"The manifest's schema is {found!r}; {SCHEMA!r} is needed.", where=path, hint=again)
-    weights = directory / WEIGHTS
+            f"It is no quantized checkpoint: {reason}", where=directory, hint="Give what 'quantize' wrote."
+        )
+    content = read_sealed(path, SCHEMA, what="The manifest", again=AGAIN)
     try:
-        if sha256_file(weights) != manifest["weights"]["sha256"]:
+        about = parse_manifest(content)
+        if about.weights.file != WEIGHTS:
+            raise ValueError(f"its weights do not lie in {WEIGHTS}")
+        if sha256_file(weights) != about.weights.sha256:
             raise ArtifactError(
                 "The weights are not those that the manifest was written for (their hash differs).",
                 where=weights,
-                hint=again,
+                hint=AGAIN,
             )
-        geometry = {**manifest["geometry"], "image_size": tuple(manifest["geometry"]["image_size"])}
-        model = Illama(IllamaConfig(**geometry))
-        recipe = Recipe.from_dict(manifest["recipe"], where=path)
-        restructure(model, recipe.rewrites)
-        sites = {name: parse_format(site["format"]) for name, site in manifest["sites"].items()}
-        restructure_sites(model, sites)
-        tensors, shapes = load_file(weights), model.state_dict()
+        check_shapes(weights, _expected(about, weights))
+        model, tensors = _structure(about), load_file(weights)
+        shapes = model.state_dict()
         for key, bits in _packed(model).items():
             tensors[key] = unpack(tensors[key], shapes[key].shape, bits)
         model.load_state_dict(tensors)
-        _check_manifest(manifest, model, path)
+        check_values(model)
+        check_ranges(model, about)
     except DeployError as error:
         error.where = error.where or path
         raise
+    except OSError as error:
+        raise ArtifactError(
+            f"The weights cannot be read: {error.strerror or error}.", where=weights, hint=AGAIN
+        ) from error
     except (
-        OSError,
         SafetensorError,
         LookupError,
         TypeError,
@@ -156,11 +163,38 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
         RuntimeError,
         AttributeError,
     ) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(
-            f"The quantized checkpoint is damaged: {str(error).splitlines()[0]}", where=directory, hint=again
+            f"The quantized checkpoint is damaged: {what.rstrip('.')}.", where=directory, hint=AGAIN
         ) from error
     model.requires_grad_(False)  # integers are not trained
-    return QuantizedArtifact(directory, model.eval(), manifest, sha256_file(path))
+    return QuantizedArtifact(directory, model.eval(), content, about, sha256_file(path))
+
+
+def _structure(about: Manifest) -> Illama:
+    """The network that a manifest describes, values unset."""
+    model = Illama(about.geometry)
+    restructure(model, about.resolved_recipe.rewrites)
+    known = {site.name for site in find_sites(model)}
+    if strange := sorted(about.formats.keys() - known):
+        raise ValueError(f"there is no site {strange[0]!r}")
+    restructure_sites(model, about.formats)
+    return model
+
+
+def _expected(about: Manifest, weights: Path) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    """Type and shape of each tensor that the file must hold; costs no memory, whatever the geometry."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        if about.geometry.depth > len(file.keys()):
+            raise ValueError(f"its {about.geometry.depth} blocks have fewer tensors")
+    with torch.device("meta"):
+        model = _structure(about)
+    expected = {key: (tensor.dtype, tensor.shape) for key, tensor in model.state_dict().items()}
+    for key, bits in _packed(model).items():
+        expected[key] = (torch.uint8, torch.Size([-(-expected[key][1].numel() * bits // 8)]))
+    return expected
 
 
 def _packed(model: Illama) -> dict[str, int]:
@@ -171,14 +205,3 @@ def _packed(model: Illama) -> dict[str, int]:
         if isinstance(module, QuantWeighted)
     }
     return {key: width for key, width in bits.items() if width < 8}
-
-
-def _check_manifest(manifest: dict[str, Any], model: Illama, where: Path) -> None:
-    """Look at what later steps read, so that they need not."""
-    preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
-    if (preprocessing.channels, preprocessing.size) != (model.config.channels, model.config.image_size):
-        raise ValueError("its preprocessing does not fit its geometry")
-    origin, data = manifest["source"], manifest["data"]
-    texts = (manifest["format"], data["kind"], data["split"], origin["name"], origin["sha256"], *manifest["classes"])
-    if not all(isinstance(text, str) for text in texts) or not isinstance(origin["ema"], bool):
-        raise TypeError(f"a value in {where.name} has the wrong type")

@@ -41,7 +41,7 @@ from ..recipe import Recipe
 from ..rewrites import apply_rewrites, find_rewrites, suited
 from ..rounding import rounding_method, weight_clip
 from ..search import Limits
-from ..versions import versions
+from ..versions import cpu, versions
 from ..workspace import Workspace
 from .images import which_images
 from .inputs import choose_checkpoint, paths_of
@@ -290,6 +290,7 @@ class Calibrated:
             "preprocessing": self.preprocessing.to_dict(),
             "data": [self.loader.source.spec, self.loader.source.split, *self.loader.indices],
             "versions": versions(*TOOLS),
+            "cpu": cpu(),
         }
         return Journal(out, decides)
 

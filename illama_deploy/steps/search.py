@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +33,7 @@ from ..progress import track
 from ..quant import Site, stored_size
 from ..recipe import Recipe
 from ..rounding import RoundedWeight, nearest
+from ..sealed import read_sealed, write_sealed
 from ..search import (
     Choice,
     Limits,
@@ -49,7 +49,7 @@ from ..search import (
     walk,
     weight_bytes,
 )
-from ..versions import versions
+from ..versions import cpu, versions
 
 if TYPE_CHECKING:
     from .quantize import Calibrated
@@ -95,7 +95,7 @@ class Found:
 
     def write(self, directory: Path) -> None:
         """Write record and plot into the artifact."""
-        (directory / RECORD).write_text(canonical_json(self.record), encoding="utf-8")
+        write_sealed(directory / RECORD, self.record)
         plot_search(self.record, directory / PLOT)
 
 
@@ -279,7 +279,9 @@ def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside:
 
 def search_rows(artifact: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and rows: what was measured along the curve of an artifact that was searched, the most exact first."""
-    record = json.loads((artifact / RECORD).read_text(encoding="utf-8"))
+    record = read_sealed(
+        artifact / RECORD, SCHEMA, what="The record of the search", again="Make it again: illama-deploy quantize."
+    )
     rows: list[tuple[str, ...]] = []
     for number, point in enumerate(record["curve"]):
         if (figures := point["measured"]) is not None:
@@ -309,6 +311,7 @@ def _decides(calibrated: Calibrated, limits: Limits, held_out: Loader) -> dict[s
     return {
         "schema": SCHEMA,
         "versions": versions("torch", "timm", "torchvision", "numpy", "pillow"),
+        "cpu": cpu(),
         "source": {key: value for key, value in calibrated.origin.items() if key != "path"},
         "geometry": asdict(calibrated.model.config),
         "preprocessing": calibrated.preprocessing.to_dict(),
