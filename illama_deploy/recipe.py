@@ -8,12 +8,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from .calib import range_method
 from .errors import RecipeError, UsageError
 from .formats import Format, IntType, parse_format
+from .rewrites import find_rewrites
+from .rounding import rounding_method, weight_clip
 from .tables import check_types, from_table, plain_values, read_toml
 
 __all__ = ["Recipe"]
 
+#: What no recipe needs more of; the images' streams are kept in memory.
+MOST = {"calib_images": 1_000_000, "reconstruct": 1_000_000}
+#: Site patterns in one key, and letters of one.
+PATTERNS, LONGEST = 1000, 200
 SHIPPED = Path(__file__).parent / "recipes"
 
 
@@ -79,7 +86,28 @@ class Recipe:
             raise RecipeError("Block reconstruction takes no negative number of steps.", hint="Use 0 or more.")
         if self.seed < 0:
             raise RecipeError("The seed must not be negative.", hint="Use --seed 0 or more.")
-        object.__setattr__(self, "format", parse_format(self.format).name)
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise RecipeError(
+                    f"Recipe key {name!r} is {getattr(self, name)}; {most} is the most.", hint="Lower it."
+                )
+        for patterns in (self.include, self.exclude, [pattern for pattern, _ in self.overrides]):
+            if len(patterns) > PATTERNS or any(len(pattern) > LONGEST for pattern in patterns):
+                raise RecipeError(
+                    f"A recipe takes {PATTERNS} site patterns of {LONGEST} letters at most.",
+                    hint="Say it with wildcards, such as blocks.*.mlp.fc2.",
+                )
+        object.__setattr__(self, "format", _format(self.format))
+        if len(set(self.rewrites)) != len(self.rewrites):
+            raise RecipeError("A rewrite stands in the recipe twice.", hint="Name each once, in the order to be done.")
+        # What it names exists.
+        find_rewrites(self.rewrites), range_method(self.range), weight_clip(self.weight_clip)
+        if self.reconstruct and not rounding_method(self.rounding).needs_moments:
+            raise RecipeError(
+                f"Blocks are reconstructed one after the other, and {self.rounding!r} rounds all at once.",
+                hint='Say rounding = "gptaq" (or "gptq") beside reconstruct.',
+            )
+        rounding_method(self.rounding)
 
     @property
     def number_format(self) -> Format:
@@ -144,7 +172,15 @@ def _overrides(value: Any) -> tuple[tuple[str, str], ...]:
         pairs = ((None, None),)
     if not all(isinstance(part, str) for pair in pairs for part in pair):
         raise RecipeError(
-            f"Recipe key 'overrides' needs a table of site patterns and formats, not {value!r}.",
+            f"Recipe key 'overrides' needs a table of site patterns and formats, not {value!r:.80}.",
             hint='Write it as overrides = { "patch_embed.proj" = "W8A8" }.',
         )
-    return tuple((pattern, parse_format(name).name) for pattern, name in pairs)
+    return tuple((pattern, _format(name)) for pattern, name in pairs)
+
+
+def _format(name: str) -> str:
+    """A format's name in its full form."""
+    try:
+        return parse_format(name).name
+    except UsageError as error:
+        raise RecipeError(error.what, hint=error.hint) from None

@@ -38,8 +38,8 @@ from ..quant import (
 )
 from ..quant.quality import LOGITS, measure_sqnr
 from ..recipe import Recipe
-from ..rewrites import apply_rewrites, find_rewrites, suited
-from ..rounding import rounding_method, weight_clip
+from ..rewrites import apply_rewrites, suited
+from ..rounding import rounding_method
 from ..search import Limits
 from ..versions import cpu, versions
 from ..workspace import Workspace
@@ -155,15 +155,6 @@ def quantize(
     )
     if calib_batch < 1:
         raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
-    # What the recipe names is looked up before any image is read.
-    range_method(resolved.range), weight_clip(resolved.weight_clip)
-    rounding = rounding_method(resolved.rounding)
-    if resolved.reconstruct and not rounding.needs_moments:
-        raise RecipeError(
-            f"Blocks are reconstructed one after the other, and {resolved.rounding!r} rounds all at once.",
-            hint='Say rounding = "gptaq" (or "gptq") beside reconstruct.',
-        )
-    find_rewrites(resolved.rewrites)
     place = workspace or Workspace()
     if checkpoint is None:
         chosen = choose_checkpoint(place)
