@@ -136,14 +136,14 @@ from torch.utils.data import get_worker_info
 from illama_deploy.cli import main
 from illama_deploy.training import TimmImages
 
-log, decode = Path(sys.argv.pop(1)), TimmImages.decode
+log, item = Path(sys.argv.pop(1)), TimmImages.item
 
 def fatal(self, *arguments):
     if get_worker_info() is not None and log.stat().st_size > 1000:
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode(self, *arguments)
+    return item(self, *arguments)
 
-TimmImages.decode = fatal
+TimmImages.item = fatal
 main()
 """
 

@@ -159,11 +159,14 @@ def read_checkpoint(
     if _state_of(path) != before:
         raise CheckpointError("It was changed while it was read.", where=path, hint="Try again.")
     _tell(chosen, path, ema)
-    preprocessing = about.preprocessing or default_preprocessing(config.image_size, config.channels)
+    default = default_preprocessing(config.image_size, config.channels)
+    preprocessing = about.preprocessing or default
     size, patch = size or config.image_size, patch_size or config.patch_size
     if (size, patch) != (config.image_size, config.patch_size):
         config, state = _resize(config, state, size, patch, weights)
-        preprocessing = replace(preprocessing, size=size)
+        # The default's crop is one of its size: from 384 px up, there is none.
+        crop = default_preprocessing(size, config.channels).crop if preprocessing == default else preprocessing.crop
+        preprocessing = replace(preprocessing, size=size, crop=crop)
     return Checkpoint(
         path=path,
         sha256=sha256,

@@ -7,7 +7,7 @@ from .decode import UndecodableError, decode
 from .loader import Batch, Loader, sample_indices
 from .scenes import Scene, Scenes
 from .segmentation import IGNORE, labels_of
-from .source import Sample, Source, split_kind
+from .source import Sample, Source, resized, split_kind
 from .spec import SCHEMES, data_paths, open_data, spec_from
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "open_data",
     "read_categories",
     "require_classes",
+    "resized",
     "sample_indices",
     "spec_from",
     "split_kind",

@@ -17,7 +17,7 @@ from .classes import require_classes
 from .decode import BrokenMaskError, UndecodableError, alteration
 from .scan import counted
 from .segmentation import labels_of
-from .source import NO_LABEL, Sample, Source
+from .source import NO_LABEL, Sample, Source, resized
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -137,7 +137,7 @@ class Loader:
         """The sample's image, transformed; None where it is broken and such images are left out.
 
         Raises:
-            DataError: it is broken.
+            DataError: it is broken, or cannot be transformed (nothing leaves that out).
         """
         try:
             image = sample.load()
@@ -152,7 +152,7 @@ class Loader:
             ) from error
         if (change := alteration(image)) is not None:
             self.altered[change] += 1
-        return transform(image)
+        return resized(sample, image, transform)
 
     def decode_mask(self, sample: Sample, size: tuple[int, int]) -> Image | None:
         """The labels of the pixels of a sample's image; None where they are broken and such images are left out.

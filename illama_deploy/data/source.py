@@ -8,15 +8,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import DataError
 from ..names import shown
+from .decode import UndecodableError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["NO_LABEL", "ROLES", "Request", "Sample", "Source", "find_split", "mentions_split", "split_kind"]
+__all__ = ["NO_LABEL", "ROLES", "Request", "Sample", "Source", "find_split", "mentions_split", "resized", "split_kind"]
+
+T = TypeVar("T")
 
 #: Split names to look for, in order, where the user names none.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -100,6 +103,36 @@ class Sample:
     label: int
     load: Callable[[], Image]
     mask: Callable[[tuple[int, int]], Image] | None = None
+
+    def decoded(self, mode: str) -> Image:
+        """The image, decoded, in a mode of Pillow's. What is done with it then is no part of this: a failure there must
+        not be called a broken image.
+
+        Raises:
+            DataError: it is broken.
+        """
+        try:
+            return self.load().convert(mode)
+        except UndecodableError as error:
+            what = f"The image cannot be decoded ({error})."
+            raise DataError(what, where=self.name, hint="Mend or remove it.") from error
+
+
+def resized(sample: Sample, image: Image, transform: Callable[[Image], T]) -> T:
+    """A decoded image, transformed as for evaluation.
+
+    Raises:
+        DataError: the transform fails, as on an image that has no height left; such an image is not broken.
+    """
+    try:
+        return transform(image)
+    except Exception as error:  # of timm's, torchvision's or Pillow's: it may be anything
+        width, height = image.size
+        raise DataError(
+            f"The image was decoded ({width} × {height} px), but not resized ({error or type(error).__name__}).",
+            where=sample.name,
+            hint="Remove it where its sides are out of proportion; else mend the preprocessing.",
+        ) from error
 
 
 class Source(ABC):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from ..data import IGNORE, Sample, labels_of
 from ..errors import RecipeError, UsageError
 from ..preprocessing import Preprocessing
 from .images import TimmImages
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["DenseImages"]
 
@@ -39,19 +44,18 @@ class DenseImages(TimmImages):
         ]
         self.change = v2.Compose(steps)
 
-    def item(self, sample: Sample) -> tuple[Tensor, Tensor]:
+    def item(self, sample: Sample, image: Image) -> tuple[Tensor, Tensor]:
         """A window of the sample's image, and its labels."""
         from torchvision import tv_tensors
         from torchvision.transforms.v2 import InterpolationMode as Mode
         from torchvision.transforms.v2 import functional as tv
 
         own, (low, high) = self.preprocessing, self.recipe.zoom
-        image = self.load(sample, lambda image: image.convert(own.mode))
         assert sample.mask is not None
         mask = sample.mask(image.size)
         size = own.resized((mask.height, mask.width), low + (high - low) * float(torch.rand(())))
         # Both by Pillow: torch's nearest pixel is another one.
-        image, mask = tv.resize(image, size, Mode(own.interpolation)), tv.resize(mask, size, Mode.NEAREST)
-        pixels, labels = tv_tensors.Image(tv.pil_to_tensor(image)), tv_tensors.Mask(labels_of(mask)[None])
+        picture, mask = tv.resize(image, size, Mode(own.interpolation)), tv.resize(mask, size, Mode.NEAREST)
+        pixels, labels = tv_tensors.Image(tv.pil_to_tensor(picture)), tv_tensors.Mask(labels_of(mask)[None])
         x_CHW, labels_1HW = self.change(pixels, labels)
         return x_CHW.as_subclass(Tensor), labels_1HW[0].as_subclass(Tensor)

@@ -12,15 +12,15 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data import Batch, Sample, Source
-from ..errors import DataError, TrainingError, UsageError
+from ..data import Batch, Sample, Source, resized
+from ..errors import DataError, DeployError, RecipeError, TrainingError, UsageError
 from ..preprocessing import Preprocessing
 from ..progress import track
 from .processes import Processes
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["Images", "TensorImages", "TimmImages", "dead_workers_named", "seed_everything"]
-
-T = TypeVar("T")
 
 
 def seed_of(*parts: int | str) -> int:
@@ -121,67 +119,87 @@ class Images(ABC):
     def read(self, epoch: int, pieces: Sequence[Tensor]) -> Iterator[Batch]:
         """Yield a batch for each piece (positions in the data), images changed as the recipe says."""
 
-    def decode(self, sample: Sample, transform: Callable[[Image], Tensor]) -> tuple[Tensor, int]:
-        """The sample's image and label.
+    def label(self, sample: Sample) -> int:
+        """The sample's label.
 
         Raises:
-            DataError: it is broken, or of no class of the network.
+            DataError: it is of no class of the network.
         """
         if not 0 <= sample.label < self.classes:
             what, hint = f"Label {sample.label} is outside the network's {self.classes} classes.", "Check the data."
             raise DataError(what, where=sample.name, hint=hint)
-        return self.load(sample, transform), sample.label
-
-    @staticmethod
-    def load(sample: Sample, transform: Callable[[Image], T]) -> T:
-        """The sample's image, transformed.
-
-        Raises:
-            DataError: it is broken.
-        """
-        try:
-            return transform(sample.load())
-        except (OSError, ValueError, SyntaxError) as error:
-            what = f"The image cannot be decoded ({error})."
-            raise DataError(what, where=sample.name, hint="Mend or remove it.") from error
+        return sample.label
 
 
 def _one_class(source: Source) -> DataError:
     return DataError("There is one class only, so nothing to learn.", where=source.spec, hint="Check the data.")
 
 
+def _operations(part: Any) -> Iterator[Any]:
+    """Every `AugmentOp` in a transform of timm's, however its policies nest them."""
+    from timm.data.auto_augment import AugmentOp
+
+    if isinstance(part, AugmentOp):
+        yield part
+    inner = part if isinstance(part, list | tuple) else [
+        getattr(part, name) for name in ("transforms", "ops", "policy") if hasattr(part, name)
+    ]  # fmt: skip
+    for each in inner:
+        yield from _operations(each)
+
+
+def _posterize(image: Image, bits_to_keep: int, **_: Any) -> Image:
+    """timm's posterize, which may keep no bit at all: black, as Pillow made it until it refused (13)."""
+    from timm.data.auto_augment import posterize
+
+    return posterize(image, bits_to_keep) if bits_to_keep > 0 else image.point(lambda value: 0)
+
+
+def augmentation(recipe: TrainRecipe, preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
+    """timm's transform of a decoded image, as the recipe describes it."""
+    from timm.data import create_transform
+    from timm.data.auto_augment import posterize
+
+    transform: Callable[[Image], Tensor] = create_transform(
+        (preprocessing.channels, *preprocessing.size),
+        is_training=True,
+        scale=recipe.crop_scale,
+        hflip=recipe.flip,
+        color_jitter=recipe.color_jitter or None,
+        auto_augment=recipe.auto_augment or None,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        re_prob=recipe.erasing,
+        re_mode="pixel",
+    )
+    for operation in _operations(transform):
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterize
+    return transform
+
+
 class TimmImages(Images):
     """Decoded and changed one by one by timm's transforms, in worker processes."""
 
     def prepare(self, preprocessing: Preprocessing) -> None:
-        from timm.data import create_transform
+        self.preprocessing = preprocessing
+        self.transform = augmentation(self.recipe, preprocessing)
 
-        recipe, mode = self.recipe, preprocessing.mode
-        changed = create_transform(
-            (preprocessing.channels, *preprocessing.size),
-            is_training=True,
-            scale=recipe.crop_scale,
-            hflip=recipe.flip,
-            color_jitter=recipe.color_jitter or None,
-            auto_augment=recipe.auto_augment or None,
-            interpolation=preprocessing.interpolation,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            re_prob=recipe.erasing,
-            re_mode="pixel",
-        )
-        self.transform = lambda image: changed(image.convert(mode))
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int | Tensor] | DataError:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int | Tensor] | DeployError:
         seed_everything(self.recipe.seed, "image", *key)
         try:
-            return self.item(self.source.at(key[1]))
-        except DataError as error:
+            sample = self.source.at(key[1])
+            image = sample.decoded(self.preprocessing.mode)
+            with _augmenting(sample, image):
+                return self.item(sample, image)
+        except DeployError as error:
             return error  # a worker that raises hands over its text alone
 
-    def item(self, sample: Sample) -> tuple[Tensor, int | Tensor]:
+    def item(self, sample: Sample, image: Image) -> tuple[Tensor, int | Tensor]:
         """The changed image, and its label or its pixels'."""
-        return self.decode(sample, self.transform)
+        label = self.label(sample)
+        return self.transform(image), label
 
     def read(self, epoch: int, pieces: Sequence[Tensor]) -> Iterator[Batch]:
         from torch.utils.data import DataLoader
@@ -190,9 +208,25 @@ class TimmImages(Images):
         keys = [[(epoch, index) for index in piece.tolist()] for piece in pieces]
         loader: Any = DataLoader(self, batch_sampler=keys, num_workers=self.workers, collate_fn=_collate)  # type: ignore[arg-type]
         for batch in loader:
-            if isinstance(batch, DataError):
+            if isinstance(batch, DeployError):
                 raise batch
             yield batch
+
+
+@contextmanager
+def _augmenting(sample: Sample, image: Image) -> Iterator[None]:
+    """What fails inside is the recipe's augmentation: the image itself was decoded."""
+    try:
+        yield
+    except DeployError:
+        raise
+    except Exception as error:  # of timm's, torchvision's or Pillow's: it may be anything
+        raise RecipeError(
+            f"The recipe's augmentation failed on an image that decodes ({error or type(error).__name__}).",
+            where=f"{sample.name}, {image.mode}, {image.size[0]} × {image.size[1]} px",
+            hint="Change auto_augment, crop_scale or color_jitter in a recipe of your own, and go on with --resume "
+            "--force.",
+        ) from error
 
 
 @contextmanager
@@ -215,10 +249,10 @@ def dead_workers_named(where: str) -> Iterator[None]:
         ) from error
 
 
-def _collate(items: Sequence[tuple[Tensor, int | Tensor] | DataError]) -> Batch | DataError:
+def _collate(items: Sequence[tuple[Tensor, int | Tensor] | DeployError]) -> Batch | DeployError:
     images, labels = [], []
     for item in items:
-        if isinstance(item, DataError):
+        if isinstance(item, DeployError):
             return item
         images.append(item[0])
         labels.append(torch.as_tensor(item[1]))
@@ -231,7 +265,8 @@ class TensorImages(Images):
     def prepare(self, preprocessing: Preprocessing) -> None:
         transform = preprocessing.transform(normalize=False)
         samples = track(self.source.read(range(len(self.source))), "Decoding", len(self.source))
-        pixels, labels = zip(*(self.decode(sample, transform) for sample in samples), strict=True)
+        decoded = ((resized(s, s.decoded(preprocessing.mode), transform), self.label(s)) for s in samples)
+        pixels, labels = zip(*decoded, strict=True)
         self.pixels_NCHW, self.labels_N = torch.stack(pixels), torch.tensor(labels)
         if bool((self.labels_N == self.labels_N[0]).all()):
             raise _one_class(self.source)

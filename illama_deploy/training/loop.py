@@ -1,8 +1,8 @@
 """The loop: float networks and quantized ones alike.
 
 A run is a function of its recipe, its data and its starting weights: what is random in an update is drawn from a seed
-for that update (`images.py`), so that the state to save is weights, optimizer, schedule, loss scale, averaged
-weights, and the position. `docs/train.md` explains the whole on one page.
+for that update (`images.py`), learning rate and mask are functions of its number, so that the state to save is weights,
+optimizer, loss scale, averaged weights, and the position. `docs/train.md` explains the whole on one page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..compilation import compiling
 from ..data import IGNORE, Batch
-from ..errors import DataError, TrainingError
+from ..errors import DataError, RecipeError, TrainingError
 from ..model.illama import Illama
 from ..progress import track
 from .images import Images, dead_workers_named, seed_everything
@@ -92,7 +92,6 @@ class Trainer:
     ) -> None:
         from timm.data import Mixup
         from timm.optim import create_optimizer_v2
-        from timm.scheduler import create_scheduler_v2
         from timm.utils import ModelEmaV3
 
         recipe, processes = images.recipe, images.processes
@@ -105,17 +104,6 @@ class Trainer:
         self.optimizer = create_optimizer_v2(
             model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **fused
         )
-        self.schedule = create_scheduler_v2(
-            self.optimizer,
-            sched=recipe.schedule,
-            decay_rate=1.0,  # the power of `poly`
-            num_epochs=recipe.epochs,
-            min_lr=recipe.lr_min,
-            warmup_lr=recipe.lr_start,
-            warmup_epochs=recipe.warmup_epochs,
-            step_on_epochs=False,
-            updates_per_epoch=images.steps,
-        )[0]
         self.dtype = getattr(torch, recipe.precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.mixup = None
@@ -144,7 +132,7 @@ class Trainer:
     @property
     def parts(self) -> dict[str, Any]:
         """What has a state."""
-        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
+        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
         return {**parts, "ema": self.ema} if self.ema is not None else parts
 
     def _restore(self) -> None:
@@ -174,7 +162,7 @@ class Trainer:
             while self.epoch < self.recipe.epochs:
                 try:
                     self._train_epoch(received)
-                except DataError:
+                except (DataError, RecipeError):  # of an image, or of what is done to it: what was done is kept
                     self.save()
                     raise
                 self._end_epoch()
@@ -183,21 +171,21 @@ class Trainer:
         return network, self.run.records()[-1] if self.run.writes else {}
 
     def _train_epoch(self, received: list[int]) -> None:
-        recipe, mask = self.recipe, self.recipe.mask_at(self.epoch)
-        for model in (self.model, self._averaged()):
-            model.set_soft_mask(mask)
+        recipe = self.recipe
         self.model.train()
         batches = self.images.epoch(self.epoch, self.step)
         start, first = time.monotonic(), self.step
         for pieces in track(batches, f"Epoch {self.epoch + 1} of {recipe.epochs}", self.images.steps - self.step):
-            self.schedule.step_update(self.updates)
+            lr, mask = recipe.lr_at(self.updates, self.images.steps), self._set_mask(self.updates)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
             loss, stop = self._update(pieces, bool(received))
             if not math.isfinite(loss):
                 raise self._not_finite("The loss")
             self.step += 1
             self.sums = [self.sums[0] + loss, self.sums[1] + 1]
             speed = (self.step - first) * recipe.batch_size / (time.monotonic() - start)
-            lr, at = self.optimizer.param_groups[0]["lr"], round(self.updates / self.images.steps, 4)
+            at = round(self.updates / self.images.steps, 4)
             self.run.log(updates=self.updates, epoch=at, loss=loss, lr=lr, mask=mask, images_per_s=round(speed, 1))
             if stop or time.monotonic() - self.saved_at > 60 * self.options.save_minutes:
                 self.save()
@@ -237,7 +225,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         self.save()  # one that is killed while it evaluates goes on here
-        mask, loss = self.recipe.mask_at(self.epoch), self.sums[0] / self.sums[1]
+        mask, loss = self._set_mask(self.updates - 1), self.sums[0] / self.sums[1]
         record: dict[str, Any] = {"updates": self.updates, "epoch": self.epoch + 1, "mean_loss": loss, "mask": mask}
         line = f"epoch {self.epoch + 1} of {self.recipe.epochs}: loss {loss:.4f}, mask {mask:.2f}"
         self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0]
@@ -251,6 +239,14 @@ class Trainer:
         self.run.log(**record)
         if self.run.writes:
             self.options.say(line)
+
+    def _set_mask(self, update: int) -> float:
+        """Open the mask as far as an update says, in the averaged network too, and return how far."""
+        mask = self.recipe.mask_at(update, self.images.steps)
+        for model in {self.model, self._averaged()}:
+            if model.blocks[0].attn.soft_mask != mask:
+                model.set_soft_mask(mask)
+        return mask
 
     def _averaged(self) -> Illama:
         return self.model if self.ema is None else self.ema.module

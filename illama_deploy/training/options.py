@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..preprocessing import Preprocessing
 from .dense import DenseImages
 from .images import Images, TensorImages, TimmImages
-from .processes import Processes, fast_precision
+from .processes import Processes, fast_precision, writes
 from .recipe import TrainRecipe
 
 __all__ = ["RunOptions"]
@@ -35,7 +35,7 @@ class RunOptions:
         out: the run's directory.
         resume: go on where the run in `out` was stopped (from the start, where there is no state yet).
         force: replace a run that is there; with `resume`, go on although it was begun with other options.
-        say: gets a line for each epoch.
+        say: gets a line for each epoch, and for what is done otherwise than the recipe says.
     """
 
     data: str | None = None
@@ -59,6 +59,10 @@ class RunOptions:
         """The recipe of that name, with what is given here in its place, and a precision for this machine."""
         read = recipe if isinstance(recipe, TrainRecipe) else TrainRecipe.read(recipe)
         precision = fast_precision() if read.precision == "auto" else None
+        if self.epochs is not None and self.epochs >= 1:
+            read, shortened = read.for_epochs(self.epochs)
+            for line in shortened if writes() else ():
+                self.say(line)
         return read.override(
             epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self.seed, precision=precision
         )

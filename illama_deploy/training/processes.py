@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..environment import cpu_features
 
-__all__ = ["Processes", "fast_precision", "join_processes"]
+__all__ = ["Processes", "fast_precision", "join_processes", "writes"]
 
 
 def fast_precision() -> str:
@@ -23,6 +23,11 @@ def fast_precision() -> str:
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(cpu_features()) else "float32"
+
+
+def writes() -> bool:
+    """Whether this process is the one that writes and speaks, of those that torchrun may have started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def keep_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ CHOICES = {
     "stored": ("float32", "float16"),
     "schedule": ("cosine", "poly"),
 }
+#: Keys that are epochs from the start, fewer than there are.
+SPANS = ("warmup_epochs", "soft_mask_epochs")
 #: Keys that are shares or probabilities.
 SHARES = ("lr_min", "weight_decay", "smoothing", "mixup", "cutmix", "drop_path", "ema", "flip", "erasing", "teacher")
 
@@ -36,7 +39,8 @@ class TrainRecipe:
         mean, std: per channel; what the starting checkpoint or the default preprocessing says where empty.
         epochs, batch_size: over all processes; images that fill no batch sit an epoch out.
         optimizer: a name that timm knows.
-        lr, lr_min, lr_start, warmup_epochs: linear from `lr_start`, then by the schedule to `lr_min`, update by update.
+        lr, lr_min, lr_start, warmup_epochs: linear from `lr_start` in the first update to `lr` in the warm-up's last,
+            then by the schedule towards `lr_min`, over the updates that are left (see `lr_at`).
         schedule: `cosine`, or `poly`: linearly in the updates (power 1).
         clip_grad: limit on the gradient's norm; 0 is none.
         smoothing: of labels.
@@ -45,7 +49,7 @@ class TrainRecipe:
         evaluate_every: epochs between measurements of held-out accuracy; the last is always measured.
         ema: decay of averaged weights, which then are what is evaluated and kept; 0 is off.
         soft_mask, soft_mask_epochs: how the mask becomes causal: `constant` opens it until that epoch, `linear` closes
-            it step by step until then.
+            it update by update until then (see `mask_at`).
         pipeline: `timm`: decoded and changed one by one in worker processes; `tensor`: all images are decoded once, at
             the network's size, and changed by whole batches; `auto`: `tensor` where that takes at most 1 GiB.
         flip: probability, in both pipelines.
@@ -72,7 +76,7 @@ class TrainRecipe:
     optimizer: str = "adamw"
     lr: float = 4e-3
     lr_min: float = 1e-6
-    lr_start: float = 1e-6
+    lr_start: float = 0.0
     schedule: str = "cosine"
     warmup_epochs: float = 5.0
     weight_decay: float = 0.05
@@ -138,18 +142,51 @@ class TrainRecipe:
                 raise RecipeError(f"Recipe key {name!r} must be in 0..1, not {getattr(self, name)}.", hint="Mend it.")
         if len(self.mean) != len(self.std):
             raise RecipeError("The recipe's 'mean' and 'std' differ in length.", hint="Give one per channel.")
-        for name in ("warmup_epochs", "soft_mask_epochs"):
+        for name in SPANS:
             if getattr(self, name) >= self.epochs and getattr(self, name):
                 raise RecipeError(
                     f"{name} is {getattr(self, name):g} and there are {self.epochs} epochs.",
                     hint=f"Raise the epochs, or lower {name} in a recipe of your own (--recipe FILE.toml).",
                 )
 
-    def mask_at(self, epoch: int) -> float:
-        """How open the mask is in an epoch: 1 bidirectional, 0 causal."""
-        if self.soft_mask == "none" or epoch >= self.soft_mask_epochs:
+    def lr_at(self, update: int, steps: int) -> float:
+        """The learning rate of an update, the first being 0, where an epoch has so many.
+
+        Both ends of the warm-up count, as in the authors' code, whose logs this gives to the last digit
+        (tests/test_schedule.py); timm's schedulers reach `lr` an update later.
+        """
+        warmup = self._updates(self.warmup_epochs, steps)
+        if update < warmup:
+            return self.lr_start + (self.lr - self.lr_start) * update / max(warmup - 1, 1)
+        done = (update - warmup) / (self.epochs * steps - warmup)
+        left = 1 - done if self.schedule == "poly" else (1 + math.cos(math.pi * done)) / 2
+        return self.lr_min + (self.lr - self.lr_min) * left
+
+    def mask_at(self, update: int, steps: int) -> float:
+        """How open the mask is in an update (as in `lr_at`): 1 bidirectional, 0 causal."""
+        span = self._updates(self.soft_mask_epochs, steps)
+        if self.soft_mask == "none" or update >= span:
             return 0.0
-        return 1.0 if self.soft_mask == "constant" else 1.0 - epoch / self.soft_mask_epochs
+        return 1.0 if self.soft_mask == "constant" else 1.0 - update / max(span - 1, 1)
+
+    def _updates(self, epochs: float, steps: int) -> int:
+        """Updates in so many epochs from the start; the run's last one is none of them."""
+        return min(round(epochs * steps), self.epochs * steps - 1)
+
+    def for_epochs(self, epochs: int) -> tuple[TrainRecipe, list[str]]:
+        """The recipe for another number of epochs, and what is said of it.
+
+        A warm-up, or the closing of the mask, that would not end before the run does keeps its share of the run.
+        """
+        changes: dict[str, Any] = {}
+        for name in SPANS:
+            if (span := getattr(self, name)) and span >= epochs:
+                changes[name] = span / self.epochs * epochs
+        said = [
+            f"{name} is {getattr(self, name):g} of {self.epochs} epochs, and the run has {epochs}: shortened to {new:g}."
+            for name, new in changes.items()
+        ]
+        return replace(self, epochs=epochs, **changes), said
 
     def override(self, **options: Any) -> TrainRecipe:
         """Replace what is given (not None), as flags do."""
