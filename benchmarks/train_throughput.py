@@ -88,7 +88,8 @@ def ours(batch: int, micro_batch: int, *, compile: bool) -> Callable[[], object]
         trainer.saved_at = time.monotonic()
         while True:
             for pieces in images.epoch(trainer.epoch):
-                trainer.schedule.step_update(trainer.updates)
+                for group in trainer.optimizer.param_groups:
+                    group["lr"] = recipe.lr_at(trainer.updates, images.steps)
                 loss, _ = trainer._update(pieces, False)
                 run.log(updates=trainer.updates, loss=loss)
                 yield

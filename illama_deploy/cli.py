@@ -106,6 +106,10 @@ MicroBatchOption = Annotated[
     int | None, typer.Option("--micro-batch", help="Images that a process takes at a time.", show_default=False)
 ]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that decode, for each that trains.")]
+RunThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", help="Of torch, in each process; the weights' last bits hang on it.", show_default=False),
+]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the blocks (torch.compile).")]
 SaveMinutesOption = Annotated[float, typer.Option("--save-minutes", help="Save the state this often, too.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where the run was stopped.")]
@@ -189,6 +193,7 @@ def train(
     ema: EmaOption = False,
     micro_batch: MicroBatchOption = None,
     workers: WorkersOption = 0,
+    threads: RunThreadsOption = None,
     compile_: CompileOption = False,
     save_minutes: SaveMinutesOption = 10.0,
     out: RunOption = None,
@@ -219,6 +224,7 @@ def train(
         ema=ema,
         micro_batch=micro_batch,
         workers=workers,
+        threads=threads,
         compile=compile_,
         save_minutes=save_minutes,
         out=out,
@@ -270,6 +276,7 @@ def qat(
     ema: EmaOption = False,
     micro_batch: MicroBatchOption = None,
     workers: WorkersOption = 0,
+    threads: RunThreadsOption = None,
     compile_: CompileOption = False,
     save_minutes: SaveMinutesOption = 10.0,
     out: RunOption = None,
@@ -304,6 +311,7 @@ def qat(
         ema=ema,
         micro_batch=micro_batch,
         workers=workers,
+        threads=threads,
         compile=compile_,
         save_minutes=save_minutes,
         out=out,

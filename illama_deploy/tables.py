@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
@@ -13,9 +15,14 @@ import msgspec
 
 from .errors import DeployError, RecipeError
 
-__all__ = ["check_types", "from_table", "plain_values", "read_toml", "require_known", "typed"]
+__all__ = ["check_types", "from_table", "of_type", "plain_values", "read_toml", "require_known", "shortened", "typed"]
 
 T = TypeVar("T")
+
+#: Bytes of a recipe, at most.
+LARGEST = 2**16
+#: A dotted key takes its parser memory and time by the square of its parts: 0.2 MB of them took 9.5 GB.
+LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""")
 
 #: Annotation to (accepted types, what to call them). A list is taken for a tuple, a whole number for a number.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -54,17 +61,39 @@ def check_types(value: Any, *, skip: Iterable[str] = ()) -> None:
         RecipeError: naming the first that has another type.
     """
     for field in fields(value):
-        if field.name in skip:
-            continue
-        kinds, name = KINDS[str(field.type)]
-        given = getattr(value, field.name)
-        plural = str(field.type).startswith("tuple")
-        items = given if plural and isinstance(given, list | tuple) else (given,)
-        items = tuple(float(item) if kinds == (float,) and type(item) is int else item for item in items)
-        fits = all(isinstance(item, kinds) and (bool in kinds or not isinstance(item, bool)) for item in items)
-        if not fits or plural != isinstance(given, list | tuple) or ("two" in name and len(items) != 2):
-            raise RecipeError(f"Recipe key {field.name!r} needs {name}, not {given!r}.", hint="Mend it.")
-        object.__setattr__(value, field.name, items if plural else items[0])
+        if field.name not in skip:
+            object.__setattr__(value, field.name, of_type(field.name, str(field.type), getattr(value, field.name)))
+
+
+def of_type(key: str, annotation: str, given: Any) -> Any:
+    """A value of a recipe's key, of the type that an annotation names: a tuple of a list, a number of a whole one.
+
+    Raises:
+        RecipeError: it has another type, or is no finite number, or none of 64 bits.
+    """
+    kinds, name = KINDS[annotation]
+    plural = annotation.startswith("tuple")
+    items = given if plural and isinstance(given, list | tuple) else (given,)
+    fits = plural == isinstance(given, list | tuple) and all(
+        (isinstance(item, kinds) or (kinds == (float,) and isinstance(item, int)))
+        and (bool in kinds or not isinstance(item, bool))
+        for item in items
+    )
+    if not fits or ("two" in name and len(items) != 2):
+        raise RecipeError(f"Recipe key {key!r} needs {name}, not {shortened(given)}.", hint="Mend it.")
+    for item in items:
+        if not (math.isfinite(item) if isinstance(item, float) else isinstance(item, str) or abs(item) < 2**63):
+            raise RecipeError(f"Recipe key {key!r} is out of range: {shortened(item)}.", hint="Mend it.")
+    items = tuple(float(item) if kinds == (float,) else item for item in items)
+    return items if plural else items[0]
+
+
+def shortened(value: Any) -> str:
+    """What a message shows of a value from a file."""
+    if type(value) is int and abs(value) >= 2**63:
+        return "a whole number of more than 64 bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def require_known(keys: Iterable[str], known: Iterable[str], *, where: object | None = None) -> None:
@@ -76,9 +105,9 @@ def require_known(keys: Iterable[str], known: Iterable[str], *, where: object | 
     known = list(known)
     for key in keys:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
+            near = difflib.get_close_matches(key[:80], known, 1)
             raise RecipeError(
-                f"The recipe has an unknown key {key!r}.",
+                f"The recipe has an unknown key {shortened(key)}.",
                 where=where,
                 hint=f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(known)}.",
             )
@@ -110,14 +139,27 @@ def read_toml(name: str | Path, shipped: Path) -> tuple[dict[str, Any], Path]:
         RecipeError: not there, or not TOML.
     """
     path = Path(name)
-    if not path.exists() and (shipped / f"{name}.toml").is_file():
-        path = shipped / f"{name}.toml"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), path
+        if not path.exists() and (shipped / f"{name}.toml").is_file():
+            path = shipped / f"{name}.toml"
+        if path.exists() and not path.is_file():
+            raise RecipeError("The recipe is no regular file.", where=path, hint="Name a TOML file.")
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
     except OSError as error:
         names = ", ".join(sorted(p.stem for p in shipped.glob("*.toml")))
         raise RecipeError(
             f"Cannot read the recipe: {error.strerror}.", where=path, hint=f"Shipped recipes: {names}."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"The recipe is not TOML: {error}.", where=path, hint="Mend the file.") from error
+    try:
+        text = data.decode("utf-8")
+        if len(data) > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST // 1024} KiB")
+        if LONG_KEY.search(text):
+            raise ValueError("a key in it has more than 32 parts")
+        return tomllib.loads(text), path
+    except RecursionError:
+        raise RecipeError("The recipe is not TOML: it is nested too deeply.", where=path, hint="Mend it.") from None
+    except ValueError as error:  # no UTF-8, no TOML, a number of thousands of digits
+        what = str(error).rstrip(".")
+        raise RecipeError(f"The recipe is not TOML: {what[:200]}.", where=path, hint="Mend the file.") from error

@@ -17,9 +17,9 @@ from illama_deploy.data import Loader, open_data
 from illama_deploy.errors import DataError, RecipeError
 from illama_deploy.preprocessing import Preprocessing
 from illama_deploy.steps.train import train
-from illama_deploy.training import DenseImages, Processes, TensorImages, TimmImages
-from illama_deploy.training import images as images_module
-from illama_deploy.training.images import augmentation, seed_everything
+from illama_deploy.training import DenseImages, Processes, TensorImages, TimmImages, seed_everything
+from illama_deploy.training import augmentation as augmentation_module
+from illama_deploy.training.augmentation import augmentation
 from illama_deploy.training.recipe import SHIPPED
 
 from .test_bad_input import assert_error
@@ -46,14 +46,14 @@ def pictures(root: Path, mode: str = "RGB", size: tuple[int, int] = (16, 16)) ->
 def black(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets an entry each time that no bit is to be kept."""
     seen: list[int] = []
-    own = images_module._posterize
+    own = augmentation_module._posterize
 
     def watched(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
         if bits_to_keep <= 0:
             seen.append(bits_to_keep)
         return own(image, bits_to_keep, **options)
 
-    monkeypatch.setattr(images_module, "_posterize", watched)
+    monkeypatch.setattr(augmentation_module, "_posterize", watched)
     return seen
 
 
@@ -72,8 +72,8 @@ def test_posterize_may_keep_no_bit(name: str, mode: str, black: list[int]) -> No
 
 def test_no_bit_is_black() -> None:
     for mode in ("L", "RGB"):
-        assert set(images_module._posterize(Image.new(mode, (4, 4), "white"), 0).tobytes()) == {0}
-        kept = images_module._posterize(Image.new(mode, (4, 4), "white"), 3)
+        assert set(augmentation_module._posterize(Image.new(mode, (4, 4), "white"), 0).tobytes()) == {0}
+        kept = augmentation_module._posterize(Image.new(mode, (4, 4), "white"), 3)
         assert set(kept.tobytes()) == {0b11100000}
 
 

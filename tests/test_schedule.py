@@ -255,4 +255,4 @@ def test_one_epoch_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     options = ("--data", "digits", "--epochs", 1, "--batch-size", 256, "--out", tmp_path / "run")
     code, out, err = cli("train", "--recipe", "digits", *options)
     assert code == 0, err
-    assert "soft_mask_epochs is 18 of 60 epochs, and the run has 1: shortened to 0.3." in " ".join((out + err).split())
+    assert "soft_mask_epochs is 18 of 60 epochs, and the run has 1: now 0.3." in " ".join((out + err).split())

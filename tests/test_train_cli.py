@@ -173,7 +173,7 @@ def test_disk_that_fills_up(cli: Cli, recipe: Path, tmp_path: Path) -> None:
     done = limited(500_000, *run)
     state = tmp_path / "run" / "state.pt"
     assert_error(done.returncode, done.stderr, "The state before is intact", str(state), "--resume")
-    assert torch.load(state, weights_only=True)["updates"] == 0
+    assert torch.load(state, weights_only=True)["position"]["updates"] == 0
     assert sorted(path.name for path in state.parent.iterdir()) == ["log.jsonl", "state.pt"]
     assert cli(*run, "--resume").code == 0
 

@@ -285,7 +285,7 @@ def test_signal_stops_after_the_update_and_saves(
         patched.setattr(Trainer, "_update", signalled)
         train(TINY, data="digits", out=tmp_path / "run")
     assert signal.getsignal(kind) is before
-    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["updates"] in (10, 11)
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["position"]["updates"] in (10, 11)
     train(TINY, data="digits", out=tmp_path / "run", resume=True)
     assert same(weights(whole_run / "model.safetensors"), weights(tmp_path / "run" / "model.safetensors"))
 
@@ -342,7 +342,7 @@ def test_no_finite_loss_stops_and_names_the_state(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no finite number") as raised:
         train(QUIET.override(lr=1e30, warmup_epochs=0.0), data="digits", out=tmp_path / "run")
     assert str(tmp_path / "run" / "state.pt") in str(raised.value)
-    saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["model"]
+    saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["parts"]["model"]
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
 
 
@@ -387,7 +387,7 @@ def test_worker_that_dies_inside_an_update(says: str, tmp_path: Path, monkeypatc
         with pytest.raises(TrainingError, match="A worker process died") as raised:
             train(QUIET, data="digits", out=tmp_path / "run")
     assert "--resume" in str(raised.value.hint)
-    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["updates"] == 7
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["position"]["updates"] == 7
     train(QUIET, data="digits", out=tmp_path / "run", resume=True)
     train(QUIET, data="digits", out=tmp_path / "whole")
     assert same(*(weights(tmp_path / name / "model.safetensors") for name in ("run", "whole")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def qat(
         DeployError: bad input, or a run that stopped; what it had done is kept.
     """
     shared = RunOptions(**options)
+    recipe = TrainRecipe.read(recipe) if isinstance(recipe, str | Path) else recipe  # before anything is opened
     place = workspace or Workspace()
     out = Path(shared.out or place.qat)
     if checkpoint is None:
@@ -109,8 +111,10 @@ def qat(
     usual = "qat-segmentation" if config.task == "segmentation" else "qat"
     resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else usual))
     identity = {**resolved.identity(), **quantizing, "data": spec, "split": sources[0].split, "start": sha256}
-    with join_processes() as processes:
-        run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
+    with join_processes(shared.threads) as processes, ExitStack() as held:
+        run = held.enter_context(
+            RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
+        )
         if not is_directory and run.writes and run.saved is None:
             at: dict[str, Any] = {
                 "data": spec,

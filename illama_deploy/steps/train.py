@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from ..memory import remember_images
 from ..model.illama import Illama, IllamaConfig
 from ..preprocessing import Preprocessing, default_preprocessing
 from ..rewrites import restructure
-from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes, seed_everything
+from ..training import (
+    RunDirectory,
+    RunOptions,
+    Trainer,
+    TrainRecipe,
+    join_processes,
+    require_memory,
+    seed_everything,
+)
 from ..workspace import Workspace
 from .images import EMBEDDED_IMAGES, which_images
 from .inputs import paths_of
@@ -94,7 +103,7 @@ def train(
         if checkpoint is None
         else read_checkpoint(checkpoint, heads=heads, image_size=size, patch_size=patch, ema=ema)
     )
-    with join_processes() as processes:
+    with join_processes(shared.threads) as processes, ExitStack() as held:
         said = resolved.data or (start.data if start else None)
         sources = shared.open_sources(which_images(shared.data, said, start.sha256 if start else None, what="Training"))
         names = sources[0].classes
@@ -106,6 +115,7 @@ def train(
         if start is not None and start.config.classes == classes and not new_head:
             require_classes(sources[0], classes, start.classes, whose="checkpoint")
         config = _config(resolved, start, size, classes, new_head=new_head)
+        require_memory(config)
         preprocessing = _preprocessing(resolved, start, config)
         images, held_out = shared.load(sources, resolved, preprocessing, processes, classes)
         seed_everything(resolved.seed, "weights")
@@ -117,7 +127,9 @@ def train(
                     "image_size": config.image_size, "start": start and start.sha256,
                     "select_from": select_from and str(select_from)}  # fmt: skip
         own = EMBEDDED_IMAGES if sources[0].spec == EMBEDDED_IMAGES else None
-        run = RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
+        run = held.enter_context(
+            RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
+        )
 
         def keep(network: Illama) -> None:
             state = {key: tensor.to(getattr(torch, resolved.stored)) for key, tensor in network.state_dict().items()}

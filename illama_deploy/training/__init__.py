@@ -5,7 +5,7 @@ from .images import Images, TensorImages, TimmImages, seed_everything
 from .loop import Trainer
 from .options import RunOptions
 from .processes import Processes, join_processes
-from .recipe import TrainRecipe
+from .recipe import TrainRecipe, require_memory
 from .run import RunDirectory, headline
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "Trainer",
     "headline",
     "join_processes",
+    "require_memory",
     "seed_everything",
 ]

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -21,14 +22,15 @@ from torch import Tensor, nn
 
 from ..compilation import compiling
 from ..data import IGNORE, Batch
-from ..errors import DataError, RecipeError, TrainingError
+from ..errors import CheckpointError, DataError, RecipeError, TrainingError, UsageError
 from ..model.illama import Illama
 from ..progress import track
 from .images import Images, dead_workers_named, seed_everything
 from .options import RunOptions
 from .processes import Processes
-from .recipe import TrainRecipe
+from .recipe import FUSED, TrainRecipe
 from .run import RunDirectory, headline
+from .state import Means, Position
 
 __all__ = ["Judge", "Objective", "Trainer"]
 
@@ -100,7 +102,7 @@ class Trainer:
         self.judge, self.finish, self.keep = judge, finish, keep
         self.objective: nn.Module = Objective(model, teacher, recipe).to(self.device)
         self.ema = ModelEmaV3(model, recipe.ema) if recipe.ema else None
-        fused = {"fused": True} if recipe.optimizer in ("adam", "adamw", "sgd") else {}
+        fused = {"fused": True} if recipe.optimizer in FUSED else {}
         self.optimizer = create_optimizer_v2(
             model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **fused
         )
@@ -136,18 +138,102 @@ class Trainer:
         return {**parts, "ema": self.ema} if self.ema is not None else parts
 
     def _restore(self) -> None:
-        if (saved := self.run.saved) is not None:
+        """Go on from what the run has saved; say what will round otherwise than it did.
+
+        Raises:
+            UsageError: with another number of threads, which was asked for.
+            CheckpointError: the state is another network's.
+        """
+        if (saved := self.run.saved) is None:
+            if self.device.type == "cpu":
+                self._say(
+                    f"{self._means().threads} threads: with another number the weights differ in their last bits."
+                )
+            return
+        then, now = saved.means, self._means()
+        if self.options.threads not in (None, then.threads) and not self.options.force:
+            raise UsageError(
+                f"The run that is there is another one:\n    threads: {then.threads} there, {now.threads} now",
+                where=self.run.state_file,
+                hint="Leave --threads out, or go on all the same with --resume --force.",
+            )
+        if self.options.threads is None and then.threads != now.threads:
+            torch.set_num_threads(then.threads)
+            self._say(f"Going on with {then.threads} threads, as the run was begun (here: {now.threads}).")
+        for field in fields(then):
+            was, will = getattr(then, field.name), getattr(self._means(), field.name)
+            if was != will:
+                name = field.name.replace("_", " ")
+                self._say(f"Begun with {name} {was}, going on with {will}: the weights will differ in their last bits.")
+        own = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
+        try:
             for name, part in self.parts.items():
-                part.load_state_dict(saved[name])
-            self.epoch, self.step, self.sums = saved["epoch"], saved["step"], saved["sums"]
-            self.run.saved = None
+                if name == "optimizer" and "recipe.optimizer" in self.run.changed:
+                    self._say("The optimizer is another one and begins anew.")
+                elif name not in saved.parts:
+                    raise ValueError(f"it holds no {name}")
+                else:
+                    part.load_state_dict(saved.parts[name])
+            self._check_moments()
+        except Exception as error:  # torch raises whatever does not fit
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(
+                f"The run's state is not of this network ({why[:200].rstrip('.')}).",
+                where=self.run.state_file,
+                hint="Repeat the options that it was begun with, or begin anew with --force.",
+            ) from error
+        for group, options in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(options)  # the recipe's, also where it has changed
+        at = saved.position
+        if at.step > self.images.steps or at.updates != at.epoch * self.images.steps + at.step:
+            what = f"it stands at update {at.step} of epoch {at.epoch + 1}, and an epoch has {self.images.steps}"
+            if not self.run.changed:
+                raise CheckpointError(
+                    f"The run's state is not of these images ({what}).",
+                    where=self.run.state_file,
+                    hint="Give the data that it was begun with, or begin anew with --force.",
+                )
+            if at.step:
+                self._say(f"The run's state: {what}; going on at the epoch's start.")
+            at = replace(at, step=0, sums=(0.0, 0.0))
+        self.epoch, self.step, self.sums = at.epoch, at.step, list(at.sums)
+        self.run.saved = None
+
+    def _check_moments(self) -> None:
+        """Hold the optimizer's state to the parameters' shapes, where it has one number for each.
+
+        Raises:
+            ValueError: it has another shape.
+        """
+        if self.recipe.optimizer not in FUSED:
+            return
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                wanted = torch.Size() if name == "step" else parameter.shape
+                if isinstance(value, Tensor) and value.shape != wanted:
+                    raise ValueError(f"{name} has shape {list(value.shape)}, not {list(wanted)}")
+
+    def _means(self) -> Means:
+        cuda = self.device.type == "cuda"
+        return Means(
+            threads=torch.get_num_threads(),
+            processes=self.processes.count,
+            micro_batch=self.images.micro_batch,
+            compiled=self.options.compile,
+            device=torch.cuda.get_device_name(self.device) if cuda else torch.backends.cpu.get_cpu_capability(),
+            torch=str(torch.__version__),
+        )
+
+    def _say(self, line: str) -> None:
+        if self.run.writes:
+            self.options.say(line)
 
     def save(self) -> None:
         """Save the state, unless it has become no number."""
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise self._not_finite("A weight")
-        position = {"epoch": self.epoch, "step": self.step, "updates": self.updates, "sums": self.sums}
-        self.run.save(**{name: part.state_dict() for name, part in self.parts.items()}, **position)
+        position = Position(self.epoch, self.step, self.updates, (self.sums[0], self.sums[1]))
+        self.run.save(position, self._means(), {name: part.state_dict() for name, part in self.parts.items()})
         self.saved_at = time.monotonic()
 
     def fit(self) -> tuple[Illama, dict[str, Any]]:

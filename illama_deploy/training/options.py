@@ -13,6 +13,7 @@ from .dense import DenseImages
 from .images import Images, TensorImages, TimmImages
 from .processes import Processes, fast_precision, writes
 from .recipe import TrainRecipe
+from .state import MOST_THREADS
 
 __all__ = ["RunOptions"]
 
@@ -30,6 +31,8 @@ class RunOptions:
         epochs, batch_size, lr, seed: in place of the recipe's.
         micro_batch: images that a process takes at a time; its share of a batch where not given.
         workers: processes that decode, for each that trains.
+        threads: of torch, in each process; what it takes on this machine where not given, and in a resumed run what the
+            run was begun with, since the weights' last bits hang on it.
         compile: compile the blocks.
         save_minutes: save the state this often, besides after every epoch and on SIGTERM or SIGINT.
         out: the run's directory.
@@ -48,12 +51,20 @@ class RunOptions:
     seed: int | None = None
     micro_batch: int | None = None
     workers: int = 0
+    threads: int | None = None
     compile: bool = False
     save_minutes: float = 10.0
     out: str | Path | None = None
     resume: bool = False
     force: bool = False
     say: Callable[[str], None] = lambda line: None
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or (self.threads is not None and not 1 <= self.threads <= MOST_THREADS):
+            raise UsageError(
+                f"There are no {self.workers} workers with {self.threads} threads.",
+                hint=f"Use 0 or more --workers, and 1 to {MOST_THREADS} --threads.",
+            )
 
     def resolve(self, recipe: TrainRecipe | str | Path) -> TrainRecipe:
         """The recipe of that name, with what is given here in its place, and a precision for this machine."""

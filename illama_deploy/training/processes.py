@@ -59,8 +59,12 @@ class Processes:
 
 
 @contextmanager
-def join_processes() -> Iterator[Processes]:
-    """Join the group that torchrun's environment describes; alone where there is none."""
+def join_processes(threads: int | None = None) -> Iterator[Processes]:
+    """Join the group that torchrun's environment describes; alone where there is none.
+
+    Args:
+        threads: of torch; within the block they may be changed again.
+    """
     rank, count, local = (int(os.environ.get(key, default)) for key, default in
                           (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
     cuda = torch.cuda.is_available()
@@ -69,10 +73,14 @@ def join_processes() -> Iterator[Processes]:
         torch.cuda.set_device(device)
     else:
         keep_memory()
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
     if count > 1:
         dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield Processes(rank, count, device)
     finally:
+        torch.set_num_threads(before)
         if count > 1:
             dist.destroy_process_group()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
-from ..model.illama import IllamaConfig
-from ..tables import check_types, from_table, plain_values, read_toml, require_known
+from ..model.illama import VARIATIONS, IllamaConfig
+from ..tables import check_types, from_table, of_type, plain_values, read_toml, require_known, shortened
+from .augmentation import why_no_policy
 
-__all__ = ["SHIPPED", "TrainRecipe"]
+__all__ = ["FUSED", "SHIPPED", "TrainRecipe", "require_memory"]
 
+#: Optimizers that torch has a fused form of.
+FUSED = ("adam", "adamw", "sgd")
 SHIPPED = Path(__file__).parent / "recipes"
 
 CHOICES = {
@@ -25,6 +30,16 @@ CHOICES = {
 }
 #: Keys that are epochs from the start, fewer than there are.
 SPANS = ("warmup_epochs", "soft_mask_epochs")
+#: Keys to what they are at least.
+LEAST = {
+    "epochs": 1, "batch_size": 1, "evaluate_every": 1, "seed": 0, "lr": 0, "lr_start": 0, "warmup_epochs": 0,
+    "soft_mask_epochs": 0, "clip_grad": 0, "features": 0, "rotate": 0, "shear": 0, "shift": 0, "brightness": 0,
+    "color_jitter": 0,
+}  # fmt: skip
+#: How much larger, or smaller, an image is made.
+MOST_ZOOM = 16
+#: Numbers in [model], and sides of its images, at most.
+MOST, MOST_SIDE = 2**15, 2**12
 #: Keys that are shares or probabilities.
 SHARES = ("lr_min", "weight_decay", "smoothing", "mixup", "cutmix", "drop_path", "ema", "flip", "erasing", "teacher")
 
@@ -57,7 +72,7 @@ class TrainRecipe:
         rotate, shear (degrees), shift (share of the size), zoom (from, to), brightness: of the `tensor` pipeline.
         crop: of pixels that are classified: share of an image's side that a window of the network's size is, trained on
             with `zoom`, `flip` and `color_jitter`, and evaluated with.
-        data: spec to train on where none is named.
+        data: spec to train on where none is named; in a file, the embedded `digits` only.
         stored: precision of the weights in the file; what is evaluated is rounded to it.
         precision: `bfloat16` and `float16` by autocast; `auto`: the one that this machine is fastest at.
         seed: of everything random.
@@ -112,42 +127,57 @@ class TrainRecipe:
     steps: str = "learned"
 
     def __post_init__(self) -> None:
-        known = [f.name for f in fields(IllamaConfig) if f.name != "classes"]
-        table = dict(self.model)
-        require_known(table, known)
-        if isinstance(size := table.get("image_size"), int):
-            table["image_size"] = (size, size)
-        pairs = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-        object.__setattr__(self, "model", tuple(sorted(pairs.items())))
         check_types(self, skip=["model"])
+        object.__setattr__(self, "model", tuple(sorted(_model(dict(self.model)).items())))
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise RecipeError(
-                    f"Recipe key {name!r} does not know {getattr(self, name)!r}.", hint=f"Use {' or '.join(choices)}."
+                    f"Recipe key {name!r} does not know {shortened(getattr(self, name))}.",
+                    hint=f"Use {' or '.join(choices)}.",
                 )
-        for name, least in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("evaluate_every", 1),
-            ("seed", 0),
-            ("lr", 0),
-            ("warmup_epochs", 0),
-        ):
+        for name, least in LEAST.items():
             if not getattr(self, name) >= least:
                 raise RecipeError(f"Recipe key {name!r} must be at least {least}.", hint="Raise it.")
-        if not 0 < self.crop <= 1 or len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1]:
-            raise RecipeError("'crop' must be a share above 0, and 'zoom' two rising factors.", hint="Mend it.")
+        low, high = self.zoom if len(self.zoom) == 2 else (0.0, 0.0)
+        if not 0 < self.crop <= 1 or not 1 / MOST_ZOOM <= low <= high <= MOST_ZOOM:
+            raise RecipeError(
+                f"'crop' must be a share above 0, and 'zoom' two rising factors of at most {MOST_ZOOM}.",
+                hint="Mend it.",
+            )
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise RecipeError("'crop_scale' must be two rising shares above 0.", hint="Mend it.")
+        if not self.temperature > 0:
+            raise RecipeError("'temperature' must be above 0.", hint="Raise it.")
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"Recipe key {name!r} must be in 0..1, not {getattr(self, name)}.", hint="Mend it.")
-        if len(self.mean) != len(self.std):
-            raise RecipeError("The recipe's 'mean' and 'std' differ in length.", hint="Give one per channel.")
+        if len(self.mean) != len(self.std) or not all(deviation > 0 for deviation in self.std):
+            raise RecipeError(
+                "The recipe's 'mean' and 'std' differ in length, or a deviation is not above 0.",
+                hint="Give one of each per channel.",
+            )
+        channels = dict(self.model).get("channels", len(self.mean) or 3)
+        if channels not in (1, 3, 4) or len(self.mean) not in (0, channels):
+            raise RecipeError(
+                f"The recipe has {len(self.mean)} means and a network of {shortened(channels)} channels.",
+                hint="Image files have 1, 3 or 4 channels; give one mean and deviation for each.",
+            )
         for name in SPANS:
             if getattr(self, name) >= self.epochs and getattr(self, name):
                 raise RecipeError(
                     f"{name} is {getattr(self, name):g} and there are {self.epochs} epochs.",
                     hint=f"Raise the epochs, or lower {name} in a recipe of your own (--recipe FILE.toml).",
                 )
+        if why := self.auto_augment and why_no_policy(self.auto_augment):
+            raise RecipeError(
+                f"Recipe key 'auto_augment' does not know {shortened(self.auto_augment)} ({why}).",
+                hint='Use a policy of timm\'s, such as "rand-m9-mstd0.5-inc1", or "" for none.',
+            )
+        if why := why_no_optimizer(self.optimizer):
+            raise RecipeError(
+                f"Recipe key 'optimizer' does not know {shortened(self.optimizer)} ({why}).",
+                hint="Use one of timm's that needs gradients alone, such as adamw, sgd or lion.",
+            )
 
     def lr_at(self, update: int, steps: int) -> float:
         """The learning rate of an update, the first being 0, where an epoch has so many.
@@ -183,7 +213,7 @@ class TrainRecipe:
             if (span := getattr(self, name)) and span >= epochs:
                 changes[name] = span / self.epochs * epochs
         said = [
-            f"{name} is {getattr(self, name):g} of {self.epochs} epochs, and the run has {epochs}: shortened to {new:g}."
+            f"{name} is {getattr(self, name):g} of {self.epochs} epochs, and the run has {epochs}: now {new:g}."
             for name, new in changes.items()
         ]
         return replace(self, epochs=epochs, **changes), said
@@ -211,4 +241,92 @@ class TrainRecipe:
         values, path = read_toml(name, SHIPPED)
         if not isinstance(values.get("model", {}), dict):
             raise RecipeError("Recipe key 'model' needs a table.", where=path, hint="Write it as [model].")
+        if values.get("data", "") not in ("", "digits"):  # a file may not say what is opened
+            raise RecipeError(
+                f"Recipe key 'data' names data of this machine, or elsewhere: {shortened(values['data'])}.",
+                where=path,
+                hint="Leave it out, and give the data with --data.",
+            )
         return from_table(cls, {**values, "model": tuple(values.get("model", {}).items())}, where=path)
+
+
+def _model(table: dict[str, Any]) -> dict[str, Any]:
+    """The [model] table, typed; a whole one describes a network that can be made here.
+
+    Raises:
+        RecipeError: an unknown key, a value of another type, or no network.
+    """
+    kinds = {f.name: str(f.type) for f in fields(IllamaConfig) if f.name != "classes"}
+    require_known(table, kinds)
+    if isinstance(size := table.get("image_size"), int):
+        table = {**table, "image_size": (size, size)}
+    table = {key: of_type(f"model.{key}", kinds[key], value) for key, value in table.items()}
+    numbers = [value for value in table.values() if isinstance(value, int)]
+    if not all(0 <= number <= MOST for number in numbers) or not all(
+        1 <= side <= MOST_SIDE for side in table.get("image_size", ())
+    ):
+        raise RecipeError(
+            f"The recipe's [model] has a number outside 0..{MOST}, or a side of images outside 1..{MOST_SIDE}.",
+            hint="Mend it.",
+        )
+    for name, known in VARIATIONS.items():
+        if table.get(name, known[0]) not in known:
+            what = f"Recipe key 'model.{name}' does not know {shortened(table[name])}."
+            raise RecipeError(what, hint=f"Use {' or '.join(known)}.")
+    if {"dim", "depth", "heads"} <= table.keys():
+        try:
+            require_memory(IllamaConfig(**table, classes=2))
+        except ValueError as error:
+            raise RecipeError(f"The recipe describes no network ({error}).", hint="Mend its [model] table.") from error
+    return table
+
+
+def require_memory(config: IllamaConfig) -> None:
+    """Refuse a network that no memory of this machine holds.
+
+    Raises:
+        RecipeError: it does not fit.
+    """
+    needed, here = _bytes(config), _memory()
+    if needed > here:
+        raise RecipeError(
+            f"The recipe's network takes {needed / 2**30:,.0f} GiB, and this machine has {here / 2**30:,.0f}.",
+            hint="Lower the numbers of its [model] table.",
+        )
+
+
+def _bytes(config: IllamaConfig) -> int:
+    """What a network takes: its weights and masks, and one image's attention."""
+    block = 4 * config.dim**2 + 3 * config.dim * config.hidden
+    weights = config.depth * block + config.dim * (config.tokens + config.channels * config.patch_size**2)
+    return 4 * (weights + config.tokens**2 * (config.depth + config.heads) + config.head_width**2 * 9)
+
+
+def _memory() -> float:
+    """Bytes of this machine's memory; more than any where it does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
+@cache
+def why_no_optimizer(name: str) -> str:
+    """Why timm's optimizer of that name takes no step, gradients being all that it gets; empty where it does."""
+    import torch
+    from timm.optim import create_optimizer_v2
+
+    if name in FUSED:
+        return ""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layer = torch.nn.Linear(2, 2, device="meta").to_empty(device=device)  # nothing is drawn: random is what seeds say
+    try:
+        for parameter in layer.parameters():
+            torch.nn.init.ones_(parameter)
+            parameter.grad = torch.ones_like(parameter)
+        optimizer = create_optimizer_v2(layer, name, lr=1e-3, weight_decay=0.05)
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    except Exception as error:  # timm asserts, looks up or imports; torch says what it likes
+        return str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+    return ""
