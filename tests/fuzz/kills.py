@@ -29,7 +29,7 @@ from .judge import answers, tree  # noqa: E402
 from .server import Outcome, run, start  # noqa: E402
 
 DIGITS = ("quantize", "digits.safetensors")
-MANY = ("--calib-images", "256")
+MANY = ("--calib-images", "64")
 IMAGES = (
     "--data",
     "folder:images",
@@ -71,7 +71,7 @@ def _commands() -> tuple[Command, ...]:
     files = ("digits.safetensors",)
     return (
         Command("quantize W8A8", w8a8, files, (*w8a8, "--calib-images", "8")),
-        Command("quantize W4A8", (*w8a8, "--format", "W4A8", "--effort", "best", "--calib-images", "64"), files, w8a8),
+        Command("quantize W4A8", (*w8a8, "--recipe", "learned.toml"), (*files, "learned.toml"), w8a8),
         Command(
             "search",
             (

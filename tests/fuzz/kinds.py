@@ -8,7 +8,7 @@ from .draw import Draw, Edit
 from .edit_bytes import BYTES
 from .edit_images import IMAGES, PARQUET
 from .edit_json import JSON, JSON_LINES, RESEALED
-from .edit_lines import TOML
+from .edit_lines import LISTS, TOML
 from .edit_onnx import ONNX
 from .edit_tensors import PTH, SAFETENSORS
 from .material import MEAN
@@ -310,7 +310,7 @@ def _kinds() -> tuple[Kind, ...]:
             "categories",
             ("categories.json",),
             ("stimuli", "w8a8"),
-            (("evaluate", "w8a8", "--limit", "2", *SHAPES, "--json", "out/figures.json"),),
+            (("evaluate", "w8a8", *FEW, *SHAPES, "--json", "out/figures.json"),),
             JSON,
             "none",
             4,
@@ -320,10 +320,31 @@ def _kinds() -> tuple[Kind, ...]:
             "stimulus",
             ("stimuli/d0-e1.png",),
             ("stimuli", "w8a8", "categories.json"),
-            (("evaluate", "w8a8", "--limit", "2", *SHAPES, "--json", "out/figures.json"),),
+            (("evaluate", "w8a8", *FEW, *SHAPES, "--json", "out/figures.json"),),
             IMAGES,
             "none",
             2,
+        ),
+        Kind(
+            "list of images",
+            ("list.txt",),
+            ("images", "digits.safetensors"),
+            (("quantize", "digits.safetensors", "--data", "list:list.txt", *QUANTIZE),),
+            LISTS,
+            "none",
+            3,
+        ),
+        *(
+            Kind(
+                f"class names, {suffix}",
+                (f"names.{suffix}",),
+                ("images", "w8a8"),
+                (("evaluate", "w8a8", "--data", "folder:images?classes={file}", *FEW, "--json", "out/figures.json"),),
+                edits,
+                "none",
+                1,
+            )
+            for suffix, edits in (("txt", LISTS), ("json", JSON))
         ),
     )
 

@@ -171,8 +171,12 @@ def _plain_files(place: Path) -> None:
     recipes = Path(__file__).parents[2] / "illama_deploy" / "recipes"
     for name in ("w8a8", "w4a4"):
         shutil.copyfile(recipes / f"{name}.toml", place / f"{name}.toml")
+    learned = (recipes / "w4a8.toml").read_text().replace("seed = 0", "seed = 0\nreconstruct = 6", 1)
+    (place / "learned.toml").write_text(learned)
     _images(place)
     names = {letter: [label] for label, letter in enumerate("abcdefghij")}
+    (place / "names.txt").write_text("".join(f"{label}\n" for label in range(10)))
+    (place / "names.json").write_text(json.dumps([str(label) for label in range(10)], indent=1))
     (place / "categories.json").write_text(json.dumps({"source": "digits", "categories": names}, indent=1))
 
 
