@@ -55,6 +55,8 @@ class Campaign:
         edit = kind.edit(draw)
         changed = edit.change(content, draw)
         (place / file).write_bytes(changed)
+        if kind.mend is not None:
+            kind.mend(place / file)
         before = tree(home)
         outcome = run(command, place, home / "aside", draw.trap)
         verdict = self._verdict(kind, edit.whole or changed == content, command, outcome, original, home, before)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from .draw import Draw, Edit
 from .edit_bytes import BYTES
@@ -12,6 +14,7 @@ from .edit_lines import LISTS, TOML
 from .edit_onnx import ONNX
 from .edit_tensors import PTH, SAFETENSORS
 from .material import MEAN
+from .mend import mend_manifest, mend_onnx
 
 __all__ = ["KINDS", "Kind"]
 
@@ -41,6 +44,7 @@ class Kind:
             `none`: nobody can see that the file was another.
         share: of all mutants, relatively.
         resumes: the run is the output.
+        mend: makes the hashes in other files anew, so that every mutant is a whole file of its own.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Kind:
     share: int
     bytes_share: float = 0.4
     resumes: bool = False
+    mend: Callable[[Path], None] | None = None
 
     def edit(self, draw: Draw) -> Edit:
         """One of the edits, or of those of bytes."""
@@ -333,6 +338,48 @@ def _kinds() -> tuple[Kind, ...]:
             LISTS,
             "none",
             3,
+        ),
+        Kind(
+            "quantized, mended",
+            ("w8a8/model.safetensors", "w4a16/model.safetensors"),
+            ("digits.safetensors",),
+            (("evaluate", "{folder}", *EVALUATE), ("export", "{folder}", *EXPORT)),
+            SAFETENSORS,
+            "none",
+            6,
+            0.2,
+            mend=mend_manifest,
+        ),
+        Kind(
+            "onnx, mended",
+            ("onnx/model.onnx", "onnx/model.float.onnx"),
+            ("onnx",),
+            (
+                ("evaluate", "{file}", *EVALUATE),
+                ("evaluate", "{file}", *EVALUATE),
+                ("bench", "{file}", "--rounds", "10", "--batch", "1", "--json", "out/times.json"),
+                ("inspect", "{file}", "--json", "out/inspection.json"),
+                ("check", "onnx/model.onnx", *FLOAT, *CHECK),
+            ),
+            ONNX,
+            "none",
+            12,
+            0.1,
+            mend=mend_onnx,
+        ),
+        Kind(
+            "openvino, mended",
+            ("openvino/model.onnx",),
+            ("openvino",),
+            (
+                ("evaluate", "{file}", *EVALUATE),
+                ("inspect", "{file}", "--json", "out/inspection.json"),
+            ),
+            ONNX,
+            "none",
+            4,
+            0.1,
+            mend=mend_onnx,
         ),
         *(
             Kind(
