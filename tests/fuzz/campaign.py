@@ -45,8 +45,8 @@ class Campaign:
         """Make a mutant, run a step on it and say how it went."""
         kind = self.kind_of(number)
         rng = random.Random(f"{self.seed} {kind.name} {number}")
-        file, command = rng.choice(kind.files), rng.choice(kind.commands)
-        command = tuple(part.format(file=file, folder=str(Path(file).parent)) for part in command)
+        file, line = rng.choice(kind.files), rng.choice(kind.commands)
+        command = tuple(line.format(file=file, folder=Path(file).parent).split())
         original = self._original(kind, file, command)
         home = self.out / "places" / str(number)
         place = self._place(home, kind, file)
@@ -74,7 +74,7 @@ class Campaign:
         self, kind: Kind, whole: bool, command: tuple[str, ...], outcome: Outcome, original: Original, home: Path,
         before: dict[str, str],
     ) -> str:  # fmt: skip
-        output = "place/run" if kind.resumes else "place/out"
+        output = "place/run" if "--resume" in command else "place/out"
         after = tree(home)
         strange = [
             name for name in before.keys() | after.keys()
@@ -83,7 +83,7 @@ class Campaign:
         strange += [str(path) for path in (home / "aside" / "tmp").rglob("*")]
         left = [name for name in after if name.startswith(f"{output}/")]
         found = answers(home / "place", command) if outcome.code in (0, 1, 3) and not outcome.ended else ""
-        return judge(kind, whole, outcome, original, found, strange, left)
+        return judge(kind, whole, outcome, original, found, strange, [] if "--resume" in command else left)
 
     def _original(self, kind: Kind, file: str, command: tuple[str, ...]) -> Original:
         if command not in self._originals:

@@ -48,7 +48,7 @@ def judge(
         whole: whether its edit made a file that somebody could have written.
         found: its answers.
         strange: files that were written outside of the output, changed or removed.
-        left: what stands in the output's place.
+        left: what stands in the output's place, which after an error is nothing.
     """
     if outcome.ended:
         return outcome.ended
@@ -69,7 +69,7 @@ def judge(
     if outcome.code == 2:
         if not outcome.err.startswith("error: ") and "\nerror: " not in outcome.err:
             return "no message"
-        return "half-written" if left and not kind.resumes else "refused"
+        return "half-written" if left else "refused"
     if found == "no JSON":
         return found
     if found == original.answers:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shlex
 import shutil
 import sys
 import time
@@ -28,20 +27,8 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 from .judge import answers, tree  # noqa: E402
 from .server import Outcome, run, start  # noqa: E402
 
-DIGITS = ("quantize", "digits.safetensors")
-MANY = ("--calib-images", "64")
-IMAGES = (
-    "--data",
-    "folder:images",
-    "--eval-data",
-    "parquet:digits.parquet",
-    "--batch-size",
-    "10",
-    "--save-minutes",
-    "0",
-)
-QUICK = ("--limit", "64", "--rounds", "20", "--batch", "1")
-PAIR = ("onnx/model.float.onnx", "onnx/model.onnx")
+PAIR = "onnx/model.float.onnx onnx/model.onnx"
+IMAGES = "--data folder:images --eval-data parquet:digits.parquet --batch-size 10 --save-minutes 0 --out out --resume"
 
 
 @dataclass(frozen=True)
@@ -55,67 +42,39 @@ class Command:
     """
 
     name: str
-    line: tuple[str, ...]
+    line: str
     needs: tuple[str, ...]
-    before: tuple[str, ...] = ()
+    before: str = ""
     exact: bool = True
 
 
-def _commands() -> tuple[Command, ...]:
-    evaluate = ("evaluate", "w8a8", "--json", "out/figures.json", "--limit")
-    check = ("check", PAIR[1], "--baseline", PAIR[0], "--no-sensitivity", *QUICK, "--out", "out")
-    bench = ("bench", *PAIR, "--batch", "1", "--json", "out/times.json", "--rounds")
-    report = ("report", "report/report.json", "--out", "out", "--format")
-    w8a8 = (*DIGITS, "--out", "out", *MANY)
-    export = {name: ("export", "w8a8", f"--{name}", "--out", "out") for name in ("onnx", "openvino", "trt")}
-    files = ("digits.safetensors",)
-    return (
-        Command("quantize W8A8", w8a8, files, (*w8a8, "--calib-images", "8")),
-        Command("quantize W4A8", (*w8a8, "--recipe", "learned.toml"), (*files, "learned.toml"), w8a8),
-        Command(
-            "search",
-            (
-                *w8a8,
-                "--max-drop",
-                "5",
-                "--candidate",
-                "W8A8",
-                "--candidate",
-                "W4A8",
-                "--effort",
-                "fast",
-                "--held-out-images",
-                "400",
-                "--calib-images",
-                "64",
-            ),
-            files,
-            w8a8,
-        ),
-        Command(
-            "qat",
-            ("qat", "w4a16", "--epochs", "2", *IMAGES, "--out", "out", "--resume"),
-            (*files, "w4a16", "images", "digits.parquet"),
-        ),
-        Command(
-            "train",
-            ("train", "--recipe", "training.toml", *IMAGES, "--out", "out", "--resume"),
-            ("training.toml", "images", "digits.parquet"),
-        ),
-        Command("export --onnx", export["onnx"], (*files, "w8a8"), (*export["onnx"], "--temperature", "2")),
-        Command("export --openvino", export["openvino"], (*files, "w8a8"), (*export["openvino"], "--temperature", "2")),
-        Command(
-            "export --trt rtx",
-            (*export["trt"], "--flavor", "rtx", "--compute-capability", "8.9"),
-            (*files, "w8a8"),
-            (*export["trt"], "--onnx-only"),
-            exact=False,
-        ),
-        Command("evaluate --json", (*evaluate, "256"), ("w8a8",), (*evaluate, "8")),
-        Command("check", check, ("onnx",), (*check, "--limit", "8"), exact=False),
-        Command("report", (*report, "md,html,junit,csv"), ("report",), (*report, "md")),
-        Command("bench --json", (*bench, "40"), ("onnx",), (*bench, "10"), exact=False),
-    )
+FLOAT = ("digits.safetensors",)
+RUN = ("images", "digits.parquet", "training.toml")
+W8A8 = "quantize digits.safetensors --calib-images 64 --out out"
+SEARCH = f"{W8A8} --max-drop 5 --candidate W8A8 --candidate W4A8 --effort fast --held-out-images 400"
+EXPORT = "export w8a8 --source digits.safetensors --out out"
+RTX = f"{EXPORT} --trt --flavor rtx --compute-capability 8.9"
+EVALUATE = "evaluate w8a8 --json out/figures.json --limit"
+CHECK = (
+    "check onnx/model.onnx --baseline onnx/model.float.onnx --no-sensitivity --rounds 20 --batch 1 --out out --limit"
+)
+BENCH = f"bench {PAIR} --batch 1 --json out/times.json --rounds"
+REPORT = "report report/report.json --out out --format"
+
+COMMANDS = (
+    Command("quantize W8A8", W8A8, FLOAT, f"{W8A8} --calib-images 8"),
+    Command("quantize W4A8", f"{W8A8} --recipe learned.toml", (*FLOAT, "learned.toml"), W8A8),
+    Command("search", SEARCH, FLOAT, W8A8),
+    Command("qat", f"qat w4a16 --epochs 2 --source digits.safetensors {IMAGES}", (*FLOAT, *RUN, "w4a16")),
+    Command("train", f"train --recipe training.toml {IMAGES}", RUN),
+    Command("export --onnx", f"{EXPORT} --onnx", (*FLOAT, "w8a8"), f"{EXPORT} --onnx --temperature 2"),
+    Command("export --openvino", f"{EXPORT} --openvino", (*FLOAT, "w8a8"), f"{EXPORT} --openvino --temperature 2"),
+    Command("export --trt rtx", RTX, (*FLOAT, "w8a8"), f"{RTX} --onnx-only", exact=False),
+    Command("evaluate --json", f"{EVALUATE} 256", ("w8a8",), f"{EVALUATE} 8"),
+    Command("check", f"{CHECK} 64", ("onnx",), f"{CHECK} 8", exact=False),
+    Command("report", f"{REPORT} md,html,junit,csv", ("report",), f"{REPORT} md"),
+    Command("bench --json", f"{BENCH} 40", ("onnx",), f"{BENCH} 10", exact=False),
+)
 
 
 class Trials:
@@ -140,16 +99,16 @@ class Trials:
             home = self.place(command)
             if before is not None and replaces:
                 shutil.copytree(before.home / "place" / "out", home / "place" / "out")
-            line = (*command.line, "--force") if replaces and _forces(command) else command.line
+            line = f"{command.line} --force" if replaces and _forces(command) else command.line
             moments.append(alone.seconds * (i + self.rng.random()) / number)
-            outcome = start(line, home / "place", home / "aside").wait(kill_after=moments[-1])
+            outcome = start(line.split(), home / "place", home / "aside").wait(kill_after=moments[-1])
             what = f"{command.name}, killed after {moments[-1]:.2f} s" + (", over another" if replaces else "")
             state = self._state(home, command, alone, before if replaces else None)
             states[state if outcome.ended == "kill" else "ended before"] += 1
             if state == "broken":
                 self.faults.append(f"{what}: the output is neither the old one nor the new one")
             finished = (home / "place" / "out").exists() and "--force" not in line and _forces(command)
-            again = run((*line, "--force") if finished else line, home / "place", home / "aside")
+            again = run((f"{line} --force" if finished else line).split(), home / "place", home / "aside")
             if again.code not in (0, 1, 3):
                 self.faults.append(f"{what}: once more, exit code {again.code}: {again.err.strip()}")
             elif snapshot(home, command) != alone.snapshot:
@@ -169,17 +128,17 @@ class Trials:
                 known[command.name] = (self.alone(command, command.line), self.alone(command, other))
             alone = known[command.name]
             lines = [
-                line if self.rng.random() < 0.5 or not _forces(command) else (*line, "--force")
+                line if self.rng.random() < 0.5 or not _forces(command) else f"{line} --force"
                 for line in (command.line, other)
             ]
             order = self.rng.sample((0, 1), 2)
             home = self.place(command)
-            first = start(lines[order[0]], home / "place", home / "aside")
+            first = start(lines[order[0]].split(), home / "place", home / "aside")
             pause = self.rng.random() ** 2 * alone[order[0]].seconds
             time.sleep(pause)
-            second = start(lines[order[1]], home / "place", home / "aside-2")
+            second = start(lines[order[1]].split(), home / "place", home / "aside-2")
             ended = [first.wait(), second.wait()]
-            what = f"{shlex.join(lines[order[0]])}, and after {pause:.2f} s {shlex.join(lines[order[1]])}"
+            what = f"{lines[order[0]]}, and after {pause:.2f} s {lines[order[1]]}"
             states["both done" if all(_done(e) for e in ended) else "one refused"] += 1
             if not any(_done(e) for e in ended):
                 self.faults.append(f"{what}: neither was done: {[e.err.strip() for e in ended]}")
@@ -194,7 +153,7 @@ class Trials:
             self._left(what, home, command)
         return f"| two processes in one place | {number} times | {_counts(states)} |"
 
-    def alone(self, command: Command, line: tuple[str, ...]) -> Alone:
+    def alone(self, command: Command, line: str) -> Alone:
         """What a command gives that nobody stops.
 
         Raises:
@@ -203,9 +162,9 @@ class Trials:
         home = self.out / "alone" / f"{command.name}-{len(list((self.out / 'alone').glob('*')))}".replace(" ", "-")
         self._fill(home, command)
         begun = time.monotonic()
-        outcome = run(line, home / "place", home / "aside")
+        outcome = run(line.split(), home / "place", home / "aside")
         if not _done(outcome):
-            raise RuntimeError(f"illama-deploy {shlex.join(line)}: exit code {outcome.code}\n{outcome.err}")
+            raise RuntimeError(f"illama-deploy {line}: exit code {outcome.code}\n{outcome.err}")
         return Alone(home, time.monotonic() - begun, snapshot(home, command))
 
     def place(self, command: Command) -> Path:
@@ -260,12 +219,14 @@ def snapshot(home: Path, command: Command) -> str:
         return str(
             {name: value for name, value in files.items() if name not in ("log.jsonl", "state.pt", "curves.png")}
         )
-    return str(sorted(name for name in files if not name.startswith("."))) + answers(home / "place", command.line)
+    return str(sorted(name for name in files if not name.startswith("."))) + answers(
+        home / "place", tuple(command.line.split())
+    )
 
 
 def _forces(command: Command) -> bool:
     """Whether there is --force: runs are gone on with, and single files replaced without it."""
-    return "--resume" not in command.line and command.line[0] not in ("evaluate", "bench", "report")
+    return "--resume" not in command.line and command.line.split()[0] not in ("evaluate", "bench", "report")
 
 
 def _done(outcome: Outcome) -> bool:
@@ -298,7 +259,7 @@ def main() -> int:
     material = make_material(out)
     shutil.rmtree(out / "alone", ignore_errors=True)
     trials = Trials(material, out, options.seed)
-    commands = [command for command in _commands() if not options.only or command.name in options.only]
+    commands = [command for command in COMMANDS if not options.only or command.name in options.only]
     print("| command | killed after, s | what was left |\n| --- | --- | --- |", flush=True)
     for command in commands if options.kills else ():
         print(trials.kills(command, options.kills), flush=True)

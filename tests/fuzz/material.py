@@ -74,89 +74,42 @@ crop_scale = [0.5, 1.0]
 """,
 )
 
-#: Each writes the folder after `--out`; in order.
-COMMANDS = (
-    ("quantize", "digits.safetensors", "--calib-images", "8", "--out", "w8a8"),
-    (
-        "quantize",
-        "digits.safetensors",
-        "--format",
-        "W4A16-g64",
-        "--calib-images",
-        "8",
-        "--effort",
-        "fast",
-        "--out",
-        "w4a16",
-    ),
-    (
-        "quantize",
-        "digits.safetensors",
-        "--max-drop",
-        "5",
-        "--calib-images",
-        "8",
-        "--candidate",
-        "W8A8",
-        "--candidate",
-        "W4A8",
-        "--effort",
-        "fast",
-        "--held-out-images",
-        "400",
-        "--out",
-        "searched",
-    ),
-    ("export", "w8a8", "--onnx", "--out", "onnx"),
-    ("export", "w8a8", "--openvino", "--out", "openvino"),
-    (
-        "check",
-        "onnx/model.onnx",
-        "--baseline",
-        "onnx/model.float.onnx",
-        "--limit",
-        "16",
-        "--rounds",
-        "10",
-        "--batch",
-        "1",
-        "--out",
-        "report",
-    ),
-    (
-        "train",
-        "--recipe",
-        "training.toml",
-        "--data",
-        "folder:images",
-        "--eval-data",
-        "parquet:digits.parquet",
-        "--batch-size",
-        "10",
-        "--out",
-        "run",
-    ),
-    ("export", "w8a8", "--trt", "--flavor", "rtx", "--compute-capability", "8.9", "--out", "trt"),
-)
+#: What is made, and by which command; in order.
+COMMANDS = {
+    "w8a8": "quantize digits.safetensors --calib-images 8 --out w8a8",
+    "w4a16": "quantize digits.safetensors --format W4A16-g64 --calib-images 8 --effort fast --out w4a16",
+    "searched": "quantize digits.safetensors --max-drop 5 --candidate W8A8 --candidate W4A8 --effort fast "
+    "--calib-images 8 --held-out-images 400 --out searched",
+    "onnx": "export w8a8 --onnx --out onnx",
+    "openvino": "export w8a8 --openvino --out openvino",
+    "report": "check onnx/model.onnx --baseline onnx/model.float.onnx --limit 16 --rounds 10 --batch 1 --out report",
+    "run": "train --recipe training.toml --data folder:images --eval-data parquet:digits.parquet --batch-size 10 "
+    "--out run",
+    "workspace/quantized": "quantize digits.safetensors --calib-images 8 --workspace workspace",
+    "workspace/onnx": "export --onnx --workspace workspace",
+    "trt": "export w8a8 --trt --flavor rtx --compute-capability 8.9 --out trt",
+}
 
 
 def make_material(root: Path) -> Path:
-    """Make what is not there yet, and return the folder.
+    """Make what is not there yet, and return the folder; what this machine remembers of it lies beside it, in `state`.
 
     Raises:
         RuntimeError: a step failed on whole files.
     """
     place = root / "material"
+    if (root / "state").exists():
+        return place
     place.mkdir(parents=True, exist_ok=True)
     _plain_files(place)
-    for command in COMMANDS:
-        out = place / command[-1]
-        if out.exists():
+    for made, line in COMMANDS.items():
+        if (place / made).exists():
             continue
-        outcome = run([*command[:-1], out.name], place, root / "aside")
-        if outcome.code not in (0, 1, 3) and not (command[1] == "w8a8" and "--trt" in command):
-            raise RuntimeError(f"illama-deploy {' '.join(command)}: exit code {outcome.code}\n{outcome.err}")
-    shutil.rmtree(root / "aside", ignore_errors=True)
+        outcome = run(line.split(), place, root / "aside")
+        if outcome.code not in (0, 1, 3) and made != "trt":  # TensorRT for RTX may not be installed
+            raise RuntimeError(f"illama-deploy {line}: exit code {outcome.code}\n{outcome.err}")
+    shutil.copytree(root / "aside" / "state", root / "state", dirs_exist_ok=True)
+    shutil.rmtree(root / "aside")
     return place
 
 
