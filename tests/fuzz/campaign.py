@@ -59,11 +59,18 @@ class Campaign:
             kind.mend(place / file)
         before = tree(home)
         outcome = run(command, place, home / "aside", draw.trap)
-        verdict = self._verdict(kind, edit.whole or changed == content, command, outcome, original, home, before)
+        verdict = (
+            "original"
+            if original.fails
+            else self._verdict(kind, edit.whole or changed == content, command, outcome, original, home, before)
+        )
         if verdict in FAILURES:
             self._keep(number, kind, command, outcome, home)
         shutil.rmtree(home, ignore_errors=True)
-        said = next((line for line in outcome.err.splitlines() if line.startswith("error: ")), outcome.err[-300:])
+        said = next(
+            (line for line in (original.fails or outcome.err).splitlines() if line.startswith("error: ")),
+            outcome.err[-300:],
+        )
         return {
             "number": number, "kind": kind.name, "file": file, "edit": edit.name, "command": shlex.join(command),
             "verdict": verdict, "code": outcome.code, "seconds": round(outcome.seconds, 2),
@@ -91,9 +98,8 @@ class Campaign:
             place = self._place(home, kind, file)
             outcome = run(command, place, home / "aside")
             found = answers(place, command) if outcome.code in (0, 1, 3) else ""
-            if outcome.code not in (0, 1, 3) and kind.name != "sidecar":  # no GPU
-                raise RuntimeError(f"{kind.name}: {shlex.join(command)} fails on whole files:\n{outcome.err}")
-            self._originals[command] = Original(found, outcome.peak_bytes, outcome.events)
+            fails = outcome.code not in (0, 1, 3) and "trt/model.engine" not in command  # which needs a GPU
+            self._originals[command] = Original(found, outcome.peak_bytes, outcome.events, outcome.err if fails else "")
             shutil.rmtree(home)
         return self._originals[command]
 

@@ -20,7 +20,7 @@ __all__ = ["FAILURES", "Original", "answers", "judge", "tree"]
 #: Verdicts that a mutant must not get; the others are `refused`, `same` and `other`.
 FAILURES = (
     "unexpected", "traceback", "crash", "time", "memory", "trap", "outside", "half-written", "code", "other answers",
-    "exit code", "no message", "no JSON",
+    "exit code", "no message", "no JSON", "original",
 )  # fmt: skip
 #: Of what a file asks for, over what its original takes.
 MORE_BYTES = 512 << 20
@@ -32,11 +32,16 @@ CLOCKED = re.compile(
 
 @dataclass(frozen=True)
 class Original:
-    """What a command gives on whole files."""
+    """What a command gives on whole files.
+
+    Attributes:
+        fails: what it says, where it does not even take them: then the campaign is at fault.
+    """
 
     answers: str
     peak_bytes: int
     events: tuple[str, ...]
+    fails: str = ""
 
 
 def judge(
