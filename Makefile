@@ -1,10 +1,14 @@
-# Everything runs in .venv, which is made once and remade only when pyproject.toml changes.
+# Everything runs in .venv, which is made once and remade only when pyproject.toml changes. Only test-lowest has an
+# environment of its own.
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 TRAINING := tests/test_training.py tests/test_train_cli.py
+LOWEST := .venv-lowest
+# make test-lowest TESTS="tests/test_data.py tests/test_cli.py" runs some of them.
+TESTS := $(patsubst %,--ignore=%,$(TRAINING))
 
-.PHONY: demo test lint fuzz kills clean
+.PHONY: demo test test-lowest lint fuzz kills clean
 
 demo: $(READY)
 	$(BIN)/illama-deploy demo --out illama-out/demo --force
@@ -16,6 +20,14 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# All tests with the lowest version that pyproject.toml allows of each package it names. Old packages warn of what newer
+# ones have deprecated; all other warnings are errors here, too.
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning $(TESTS)
+ifneq ($(origin TESTS),command line)
+	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning $(TRAINING)
+endif
 
 lint: $(READY)
 	$(BIN)/ruff check --fix .
@@ -38,5 +50,14 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.11" torchvision --editable ".[dev]"
 	touch $@
 
+# The lowest versions have wheels for the lowest Python.
+$(LOWEST)/.ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed; say PYTHON=python3.11")'
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --editable ".[test]"
+	touch $@
+
 clean:
-	rm -rf .venv build dist illama-out *.egg-info
+	rm -rf .venv $(LOWEST) build dist illama-out *.egg-info

@@ -963,13 +963,15 @@ def doctor(
         print_table(columns, rows, left=len(columns))
         return
     from .environment import describe_environment, target_states
+    from .versions import too_old
 
     environment = describe_environment()
     for key, value in environment.items():
         if not isinstance(value, dict):
             _say(f"{key:<18} {value}")
-    for key, value in environment["versions"].items():
-        _say(f"{key:<18} {value}")
+    old = too_old()
+    for key, value in {**environment["versions"], **{key: here for key, (here, _) in old.items()}}.items():
+        _say(f"{key:<18} {value}" + (f"  too old: needs {old[key][1]}" if key in old else ""))
     import onnxruntime as ort
 
     _say(f"{'ort providers':<18} {' '.join(ort.get_available_providers())}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .hashing import canonical_json
-from .versions import package_version, versions
+from .versions import package_version, too_old, versions
 
 __all__ = ["TargetState", "cpu_features", "cuda_problem", "describe_environment", "sums_saturate", "target_states"]
 
@@ -94,21 +94,28 @@ def target_states() -> list[TargetState]:
 
 
 def _torch() -> TargetState:
-    return TargetState("torch (simulation, or torchao's kernels with --target torch)", None, None)
+    why = _too_old("torch") or _too_old("torchao")
+    return TargetState("torch (simulation, or torchao's kernels with --target torch)", why, why)
 
 
 def _onnx_cpu() -> TargetState:
     vnni = {"avx512_vnni", "avx_vnni", "asimddp"} & set(cpu_features())
     slow = "runs, but without VNNI instructions: INT8 is exact here (U8×U8) and hardly faster than float"
     note = None if vnni else slow
-    return TargetState("onnx-cpu", None, note)
+    return TargetState("onnx-cpu", None, _too_old("onnxruntime") or _too_old("onnxruntime-gpu") or note)
 
 
 def _onnx_cuda() -> TargetState:
     import onnxruntime as ort
 
-    why = cuda_problem() or (
-        None if "CUDAExecutionProvider" in ort.get_available_providers() else "this onnxruntime has no CUDA provider"
+    why = (
+        _too_old("onnxruntime-gpu")
+        or cuda_problem()
+        or (
+            None
+            if "CUDAExecutionProvider" in ort.get_available_providers()
+            else "this onnxruntime has no CUDA provider"
+        )
     )
     return TargetState("onnx-cuda", None, why)
 
@@ -128,7 +135,12 @@ def _tensorrt_rtx() -> TargetState:
 
 
 def _missing(package: str, extra: str) -> str | None:
-    return None if package_version(package) else f"{package} is not installed: pip install '{extra}'"
+    return _too_old(package) if package_version(package) else f"{package} is not installed: pip install '{extra}'"
+
+
+def _too_old(package: str) -> str | None:
+    here, lowest = too_old().get(package, ("", ""))
+    return f"{package} {here} is too old: pip install '{package}>={lowest}'" if here else None
 
 
 def _gpus() -> list[str]:

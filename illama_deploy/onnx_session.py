@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .versions import need
+
 if TYPE_CHECKING:
     import onnxruntime as ort
 
@@ -15,7 +17,11 @@ def session_options(*, fp8: bool = False) -> ort.SessionOptions:
 
     Args:
         fp8: the file has FP8 operands.
+
+    Raises:
+        RuntimeUnavailableError: ONNX Runtime is older than this package allows.
     """
+    need("onnxruntime", install="pip install illama-deploy")
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +176,8 @@ def test_openvino_that_is_not_installed(
     cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exported all the same, and said so; running it is refused with what to install."""
-    monkeypatch.setattr("illama_deploy.export.proofs.openvino_cpu.find_spec", lambda name: None)
-    monkeypatch.setattr("illama_deploy.runtime.openvino_cpu.find_spec", lambda name: None)
+    found = find_spec("openvino")
+    monkeypatch.setattr("illama_deploy.versions.find_spec", lambda name: None if name == "openvino" else found)
     result = cli("export", digits_quantized.path, "--openvino", "--no-float", "--out", tmp_path / "ov")
     assert result.code == 2
     assert "illama-deploy[openvino]" in result.err

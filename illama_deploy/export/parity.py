@@ -91,7 +91,7 @@ def measure_parity(network: Illama, target: Target, *, images: Tensor | None = N
         images: [B, C, H, W], normalised; 3 of seeded noise, smooth and sharp, where not given.
 
     Raises:
-        RuntimeUnavailableError: the runtime is not installed.
+        RuntimeUnavailableError: the runtime is not installed, or too old.
         ExportError: the runtime refuses the graph.
     """
     network = target.network(network)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import ExportError, RuntimeUnavailableError
+from ..errors import ExportError
 from ..onnx_session import session_options
 from ..openvino_session import compile_options
+from ..versions import need
 from .float_graph import INPUT
 from .targets import Target
 
@@ -32,17 +32,17 @@ def open_file(path: Path, target: Target, *, fp8: bool = False) -> RunFile:
         fp8: it has FP8 operands.
 
     Raises:
-        RuntimeUnavailableError: the runtime is not installed.
+        RuntimeUnavailableError: the runtime is not installed, or too old.
         ExportError: it refuses the file.
     """
     return _explained(_openvino(path) if target.name == "openvino" else _onnxruntime(path, fp8), target)
 
 
 def _onnxruntime(path: Path, fp8: bool) -> Callable[[], RunFile]:
+    options = session_options(fp8=fp8)
     import onnxruntime as ort
 
     def load() -> RunFile:
-        options = session_options(fp8=fp8)
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda images: session.run(None, {INPUT: images})
 
@@ -50,8 +50,7 @@ def _onnxruntime(path: Path, fp8: bool) -> Callable[[], RunFile]:
 
 
 def _openvino(path: Path) -> Callable[[], RunFile]:
-    if find_spec("openvino") is None:
-        raise RuntimeUnavailableError("OpenVINO is not installed.", hint="pip install 'illama-deploy[openvino]'")
+    need("openvino", install="pip install 'illama-deploy[openvino]'")
     import openvino as ov
 
     def load() -> RunFile:

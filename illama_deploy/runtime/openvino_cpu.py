@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 
-from ..errors import ArtifactError, RuntimeUnavailableError
+from ..errors import ArtifactError
 from ..openvino_session import compile_options
+from ..versions import need
 from .onnx_file import OnnxFile
 from .runtime import ArtifactInfo, Runtime
 
@@ -21,12 +20,8 @@ class OpenVinoCpu(Runtime):
     """A compiled model of one `.onnx` file that takes images and gives logits."""
 
     def __init__(self, name: str, file: OnnxFile, threads: int, *, precision: str = "auto") -> None:
-        if find_spec("openvino") is None:
-            raise RuntimeUnavailableError(
-                "It was written for OpenVINO, which is not installed.",
-                where=file.path,
-                hint="pip install 'illama-deploy[openvino]'",
-            )
+        install = "pip install 'illama-deploy[openvino]'"
+        need("openvino", install=install, where=file.path)
         import openvino as ov
 
         self.require(file, "openvino", ov.__version__)

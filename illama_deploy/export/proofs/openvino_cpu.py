@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from ...errors import RuntimeUnavailableError
 from ...formats import Format
+from ...versions import need
 from ..float_graph import SITE
 from .proof import KernelProof, LayerPrecision, required_precision
 
@@ -47,13 +46,9 @@ def prove_openvino(path: Path, sites: Mapping[str, Format]) -> KernelProof:
 
     Raises:
         ExportError: a quantized GEMM does not run on an integer (or weight-only) kernel.
-        RuntimeUnavailableError: OpenVINO is not installed.
+        RuntimeUnavailableError: OpenVINO is not installed, or too old.
     """
-    if find_spec("openvino") is None:
-        raise RuntimeUnavailableError(
-            "OpenVINO is not installed, so what it would run cannot be proven.",
-            hint="pip install 'illama-deploy[openvino]'",
-        )
+    need("openvino", install="pip install 'illama-deploy[openvino]'")
     import openvino as ov
 
     expected = {
