@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from illama_deploy.report.rows import artifact_rows
 from illama_deploy.steps.export import export
 from illama_deploy.steps.kernels import kernel_lines, kernels_of
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.workspace import Workspace
 
 from .conftest import Cli
 from .reports import document
@@ -26,6 +28,17 @@ QUICK = ("--rounds", 10, "--batch", 1, "--limit", 200, "--no-sensitivity")
 @pytest.fixture(scope="module")
 def w4a4(tmp_path_factory: pytest.TempPathFactory) -> QuantizedArtifact:
     return quantize(format="W4A4", calib_images=32, out=tmp_path_factory.mktemp("w4a4") / "quantized")
+
+
+@pytest.fixture(scope="module")
+def four_bits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A workspace after `quantize --bits 4`, and one after `qat --bits 4`."""
+    places = {step: tmp_path_factory.mktemp(step) for step in ("quantize", "qat")}
+    quantize(bits=4, workspace=Workspace(places["quantize"]))
+    recipe = places["qat"] / "short.toml"
+    recipe.write_text('data = "digits"\nepochs = 1\nbatch_size = 256\nlr = 1e-4\nwarmup_epochs = 0\nflip = 0.0\n')
+    illama_deploy.qat(bits=4, recipe=recipe, calib_images=256, workspace=Workspace(places["qat"]))
+    return places
 
 
 def test_what_runs_a_format_is_said_before_the_work(cli: Cli, tmp_path: Path) -> None:
@@ -75,6 +88,26 @@ def test_no_speed_gate_and_no_word_about_speed(cli: Cli, w4a4: QuantizedArtifact
     assert again.code == 0, again.err
     gates = read_report(tmp_path / "again" / "report.json")["gates"]
     assert [gate["name"] for gate in gates] == ["accuracy_drop", "accuracy_change"]
+
+
+@pytest.mark.parametrize("target", ["--onnx", "--openvino", "--trt"])
+@pytest.mark.parametrize("step", ["quantize", "qat"])
+def test_bits_4_leads_to_every_target(
+    cli: Cli, four_bits: dict[str, Path], tmp_path: Path, step: str, target: str
+) -> None:
+    """Nothing is named but the target; speed alone is left open, for a busy machine has none."""
+    pytest.importorskip({"--onnx": "onnxruntime", "--openvino": "openvino", "--trt": "tensorrt_rtx"}[target])
+    place = Path(shutil.copytree(four_bits[step], tmp_path / "place"))
+    exported = cli("export", target, "--workspace", place)
+    assert exported.code == 0, exported.err
+    checked = cli("check", *QUICK[:4], "--no-sensitivity", "--max-latency-ratio", 1000, "--workspace", place)
+    assert checked.code in (0, 3), checked.err
+    report = read_report(place / "report" / "report.json")
+    [candidate] = [one for one in report["artifacts"] if one["role"] == "candidate"]
+    assert candidate["info"]["format"].startswith("W4A8")
+    if target == "--trt":
+        assert "W4A8 checkpoint, in TensorRT INT4 weight-only with float16 activations" in exported.out
+        assert candidate["info"]["format"] == "W4A8 as INT4 weight-only with float16 activations"
 
 
 def test_integers_in_torch_are_not_timed_either(cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
