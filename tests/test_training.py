@@ -269,7 +269,7 @@ def test_resume_where_nothing_was_saved_begins(whole_run: Path, tmp_path: Path) 
     assert same(weights(whole_run / "model.safetensors"), weights(tmp_path / "run" / "model.safetensors"))
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_stops_after_the_update_and_saves(
     whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: signal.Signals
 ) -> None:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import ending
 from ..compilation import compiling
 from ..data import IGNORE, Batch
 from ..errors import CheckpointError, DataError, RecipeError, TrainingError, UsageError
@@ -349,12 +350,14 @@ class Trainer:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM instead of being interrupted; a second one interrupts."""
+    """Collect the first signal to stop instead of being interrupted; a second one interrupts."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ending.SIGNALS}
+    if hasattr(signal, "SIGHUP") and before[signal.SIGHUP] == signal.SIG_IGN:  # nohup: it goes on without a terminal
+        del before[signal.SIGHUP]
 
     def receive(number: int, frame: object) -> None:
         received.append(number)

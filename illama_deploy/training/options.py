@@ -34,7 +34,7 @@ class RunOptions:
         threads: of torch, in each process; what it takes on this machine where not given, and in a resumed run what the
             run was begun with, since the weights' last bits hang on it.
         compile: compile the blocks.
-        save_minutes: save the state this often, besides after every epoch and on SIGTERM or SIGINT.
+        save_minutes: save the state this often, besides after every epoch and on SIGTERM, SIGINT or SIGHUP.
         out: the run's directory.
         resume: go on where the run in `out` was stopped (from the start, where there is no state yet).
         force: replace a run that is there; with `resume`, go on although it was begun with other options.
