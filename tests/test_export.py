@@ -494,3 +494,23 @@ def test_excluded_sites_stay_float(tmp_path: Path) -> None:
 def test_same_input_same_bytes(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
     one, two = (export(digits_quantized.path, float=False, out=tmp_path / name).model for name in "ab")
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_every_weight_has_a_zero_point_of_its_own(digits_export: ExportResult) -> None:
+    """Where U8×S8 would saturate, ONNX Runtime rewrites weights and zero points, and fails on one that two share."""
+    read = [
+        node.inputs[2].name
+        for graph in ir.load(digits_export.model).graphs()
+        for node in graph
+        if node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer()
+    ]
+    assert len(read) > 16
+    assert len(read) == len(set(read))
+
+
+def test_sums_do_not_saturate(digits_quantized: QuantizedArtifact, digits_export: ExportResult) -> None:
+    """The loudest pixels there are: pairs of products fill 16 bits, on whatever processor this is."""
+    images = torch.full((2, 1, 32, 32), 2.3)
+    expected = digits_quantized.model(images).detach().numpy()
+    actual = _run(digits_export.model, images)
+    assert sqnr_db(float(np.square(expected).sum()), float(np.square(actual - expected).sum())) > 30
