@@ -1113,7 +1113,7 @@ def test_stimuli_that_are_not_there(refused: Refused, tmp_path: Path) -> None:
         ([1, 2], ("no table of categories",)),
         ({"three": []}, ("no table of categories",)),
         ({"three": [3], "seven": [10]}, ("'seven' has 10", "0 to 9")),
-        ({"three": [3], "seven": [True]}, ("'seven' has True",)),
+        ({"three": [3], "seven": [True]}, ("expected `int | str`, got `bool`",)),
         ({"three": [3], "seven": [3]}, ("Class 3 stands in 'three' and again in 'seven'",)),
         ({"three": ["3"], "seven": ["sevn"]}, ("no class 'sevn'", "mapping.json")),
     ],
