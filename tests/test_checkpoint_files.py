@@ -13,6 +13,8 @@ import json
 import os
 import pathlib
 import pickle
+import random
+import re
 import resource
 import struct
 import subprocess
@@ -28,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from illama_deploy import CheckpointError, UsageError, load_checkpoint
+from illama_deploy import CheckpointError, DeployError, UsageError, load_checkpoint
 from illama_deploy.checkpoint import read_checkpoint, save_checkpoint
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.preprocessing import Preprocessing
@@ -632,3 +634,88 @@ def test_a_size_whose_masks_fit_no_memory() -> None:
     with pytest.raises(CheckpointError, match="GiB") as caught:
         read_checkpoint("digits", image_size=4096)
     assert "--image-size" in str(caught.value.hint)
+
+
+# --- mutants ---------------------------------------------------------------------------------------------------------
+
+
+def _base(kind: str, folder: Path) -> Path:
+    path = folder / f"base{'.pth' if kind in ('zip', 'legacy') else '.safetensors'}"
+    if kind == "sealed":
+        return sealed(path)
+    if kind == "plain":
+        save_file(A, path)
+    else:
+        content = {"model": A, "optimizer": {"lr": np.float64(1)}, "args": argparse.Namespace(lr=1e-3)}
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    return path
+
+
+def mutate(data: bytes, draw: random.Random) -> bytes:
+    """One damage: flipped bits, a part cut out, doubled or overwritten, a number in text replaced, an end cut off."""
+    # Half of them where files say what they are: at the beginning and at the end.
+    edge = draw.random() < 0.7
+    place = draw.choice((draw.randrange(min(len(data), 3000)), len(data) - 1 - draw.randrange(min(len(data), 3000))))
+    place = place if edge else draw.randrange(len(data))
+    length = draw.choice((1, 1, 2, 4, 8, 64))
+    match draw.randrange(7):
+        case 0:
+            return data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :]
+        case 1:
+            return data[:place]
+        case 2:
+            return data[:place] + data[place + length :]
+        case 3:
+            return data[:place] + data[place : place + length] + data[place:]
+        case 4:
+            return data[:place] + draw.randbytes(length) + data[place + length :]
+        case 5:
+            filler = draw.choice((b"\xff", b"\x00", b"]", b"(", b"9", b"-")) * length
+            return data[:place] + filler + data[place + length :]
+        case _:
+            found = draw.choice(list(re.finditer(rb"\d+", data[:20_000])))
+            new = draw.choice((b"0", b"-1", b"99999999999", b"1e400", b"null", b'"a"', b"[]", b"1.5", b"%d" % 2**64))
+            return data[: found.start()] + new + data[found.end() :]
+
+
+def check_mutant(kind: str, path: Path, mutant: bytes) -> bool:
+    """Read a mutant: it is refused in words, or is what it was. Returns whether it was accepted."""
+    path.write_bytes(mutant)
+    try:
+        read = read_checkpoint(path)
+    except DeployError as error:
+        assert error.hint and len(str(error)) < 3_000
+        return False
+    if kind in ("zip", "sealed"):  # the others carry nothing that would tell
+        assert all(torch.equal(read.state[key], A[key]) for key in A) and read.state.keys() == A.keys()
+        assert kind == "zip" or (read.classes, read.preprocessing) == (tuple("abcde"), PREPROCESSING)
+    return True
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["zip", "legacy", "sealed", "plain"])
+def test_mutants(kind: str, tmp_path: Path) -> None:
+    base = _base(kind, tmp_path)
+    data, path = base.read_bytes(), base.with_stem("mutant")
+    for seed in range(40):
+        check_mutant(kind, path, mutate(data, random.Random(f"{kind}{seed}")))
+
+
+JUNK: tuple[Any, ...] = (None, "", "x", -1, 2**70, float("nan"), [], {}, (), torch.ones(0), torch.ones(2, 3), True)
+
+
+def test_mutants_of_what_a_pickle_holds(tmp_path: Path) -> None:
+    """Every entry, and every field of our metadata, replaced by what it is not."""
+    metadata = {"heads": 1, "image_size": (16, 16), "classes": list("abcde"), "preprocessing": PREPROCESSING.to_dict()}
+    draw = random.Random(0)
+    for number in range(50):
+        state, about = dict(A), {**metadata, "preprocessing": PREPROCESSING.to_dict()}
+        content: dict[Any, Any] = {"model": state, "illama_deploy": about, "epoch": 1}
+        table = draw.choice((state, state, about, about["preprocessing"], content))
+        key = draw.choice(list(table))
+        table[draw.choice((key, key, f"{key}.x", 5))] = draw.choice(JUNK)
+        torch.save(content, tmp_path / f"{number}.pth")
+        try:
+            assert read_checkpoint(tmp_path / f"{number}.pth").config == CONFIG
+        except DeployError as error:
+            assert error.hint or error.where

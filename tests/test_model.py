@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,60 @@ def test_trains() -> None:
 def test_impossible_geometry(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must"):
         IllamaConfig(**{"dim": 64, "depth": 1, "heads": 2, "image_size": (16, 16), "patch_size": 8, **change})  # type: ignore[arg-type]
+
+
+# --- timm's interface
+
+
+def test_timm_reads_what_the_network_takes() -> None:
+    model = timm.create_model("illama_tiny", img_size=32, patch_size=4, in_chans=1, num_classes=7)
+    assert isinstance(model.pretrained_cfg, dict) and model.default_cfg == model.pretrained_cfg
+    asked = timm.data.resolve_model_data_config(model)
+    assert (asked["input_size"], asked["crop_pct"], asked["interpolation"]) == ((1, 32, 32), 0.875, "bicubic")
+    assert len(asked["mean"]) == 1
+    overlay = timm.create_model("illama_tiny", pretrained_cfg_overlay={"crop_pct": 1.0}, img_size=32)
+    assert overlay.pretrained_cfg["crop_pct"] == 1.0
+    loaded = timm.data.resolve_model_data_config(load_checkpoint())
+    assert (loaded["input_size"], loaded["mean"], loaded["crop_pct"]) == ((1, 32, 32), (0.3,), 1.0)
+    timm.data.create_transform(**loaded)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("class_token", ["last", "first"])
+def test_features_and_head_are_the_network(class_token: str) -> None:
+    model, images = _randomised(replace(SMALL, class_token=class_token)), torch.randn(2, 3, 16, 24)
+    features = model.forward_features(images)
+    assert features.shape == (2, SMALL.tokens, 64)
+    torch.testing.assert_close(model.forward_head(features), model(images))
+    token = model.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(model.get_classifier()(token), model(images))
+    assert (model.num_features, model.embed_dim, model.head_hidden_size) == (64, 64, 64)
+
+
+@torch.no_grad()
+def test_another_classifier_and_none() -> None:
+    model, images = timm.create_model("illama_tiny", img_size=32, num_classes=0), torch.randn(2, 3, 32, 32)
+    token = model.eval()(images)
+    assert token.shape == (2, 192)
+    torch.testing.assert_close(token, model.forward_head(model.forward_features(images), pre_logits=True))
+    model.reset_classifier(5)
+    assert (model.num_classes, model.config.classes, model(images).shape) == (5, 5, (2, 5))
+    assert not model.get_classifier().training
+    torch.testing.assert_close(model.get_classifier()(token), model(images))
+    model.double().reset_classifier(3, "token")
+    assert model(images.double()).dtype == torch.float64
+    model.reset_classifier(0)
+    assert model(images.double()).shape == (2, 192)
+    with pytest.raises(ValueError, match="pooled"):
+        model.reset_classifier(3, "avg")
+
+
+@torch.no_grad()
+def test_a_upernet_has_the_same_interface() -> None:
+    config = replace(SMALL, depth=4, image_size=(16, 32), head_width=8)
+    model, images = Illama(config).eval(), torch.randn(1, 3, 16, 32)
+    features = model.forward_features(images)
+    assert [tuple(level.shape) for level in features] == [(1, 8, 64)] * 4
+    torch.testing.assert_close(model.forward_head(features), model(images))
+    model.reset_classifier(2)
+    assert model(images).shape == (1, 2, 16, 32)

@@ -511,8 +511,9 @@ def test_classes_are_drawn_over_the_image_and_named() -> None:
 
 def test_evaluate_and_draw(world: Path, tmp_path: Path, cli: Cli) -> None:
     config = replace(CONFIG, classes=3)
-    path = _saved(tmp_path, config, classes=NAMES, data=f"segmentation:{world}")
-    result = cli("evaluate", path, "--reference", path, "--draw", tmp_path / "drawn", "--json", tmp_path / "e.json")
+    path, data = _saved(tmp_path, config, classes=NAMES), ("--data", f"segmentation:{world}")
+    outputs = ("--draw", tmp_path / "drawn", "--json", tmp_path / "e.json")
+    result = cli("evaluate", path, "--reference", path, *data, *outputs)
     assert result.code == 0, result.err
     figures = json.loads((tmp_path / "e.json").read_text())
     assert set(figures["iou"]) == set(NAMES)
@@ -598,7 +599,7 @@ def test_training_starts_from_a_classifier_and_learns(world: Path, tmp_path: Pat
     result = train(replace(TINY, epochs=12, evaluate_every=12), checkpoint=_classifier(tmp_path), data=spec, out=out)
     trained = read_checkpoint(result.path)
     assert (trained.config.task, trained.config.patch_size, trained.config.grid) == ("segmentation", 4, (6, 6))
-    assert (trained.classes, trained.data, trained.preprocessing.crop) == (NAMES, spec, 0.6)
+    assert (trained.classes, trained.data, trained.preprocessing.crop) == (NAMES, None, 0.6)
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     losses = [record["mean_loss"] for record in records if "mean_loss" in record]
     assert losses[-1] < 0.6 * losses[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from illama_deploy.checkpoint import read_checkpoint, save_checkpoint, select_weights
@@ -177,7 +177,7 @@ def _without_config(folder: Path) -> Path:
     [
         (lambda f: (f / "model-00002-of-00002.safetensors").unlink(), "1 of 2 shards is missing: model-00002-of-00002"),
         (lambda f: (f / "model.safetensors.index.json").write_text("{"), "cannot be read"),
-        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "no table of tensors"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "weight_map"),
         (lambda f: (f / "model.safetensors.index.json").unlink(), "holds neither"),
         (lambda f: (f / "model-00001-of-00002.safetensors").write_bytes(b"12345678{"), "cannot be read"),
         (_without_config, "does not say of how many heads"),
@@ -186,6 +186,51 @@ def _without_config(folder: Path) -> Path:
 )
 def test_a_damaged_source_is_one_clear_error(tmp_path: Path, spoil: object, says: str) -> None:
     folder = write(tmp_path / "llama", llama(key_heads=2), num_attention_heads=HEADS)
+    spoil(folder)  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match=says) as caught:
+        select_weights(TARGET, folder)
+    assert caught.value.hint and caught.value.where is not None
+
+
+def _index(folder: Path, name: str) -> None:
+    path = folder / "model.safetensors.index.json"
+    table = json.loads(path.read_text())["weight_map"]
+    path.write_text(json.dumps({"weight_map": {**table, "model.layers.0.input_layernorm.weight": name}}))
+
+
+def _replaced(folder: Path, name: str, tensor: Tensor) -> None:
+    for file in folder.glob("*.safetensors"):
+        state = load_file(file)
+        if name in state:
+            save_file(state | {name: tensor}, file)
+
+
+Q, K = (f"model.layers.0.self_attn.{name}_proj.weight" for name in "qk")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: _index(f, "../outside.safetensors"), "no file beside it"),
+        (lambda f: _index(f, "/outside.safetensors"), "no file beside it"),
+        (lambda f: _index(f, ".."), "no file beside it"),
+        (lambda f: _index(f, "model-00002-of-00002.safetensors"), "and it is not"),
+        (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b", "a": "c"}}'), "twice"),
+        (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": 5}}'), "weight_map"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("[" * 100_000), "cannot be read"),
+        (lambda f: (f / "config.json").write_text('{"num_attention_heads": "8"}'), "num_attention_heads"),
+        (lambda f: _replaced(f, Q, torch.ones(DIM)), "on 2 axes"),
+        (lambda f: _replaced(f, Q, torch.ones(DIM, DIM).to(torch.int8)), "I8"),
+        (lambda f: _replaced(f, Q, torch.full((DIM, DIM), torch.nan)), "NaN"),
+        (lambda f: _replaced(f, K, torch.ones(0, DIM)), "2 axes"),
+        (lambda f: (f / "model-00002-of-00002.safetensors").write_bytes(b"\xff" * 8 + b"{}"), "cannot be read"),
+    ],
+    ids=["above", "absolute", "dots", "wrong shard", "twice", "number", "deep", "heads", "vector", "integers", "nan",
+         "no rows", "long header"],
+)  # fmt: skip
+def test_a_hostile_source_is_one_clear_error(tmp_path: Path, spoil: object, says: str) -> None:
+    folder = write(tmp_path / "llama", llama(key_heads=2), num_attention_heads=HEADS)
+    save_file(llama(), tmp_path / "outside.safetensors")
     spoil(folder)  # type: ignore[operator]
     with pytest.raises(CheckpointError, match=says) as caught:
         select_weights(TARGET, folder)

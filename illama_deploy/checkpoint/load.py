@@ -29,7 +29,7 @@ from .geometry import (
 from .metadata import EMBEDDED, EMBEDDED_FILE, Metadata
 from .safetensors_file import read_safetensors
 from .seal import SEAL_KEY, seal_tensors
-from .stored import FLOATS, Content, DamagedError, RefusedError, StoredTensor
+from .stored import FLOATS, Content, DamagedError, RefusedError, StoredTensor, is_finite
 from .torch_file import ZIP, read_legacy, read_zip
 from .weight_sets import WeightSet, choose_weights
 
@@ -290,7 +290,7 @@ def _read(tensors: Mapping[str, StoredTensor], content: Content, path: Path) -> 
     def take(key: str) -> Tensor:
         raw = tensors[key].fetch()
         state[key] = raw.to(torch.float32)
-        if not bool(torch.isfinite(state[key]).all()):
+        if not is_finite(state[key]):
             bad.append(key)
         return raw
 

@@ -10,7 +10,17 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-__all__ = ["Content", "DamagedError", "RefusedError", "StoredTensor", "read_bytes"]
+__all__ = [
+    "FLOATS",
+    "Content",
+    "DamagedError",
+    "RefusedError",
+    "StoredTensor",
+    "dense",
+    "extent",
+    "is_finite",
+    "read_bytes",
+]
 
 #: What weights may be stored as. Anything else (integers, 8-bit floats, complex numbers) needs more than itself.
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -75,6 +85,11 @@ def read_bytes(file: BinaryIO, start: int, size: int) -> Tensor:
             raise DamagedError("it ends inside a tensor")
         done += count
     return data
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite; without a copy, which torch.isfinite makes."""
+    return not tensor.numel() or all(map(math.isfinite, (edge.item() for edge in torch.aminmax(tensor))))
 
 
 def dense(

@@ -8,23 +8,28 @@ Sources: Z. Xu et al., *Initializing Models with Larger Ones*, ICLR 2024; the iL
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import ArtifactError, CheckpointError
 from ..model.illama import Illama, IllamaConfig
 from ..progress import track
+from ..sealed import parse_json, read_text
+from ..tables import typed
 from .geometry import interpolate_positions
-from .load import read_checkpoint
+from .load import find_checkpoint, read_checkpoint
+from .safetensors_file import tensors_of
+from .stored import FLOATS, DamagedError, StoredTensor, is_finite
 
 __all__ = ["Selected", "evenly_spaced", "select_weights"]
+
+T = TypeVar("T")
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -113,35 +118,48 @@ def _from_illama(state: dict[str, Tensor], config: IllamaConfig, path: Path, hea
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """What is used of `config.json`."""
+
+    num_attention_heads: int | None = None
+
+
+@dataclass(frozen=True)
 class _Llama:
     """A LLaMA in Hugging Face's format.
 
     Attributes:
-        files: tensor name to the file that holds it.
+        files: tensor name to the file that holds it, and the tensor; each is opened anew when it is read.
         prefix: of the names of layers.
-        settings: what `config.json` says, or nothing.
+        heads: what `config.json` says, or nothing.
     """
 
     path: Path
-    files: Mapping[str, Path]
+    files: Mapping[str, tuple[Path, StoredTensor]]
     prefix: str
-    settings: Mapping[str, Any]
+    heads: int | None
 
     def name(self, layer: str, part: str) -> str:
         """Name of a layer's tensor."""
         return f"{self.prefix}layers.{layer}.{part}"
 
-    def read(self, name: str) -> Tensor:
-        """Read a tensor; each time the file is opened anew, so that pages of tensors read before are let go."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.files[name], framework="pt") as file:
-                return file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
+    def read(self, name: str, axes: int) -> Tensor:
+        """Read a tensor of so many axes."""
+        file, tensor = self.files[name]
+        if tensor.dtype not in FLOATS or len(tensor.shape) != axes or not tensor.size:
+            kind = tensor.odd or str(tensor.dtype).removeprefix("torch.")
             raise CheckpointError(
-                f"{name} cannot be read: {error}.", where=self.files[name], hint="It may be cut short; copy it again."
-            ) from error
+                f"{name} is {kind} {list(tensor.shape)[:8]}; floating-point numbers on {axes} axes are needed.",
+                where=file,
+                hint="Give a LLaMA that is not quantized.",
+            )
+        try:
+            values = tensor.fetch()
+        except (DamagedError, OSError) as error:
+            raise _unreadable(file, str(error)) from error
+        if not is_finite(values):
+            raise CheckpointError(f"{name} has NaN or infinite values.", where=file, hint="Copy the checkpoint again.")
+        return values
 
 
 def _open_llama(path: Path) -> _Llama | None:
@@ -157,53 +175,81 @@ def _open_llama(path: Path) -> _Llama | None:
                 hint="Give a LLaMA as Hugging Face stores it in safetensors, or an iLLaMA checkpoint file.",
             )
     elif path.suffix == ".safetensors" and path.is_file():
-        index = path
+        index = path  # a LLaMA, or an iLLaMA
     else:
         return None
-    files = _sharded(index) if index.suffix == ".json" else dict.fromkeys(_names(index), index)
+    tables = _sharded(index) if index.suffix == ".json" else {index: None}
+    files: dict[str, tuple[Path, StoredTensor]] = {}
+    for file, named in tables.items():
+        held = _tensors(file)
+        if missing := [name for name in named or () if name not in held]:
+            raise CheckpointError(
+                f"The index says that {missing[0][:120]} is in it, and it is not.",
+                where=file,
+                hint="Copy the checkpoint again, complete.",
+            )
+        files |= {name: (file, held[name]) for name in (held if named is None else named)}
     found = next((name for name in files if name.endswith("layers.0.self_attn.q_proj.weight")), None)
     if found is None:
         if index == path and index.suffix != ".json":
             return None
         raise CheckpointError("It holds no layers of a LLaMA.", where=index, hint="Give a LLaMA, or an iLLaMA file.")
     settings = index.with_name("config.json")
-    return _Llama(path, files, found.partition("layers.0.")[0], _read_json(settings) if settings.is_file() else {})
+    heads = _read_table(settings, _Settings).num_attention_heads if settings.exists() else None
+    return _Llama(path, files, found.partition("layers.0.")[0], heads)
 
 
-def _sharded(index: Path) -> dict[str, Path]:
-    """Tensor name to shard, every shard there."""
-    table = _read_json(index).get("weight_map")
-    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise CheckpointError("The index has no table of tensors.", where=index, hint="Copy the checkpoint again.")
+@dataclass(frozen=True)
+class _Index:
+    """What is used of a shard index."""
+
+    weight_map: dict[str, str]
+
+
+def _sharded(index: Path) -> dict[Path, list[str]]:
+    """Shard to the tensors that the index says are in it; every shard is there, and beside the index."""
+    table = _read_table(index, _Index).weight_map
     shards = sorted(set(table.values()))
+    if outside := [name for name in shards if Path(name).name != name or name in (".", "..") or "\\" in name]:
+        raise CheckpointError(
+            f"The index names {outside[0][:120]!r}, which is no file beside it.",
+            where=index,
+            hint="Shards lie in the folder of their index; copy the checkpoint again.",
+        )
     if missing := [name for name in shards if not index.with_name(name).is_file()]:
         raise CheckpointError(
             f"{len(missing)} of {len(shards)} shards {'is' if len(missing) == 1 else 'are'} missing: "
-            f"{', '.join(missing[:4])}{'…' if len(missing) > 4 else ''}.",
+            f"{', '.join(name[:120] for name in missing[:4])}{'…' if len(missing) > 4 else ''}.",
             where=index.parent,
             hint="Copy the checkpoint again, complete.",
         )
-    return {name: index.with_name(shard) for name, shard in table.items()}
+    named: dict[Path, list[str]] = {}
+    for name, shard in table.items():
+        named.setdefault(index.with_name(shard), []).append(name)
+    return named
 
 
-def _names(file: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
+def _tensors(file: Path) -> Mapping[str, StoredTensor]:
     try:
-        with safe_open(file, framework="pt") as opened:
-            return list(opened.keys())
-    except (SafetensorError, OSError) as error:
+        return tensors_of(find_checkpoint(file))
+    except (DamagedError, OSError) as error:
+        raise _unreadable(file, str(error)) from error
+
+
+def _unreadable(file: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"Its tensors cannot be read: {why.rstrip('.')[:300]}.", where=file, hint="It may be cut short; copy it again."
+    )
+
+
+def _read_table(path: Path, kind: type[T]) -> T:
+    try:
+        return typed(kind, parse_json(read_text(path, "The file", "Copy it again.")))
+    except (ArtifactError, ValueError) as error:
+        problem = error.what if isinstance(error, ArtifactError) else str(error)
         raise CheckpointError(
-            f"Not a readable safetensors file: {error}.", where=file, hint="It may be cut short; copy it again."
+            f"{path.name} cannot be read: {problem.rstrip('.')}.", where=path, hint="Copy it again."
         ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"It cannot be read: {error}.", where=path, hint="Copy it again.") from error
-    return content if isinstance(content, dict) else {}
 
 
 def _from_llama(state: dict[str, Tensor], llama: _Llama) -> tuple[str, ...]:
@@ -221,7 +267,7 @@ def _from_llama(state: dict[str, Tensor], llama: _Llama) -> tuple[str, ...]:
         if len(names) > 1:
             _select_stacked(llama, names, state[key], key)
         else:
-            _select(llama.read(names[0]), state[key], key, llama.path)
+            _select(llama.read(names[0], state[key].ndim), state[key], key, llama.path)
     return tuple(wanted)
 
 
@@ -230,7 +276,7 @@ def _select_stacked(llama: _Llama, names: Sequence[str], target: Tensor, key: st
     first = 0
     each = 0
     for number, name in enumerate(names):
-        weight = llama.read(name)
+        weight = llama.read(name, 2)
         if not number:
             each = len(weight)
             _require_larger((len(names) * each, weight.shape[1]), target.shape, key, llama.path)
@@ -245,8 +291,8 @@ def _select_stacked(llama: _Llama, names: Sequence[str], target: Tensor, key: st
 
 def _shared_rows(rows: Tensor, queries: int, keys: int, llama: _Llama) -> Tensor:
     """Rows of keys or values that several heads of queries share, as if each head had its own."""
-    heads = llama.settings.get("num_attention_heads")
-    if not isinstance(heads, int) or heads < 1 or queries % heads or queries % keys:
+    heads = llama.heads
+    if heads is None or heads < 1 or queries % heads or queries % keys:
         raise CheckpointError(
             f"Keys have {keys} rows and queries {queries}, and config.json does not say of how many heads.",
             where=llama.path,
