@@ -262,6 +262,17 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_one_run_by_whatever_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with RunDirectory(tmp_path / "run", {}, resume=False, force=False):
+        for other in (tmp_path / "link", tmp_path / "run"):
+            with pytest.raises(ArtifactError, match="Another run"), RunDirectory(other, {}, resume=True, force=True):
+                pass
+    with RunDirectory(tmp_path / "link", {}, resume=True, force=True) as run:
+        assert run.saved is None
+
+
 def test_foreign_hidden_files_stay(run: Path) -> None:
     for name in (".notes.partial-1", ".x.old-2", ".state.pt.mine"):
         (run / name).write_text("mine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -59,11 +60,12 @@ class RunDirectory:
         self._held = ExitStack()
         with ExitStack() as opening:
             if writes:
+                place = Path(os.path.realpath(path))  # one lock, by whatever link one comes
                 try:
-                    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+                    place.parent.mkdir(parents=True, exist_ok=True)
                 except OSError as error:
                     raise explain_oserror(error, path) from error
-                opening.enter_context(owned(path.absolute()))
+                opening.enter_context(owned(place))
             self._open(resume, force)
             self._held = opening.pop_all()
 
