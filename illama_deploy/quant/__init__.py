@@ -2,7 +2,7 @@
 
 from .artifact import QuantizedArtifact, load_quantized, save_quantized, stored_size
 from .modules import QuantConv2d, QuantConvTranspose2d, QuantLinear, QuantMatMul, QuantModule, QuantReLU
-from .network import quantize_network, quantized_modules
+from .network import input_scales, quantize_network, quantized_modules
 from .reconstruct import Reconstructed
 from .sensitivity import SiteSensitivity, measure_sensitivity
 from .sequential import quantize_sequentially
@@ -24,6 +24,7 @@ __all__ = [
     "SiteSensitivity",
     "divide_logits",
     "find_sites",
+    "input_scales",
     "load_quantized",
     "measure_sensitivity",
     "quantize_network",

@@ -22,7 +22,7 @@ from .modules import (
 )
 from .sites import Site
 
-__all__ = ["quantize_network", "quantized_modules", "restructure_sites"]
+__all__ = ["input_scales", "quantize_network", "quantized_modules", "restructure_sites"]
 
 #: (float weight [out, ...], number type, group size or None) to (integers, float32 scale).
 Rounding = Callable[[Tensor, NumberType, int | None], tuple[Tensor, Tensor]]
@@ -79,6 +79,16 @@ def quantize_network(
             weight, bias = gemm_operands(original)
             integers, weight_scale = rounding(weight, format_.weights, format_.group_for(weight[0].numel()))
             twin.set_values(integers, weight_scale, bias, scales.get("input"))
+
+
+def input_scales(module: QuantModule) -> dict[str, float]:
+    """The fixed step size of each input that a quantized module rounds, by the input's name."""
+    if isinstance(module, QuantMatMul):
+        return {name: float(scale) for name, scale in zip(("a", "b"), module.scales(), strict=True)}
+    if isinstance(module, QuantReLU):
+        return {"input": float(module.scale)}
+    assert isinstance(module, QuantWeighted)
+    return {} if module.input_scale is None else {"input": float(module.input_scale)}
 
 
 def quantized_modules(model: nn.Module) -> Iterator[tuple[str, QuantModule]]:

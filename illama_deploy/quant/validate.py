@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..calib import is_finite
 from ..formats import IntType
 from .manifest import Manifest, SiteRecord
-from .modules import BIAS_LIMIT, QuantMatMul, QuantReLU, QuantWeighted
-from .network import quantized_modules
+from .modules import BIAS_LIMIT, QuantWeighted
+from .network import input_scales, quantized_modules
 
 __all__ = ["check_ranges", "check_shapes", "check_values"]
 
@@ -69,15 +69,7 @@ def check_ranges(model: nn.Module, manifest: Manifest) -> None:
         ValueError: they differ.
     """
     for name, module in quantized_modules(model):
-        site = manifest.sites[name]
-        if isinstance(module, QuantMatMul):
-            scales = {"a": module.a_scale, "b": module.b_scale}
-        elif isinstance(module, QuantReLU):
-            scales = {"input": module.scale}
-        else:
-            assert isinstance(module, QuantWeighted)
-            scales = {} if module.input_scale is None else {"input": module.input_scale}
-        if _scales(site) != {key: float(scale) for key, scale in scales.items()}:
+        if _scales(manifest.sites[name]) != input_scales(module):
             raise ValueError(f"the step sizes of {name} are not those that the manifest names")
 
 

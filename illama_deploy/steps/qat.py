@@ -16,10 +16,9 @@ from ..hashing import sha256_file
 from ..measure.held_out import measure_held_out
 from ..memory import remember_images
 from ..model.illama import Illama
-from ..quant import QuantizedArtifact, QuantMatMul, QuantReLU, load_quantized, quantized_modules, save_quantized
+from ..quant import QuantizedArtifact, input_scales, load_quantized, quantized_modules, save_quantized
 from ..quant.artifact import MANIFEST
 from ..quant.learnable import freeze, make_learnable
-from ..quant.modules import QuantWeighted
 from ..quant.quality import LOGITS, measure_sqnr
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
 from ..workspace import Workspace
@@ -208,13 +207,6 @@ def _figures(artifact: QuantizedArtifact, target: Illama, network: Illama) -> di
     sites = copy.deepcopy(artifact.manifest["sites"])
     for name, module in quantized_modules(network):
         sites[name]["sqnr_db"] = sqnr[name]
-        if isinstance(module, QuantMatMul):
-            scales = dict(zip(("a", "b"), module.scales(), strict=True))
-        elif isinstance(module, QuantReLU):
-            scales = {"input": module.scale}
-        else:
-            assert isinstance(module, QuantWeighted)
-            scales = {} if module.input_scale is None else {"input": module.input_scale}
-        for key, scale in scales.items():
-            sites[name]["inputs"][key].update(scale=float(scale), threshold=float(scale) * module.activations.qmax)
+        for key, scale in input_scales(module).items():
+            sites[name]["inputs"][key].update(scale=scale, threshold=scale * module.activations.qmax)
     return {"logit_sqnr_db": sqnr[LOGITS], "sites": sites}

@@ -28,6 +28,7 @@ from ..quant import (
     Reconstructed,
     Site,
     find_sites,
+    input_scales,
     load_quantized,
     quantize_network,
     quantize_sequentially,
@@ -482,18 +483,20 @@ def _figures(calibrated: Calibrated, quantized: Illama, formats: Mapping[str, Fo
     few.batch_size = 32
     sqnr = measure_sqnr(calibrated.model, quantized, _images(few, "Comparing with float"))
 
+    modules = dict(quantized_modules(quantized))
+
     def ranges(site: Site) -> dict[str, dict[str, float]]:
         kind = formats[site.name].activations
         if kind is None or formats[site.name].dynamic:
             return {}
-        return {
-            name: {
-                "max": histograms[key].maximum,
-                "threshold": thresholds[key],
-                "scale": float(scale_of(thresholds[key], kind)),
-            }
-            for name, key in ((name, f"{site.name}/{name}") for name in site.inputs)
-        }
+        found = {}
+        for name, scale in input_scales(modules[site.name]).items():
+            key = f"{site.name}/{name}"
+            calibrated_scale = float(scale_of(thresholds[key], kind))
+            learned = scale != calibrated_scale  # by the reconstruction of its block
+            threshold = scale * kind.qmax if learned and isinstance(kind, IntType) else thresholds[key]
+            found[name] = {"max": histograms[key].maximum, "threshold": threshold, "scale": scale}
+        return found
 
     return {
         "sqnr_images": len(few.indices) - len(few.skipped),
