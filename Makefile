@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 TRAINING := tests/test_training.py tests/test_train_cli.py
+# What decodes damaged files or catches signals.
+HOSTILE  := $(patsubst %,tests/test_%.py,data_layouts ending fuzz onnx_file report_hostile run_state)
 LOWEST := .venv-lowest
 # make test-lowest TESTS="tests/test_data.py tests/test_cli.py" runs some of them.
 TESTS := $(patsubst %,--ignore=%,$(TRAINING))
@@ -15,7 +17,8 @@ demo: $(READY)
 
 test: $(READY)
 	@# Training in a process of its own: after the runtimes of all other tests it was seen to crash (docs/log.md).
-	$(BIN)/python -m pytest $(patsubst %,--ignore=%,$(TRAINING))
+	$(BIN)/python -m pytest $(patsubst %,--ignore=%,$(TRAINING) $(HOSTILE))
+	$(BIN)/python -m pytest $(HOSTILE)
 	$(BIN)/python -m pytest $(TRAINING)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

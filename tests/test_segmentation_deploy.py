@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from illama_deploy import DataError, ExportError, Recipe, UsageError
+from illama_deploy import ExportError, Recipe, UsageError
 from illama_deploy.affine import scale_of
 from illama_deploy.calib import collect_ranges
 from illama_deploy.checkpoint import save_checkpoint
@@ -91,7 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     data, path = f"segmentation:{world}", root / "model.safetensors"
     preprocessing = Preprocessing(CONFIG.image_size, interpolation="bilinear")
     save_checkpoint(path, model.state_dict(), model.config, preprocessing, classes=NAMES, data=data)
-    return Place(path, quantize(path, bits=8, out=root / "quantized"), data)
+    return Place(path, quantize(path, bits=8, data=data, out=root / "quantized"), data)
 
 
 def _agreement(one: Tensor | np.ndarray, other: Tensor | np.ndarray) -> float:
@@ -288,8 +288,6 @@ def test_shipped_recipes_leave_the_head_at_more_bits(name: str) -> None:
 def test_what_cannot_be_quantized(place: Place, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="classifies pixels"):
         quantize(place.checkpoint, max_drop=1.0, out=tmp_path / "q")
-    with pytest.raises(DataError, match="labelled for classification"):
-        quantize(place.checkpoint, bits=8, data="digits", out=tmp_path / "q")
     assert not (tmp_path / "q").exists()
 
 
@@ -453,7 +451,7 @@ def test_check_gates_miou(report: Path) -> None:
     content = read_report(report / "report.json")
     assert content["data"]["task"] == "segmentation"
     gates = {gate["name"]: gate for gate in content["gates"]}
-    assert set(gates) == {"miou_drop", "latency_ratio"}
+    assert set(gates) - {"chance"} == {"miou_drop", "latency_ratio"}  # it was hardly trained
     assert gates["miou_drop"]["verdict"] == "pass"
     baseline, candidate = content["artifacts"]
     assert set(candidate["accuracy"]["iou"]) == set(NAMES)
@@ -495,9 +493,9 @@ def test_against_a_stored_report(report: Path, cli: Cli, tmp_path: Path) -> None
     content = json.loads(stored.read_text())
     content["data"]["task"] = "classification"
     (tmp_path / "other.json").write_text(canonical_json(seal(content)))
-    cli("check", report.parent / "onnx", *arguments, "--against", tmp_path / "other.json", "--out", tmp_path / "again")
-    gates = {gate["name"]: gate for gate in read_report(tmp_path / "again" / "report.json")["gates"]}
-    assert gates["miou_change"]["not_measured"] == "it had another task then"
+    options = ("--against", tmp_path / "other.json", "--out", tmp_path / "again")
+    other = cli("check", report.parent / "onnx", *arguments, *options)
+    assert other.code == 2 and "other.json" in other.err  # its figures are of pixels
     history = cli("report", "--history", tmp_path / "report", "--out", tmp_path)
     assert history.code == 0, history.err
     assert "Drop in mIoU" in (tmp_path / "history.html").read_text()
