@@ -530,7 +530,8 @@ def test_evaluate_and_draw(world: Path, tmp_path: Path, cli: Cli) -> None:
                 predict([lambda x: model(torch.from_numpy(x)).numpy()], scene, Sliding(), 1)[0], scene.labels
             )
     assert figures["miou"] == pytest.approx(accuracy.to_dict()["miou"])
-    other = illama_deploy.evaluate(path, sliding=Sliding(stride=4, scales=(0.5, 1.0), flip=True)).figures
+    changed = Sliding(stride=4, scales=(0.5, 1.0), flip=True)
+    other = illama_deploy.evaluate(path, data=data[1], sliding=changed).figures
     assert other["miou"] != figures["miou"]
 
 
