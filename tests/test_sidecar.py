@@ -49,10 +49,10 @@ def engine(digits_engines: ExportResult, tmp_path: Path) -> Path:
     return tmp_path / "trt" / "model.engine"
 
 
-def doctor(engine: Path, **changes: Any) -> None:
-    """Replace entries of the sidecar, and seal it again as its writer would."""
-    record = json.loads(sidecar_path(engine).read_text())
-    write_sidecar(engine, {key: value for key, value in {**record, **changes}.items() if value is not None})
+def doctor(path: Path, /, **changes: Any) -> None:
+    """Replace entries of an engine's sidecar, and seal it again as its writer would."""
+    record = json.loads(sidecar_path(path).read_text())
+    write_sidecar(path, {key: value for key, value in {**record, **changes}.items() if value is not None})
 
 
 def edit(path: Path, change: Callable[[bytes], bytes]) -> None:
