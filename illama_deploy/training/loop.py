@@ -148,7 +148,7 @@ class Trainer:
         if (saved := self.run.saved) is None:
             if self.device.type == "cpu":
                 self._say(
-                    f"{self._means().threads} threads: with another number the weights differ in their last bits."
+                    f"Threads: {self._means().threads}; with another number the weights differ in their last bits."
                 )
             return
         then, now = saved.means, self._means()
