@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from .console import one_line
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -17,7 +19,7 @@ T = TypeVar("T")
 
 def say(text: str) -> None:
     """Say what was left out or chosen, in one line on standard error (or wherever an application logs to)."""
-    logging.getLogger("illama_deploy").warning(text)
+    logging.getLogger("illama_deploy").warning("%s", one_line(text))
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:

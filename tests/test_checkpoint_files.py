@@ -719,3 +719,19 @@ def test_mutants_of_what_a_pickle_holds(tmp_path: Path) -> None:
             assert read_checkpoint(tmp_path / f"{number}.pth").config == CONFIG
         except DeployError as error:
             assert error.hint or error.where
+
+
+def test_names_cannot_do_anything_to_a_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save({**under("model.", A), "\x1b[2Jloss\nerror: none": torch.ones(1)}, tmp_path / "x.pth")
+    assert same(tmp_path / "x.pth", A)
+    assert "\x1b" not in caplog.records[0].getMessage() and "\n" not in caplog.records[0].getMessage()
+
+
+def test_saved_without_checksums(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"model": A}, tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with pytest.raises(CheckpointError, match="without checksums"):
+        read_checkpoint(tmp_path / "x.pth")

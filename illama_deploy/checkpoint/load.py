@@ -33,7 +33,7 @@ from .stored import FLOATS, Content, DamagedError, RefusedError, StoredTensor, i
 from .torch_file import ZIP, read_legacy, read_zip
 from .weight_sets import WeightSet, choose_weights
 
-__all__ = ["Checkpoint", "find_checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "as_size", "find_checkpoint", "read_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def read_checkpoint(
         UsageError: a size that does not fit.
     """
     path = find_checkpoint(name)
-    size = _pair(image_size)
+    size = as_size(image_size)
     before = _state_of(path)
     try:
         with path.open("rb") as file:
@@ -179,7 +179,7 @@ def read_checkpoint(
     )
 
 
-def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def as_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """An image size as it is given from Python.
 
     Raises:

@@ -85,6 +85,8 @@ def _members(file: BinaryIO, size: int) -> dict[str, _Member]:
         entries = sorted(zipfile.ZipFile(file).infolist(), key=lambda entry: entry.header_offset)
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as error:
         raise DamagedError(f"its zip archive is damaged ({error})") from error
+    if entries and not any(entry.CRC for entry in entries):
+        raise DamagedError("it was saved without checksums (torch.serialization.set_crc32_options); save it with them")
     members: dict[str, _Member] = {}
     for number, entry in enumerate(entries):
         name = entry.filename[:80]

@@ -29,7 +29,7 @@ def open_artifact(
     *,
     threads: int | None = None,
     heads: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     ema: bool = False,
     cuda_graph: bool = False,
     backend: str | None = None,

@@ -80,7 +80,7 @@ def evaluate(
     precision: str = "auto",
     preprocessing: dict[str, Any] | None = None,
     heads: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     ema: bool = False,
     skip_broken: bool = False,
     properties: PropertyOptions | None = None,

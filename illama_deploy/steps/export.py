@@ -79,7 +79,7 @@ def export(
     temperature: float = 1.0,
     source: str | Path | None = None,
     heads: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     ema: bool = False,
     flavor: str = "auto",
     onnx_only: bool = False,

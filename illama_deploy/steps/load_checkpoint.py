@@ -20,7 +20,7 @@ def load_checkpoint(
     path: str | Path = EMBEDDED,
     *,
     heads: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     ema: bool = False,
 ) -> Illama:
     """Load a float checkpoint (`.pth`, `.safetensors`, `digits`), or a quantized directory in simulation.

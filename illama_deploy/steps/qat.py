@@ -47,7 +47,7 @@ def qat(
     source: str | Path | None = None,
     calib_images: int | None = None,
     heads: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     ema: bool = False,
     workspace: Workspace | None = None,
     **options: Any,

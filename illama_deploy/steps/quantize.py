@@ -78,7 +78,7 @@ def quantize(
     exclude: Sequence[str] | None = None,
     attention_products: bool | None = None,
     heads: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     ema: bool = False,
     preprocessing: dict[str, Any] | None = None,
     skip_broken: bool = False,

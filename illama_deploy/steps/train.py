@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..atomic import require_apart
-from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_weights
+from ..checkpoint import Checkpoint, as_size, read_checkpoint, save_checkpoint, select_weights
 from ..data import require_classes
 from ..errors import DataError, UsageError
 from ..hashing import sha256_file
@@ -64,7 +64,7 @@ def train(
     select_from: str | Path | None = None,
     new_head: bool = False,
     frozen: bool = False,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     heads: int | None = None,
     ema: bool = False,
     workspace: Workspace | None = None,
@@ -97,7 +97,10 @@ def train(
     if resolved.frozen and checkpoint is None:
         raise UsageError("Only the head is to learn, and the rest has no weights.", hint="Give them with --checkpoint.")
     table = dict(resolved.model)
-    size, patch = image_size or table.get("image_size"), table.get("patch_size") if table.get("head_width") else None
+    size, patch = (
+        as_size(image_size) or table.get("image_size"),
+        table.get("patch_size") if table.get("head_width") else None,
+    )
     start = (
         None
         if checkpoint is None
