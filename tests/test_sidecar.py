@@ -179,12 +179,13 @@ def test_check_without_a_gpu(
     assert (missing["accuracy"], missing["comparison"], missing["latency"]) == (None, None, [])
     assert "no CUDA device" in missing["not_measured"]
     assert measured["accuracy"]["images"] == 64
-    assert len(measured["latency"]) == 2
+    assert measured["latency"] == []  # what simulates is not timed
     verdicts = [(gate["artifact"], gate["name"], gate["verdict"]) for gate in report["gates"]]
     assert verdicts == [
-        (str(artifact), gate, verdict)
-        for artifact, verdict in ((engine, "inconclusive"), (digits_quantized.path, "pass"))
-        for gate in ("accuracy_drop", "latency_ratio", "latency_ratio")
+        (str(engine), "accuracy_drop", "inconclusive"),
+        (str(engine), "latency_ratio", "inconclusive"),
+        (str(engine), "latency_ratio", "inconclusive"),
+        (str(digits_quantized.path), "accuracy_drop", "pass"),
     ]
     for gate in report["gates"]:
         assert ("not_measured" in gate) == (gate["value"] is None) == (gate["artifact"] == str(engine))
@@ -216,8 +217,8 @@ def test_package_that_is_not_installed(cli: Cli, engine: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ('__version__ = "8.6.1"', ("tensorrt 8.6.1 is too old", "10.0 to 11.x", ">=10.0,<12")),
-        ('__version__ = "12.0.0"', ("tensorrt 12.0.0 is too new", "10.0 to 11.x", "a newer illama-deploy")),
+        ('__version__ = "8.6.1"', ("tensorrt 8.6.1 is too old", "10.15 to 11.x", ">=10.0,<12")),
+        ('__version__ = "12.0.0"', ("tensorrt 12.0.0 is too new", "10.15 to 11.x", "a newer illama-deploy")),
         ('raise ImportError("libnvinfer.so.11: cannot open")', ("cannot be loaded", "libnvinfer.so.11")),
     ],
     ids=["old", "new", "broken"],
