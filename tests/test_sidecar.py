@@ -217,7 +217,7 @@ def test_package_that_is_not_installed(cli: Cli, engine: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ('__version__ = "8.6.1"', ("tensorrt 8.6.1 is too old", "10.15 to 11.x", ">=10.0,<12")),
+        ('__version__ = "8.6.1"', ("tensorrt 8.6.1 is too old", "10.15 to 11.x", ">=10.15,<12")),
         ('__version__ = "12.0.0"', ("tensorrt 12.0.0 is too new", "10.15 to 11.x", "a newer illama-deploy")),
         ('raise ImportError("libnvinfer.so.11: cannot open")', ("cannot be loaded", "libnvinfer.so.11")),
     ],
