@@ -61,9 +61,8 @@ patch_size = 8
 channels = 1
 """
 
-#: The same by timm's pipeline, on the images in a folder.
-DECODED = TRAINING.replace('"digits"', '"folder:images"', 1).replace("batch_size = 128", "batch_size = 16")
-DECODED = DECODED.replace(
+#: The same by timm's pipeline.
+DECODED = TRAINING.replace(
     "rotate = 12\nshear = 8\nshift = 0.1\nzoom = [0.85, 1.15]\n",
     """\
 pipeline = "timm"
