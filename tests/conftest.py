@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from hypothesis import settings
 
 from illama_deploy.cli import main
@@ -37,6 +38,12 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _own_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test begins in a workspace where nothing was made."""
     monkeypatch.setenv("ILLAMA_DEPLOY_WORKSPACE", str(tmp_path / "illama-out"))
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """What a test draws at random depends neither on luck nor on the tests before it."""
+    torch.manual_seed(0)
 
 
 class CliResult(NamedTuple):

@@ -38,7 +38,7 @@ class Outcome:
         seconds: of a processor.
         code: exit code; negative: the signal that ended it.
         ended: why it was ended from outside: `time`, `memory`, `trap`, or nothing.
-        peak_bytes: memory at its highest, with what the process that was forked holds.
+        peak_bytes: memory at its highest, over what the process that was forked holds.
         events: processes and connections that it started.
     """
 
@@ -102,6 +102,7 @@ class Started:
     pid: int
     aside: Path
     begun: float
+    before: int
 
     def wait(self, *, trap: Path | None = None, kill_after: float | None = None) -> Outcome:
         """Wait for its end, or end it: `kill -9` after so many seconds, or where a limit is passed."""
@@ -110,7 +111,7 @@ class Started:
             done, status, used = os.wait4(self.pid, os.WNOHANG)
             if done:
                 break
-            seen, passed = max(seen, _resident(self.pid)), time.monotonic() - self.begun
+            seen, passed = max(seen, _held(self.pid) - self.before), time.monotonic() - self.begun
             ended = ended or (
                 "memory"
                 if seen > PEAK_BYTES
@@ -144,10 +145,10 @@ def start(arguments: Sequence[str], place: Path, aside: Path) -> Started:
     """Start a command line; see `run`."""
     for name in ("tmp", "state", "cache"):
         (aside / name).mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
+    begun, before = time.monotonic(), _held("self")
     if not (pid := os.fork()):
         _child(arguments, place, aside)
-    return Started(pid, aside, begun)
+    return Started(pid, aside, begun, before)
 
 
 def _child(arguments: Sequence[str], place: Path, aside: Path) -> NoReturn:
@@ -193,11 +194,15 @@ def _watch(event: str, values: tuple[Any, ...]) -> None:
             raise OSError("there is no network here")
 
 
-def _resident(pid: int) -> int:
+def _held(pid: int | str) -> int:
+    """Bytes that a process holds in memory of its own, files that it maps left out."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError):
-        return 0
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return 0
 
 
 def _busy(pid: int) -> float:
