@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ArtifactError
+from .paths import require_utf8
 
 __all__ = ["beside", "explain_oserror", "new_directory", "new_file", "owned", "require_apart"]
 
@@ -220,6 +221,7 @@ def new_directory(
             cannot be written.
     """
     final, inputs = Path(final).absolute(), tuple(inputs)
+    require_utf8(final)
     if force and final.is_symlink() and final.is_dir():
         final = final.resolve()  # the link stays, and what it leads to is replaced
     with _explained(final, always=True):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 from .atomic import new_file
 from .errors import ArtifactError
@@ -29,7 +31,7 @@ __all__ = [
     "remember_path",
 ]
 
-SCHEMA = "illama-deploy/memory/1"
+SCHEMA = "illama-deploy/memory/2"
 MOST = 50
 
 
@@ -48,18 +50,18 @@ class Images:
 
 def remember_path(sha256: str, path: Path) -> None:
     """Remember where the file (or the artifact of that hash) lies."""
-    _write("path", sha256, {"path": str(path.absolute())})
+    _write("path", sha256, {"path": _quoted(str(path.absolute()))})
 
 
 def path_of(sha256: str) -> Path | None:
     """Where a file of that hash was last, or None; whoever opens it compares the hash."""
     found = _read("path", sha256)
-    return Path(str(found["path"])) if found and "path" in found else None
+    return Path(_unquoted(str(found["path"]))) if found and "path" in found else None
 
 
 def remember_images(sha256: str, spec: str) -> None:
     """Remember which images were named for an artifact of that hash."""
-    _write("images", sha256, {"spec": spec, "folder": str(Path.cwd())})
+    _write("images", sha256, {"spec": _quoted(spec), "folder": _quoted(str(Path.cwd()))})
 
 
 def images_of(*sha256: str | None) -> Images | None:
@@ -68,7 +70,8 @@ def images_of(*sha256: str | None) -> Images | None:
         found = _read("images", one) if one else None
         if found:
             try:
-                return typed(Images, found)
+                known = typed(Images, found)
+                return Images(_unquoted(known.spec), _unquoted(known.folder))
             except ValueError:
                 continue
     return None
@@ -85,6 +88,15 @@ def made_elsewhere(workspace: Path) -> list[dict[str, Any]]:
     """What was remembered so, in its order."""
     found = (_read("made", _key(workspace)) or {}).get("made")
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _quoted(text: str) -> str:
+    """Names of files may be any bytes, and JSON takes text alone: what is no printable ASCII is written as %xx."""
+    return quote(os.fsencode(text), safe=string.punctuation.replace("%", "") + " ")
+
+
+def _unquoted(text: str) -> str:
+    return os.fsdecode(unquote_to_bytes(text))
 
 
 def _key(workspace: Path) -> str:

@@ -100,7 +100,8 @@ def read_sealed(path: Path, schema: str, *, what: str, again: str, key: str = SE
         ArtifactError: not there, no JSON, of another schema, or edited after it was written.
     """
     try:
-        content = parse_json(read_text(path, what, again))
+        text = read_text(path, what, again)
+        content = parse_json(text)
     except ValueError as error:
         raise ArtifactError(
             f"{what} is no JSON as it is written here ({error}).", where=path, hint=f"It may be cut short. {again}"
@@ -109,7 +110,8 @@ def read_sealed(path: Path, schema: str, *, what: str, again: str, key: str = SE
     if found != schema:
         shown = repr(found) if len(repr(found)) < 100 else "another"
         raise ArtifactError(f"{what} has the schema {shown}; {schema!r} is needed.", where=path, hint=again)
-    if content.get(key) != seal_of(content, key):
+    # Other spaces are other bytes, and bytes are what other files' hashes of this one are of.
+    if content.get(key) != seal_of(content, key) or text != canonical_json(content):
         raise ArtifactError(
             f"{what} was edited after it was written (its content does not match its own hash).",
             where=path,

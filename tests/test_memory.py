@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ def test_remembers(tmp_path: Path) -> None:
     remember_path(ONE, tmp_path / "c.pth")
     assert images_of(None, OTHER, ONE) == Images("folder:x", str(Path.cwd()))
     assert path_of(ONE) == tmp_path / "c.pth"
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"gr\xfc\xdfe"), "größe", "50%25", "a b\nc"])
+def test_names_may_be_any_bytes(tmp_path: Path, name: str) -> None:
+    remember_images(ONE, f"folder:{name}")
+    remember_path(ONE, tmp_path / name)
+    assert images_of(ONE) == Images(f"folder:{name}", str(Path.cwd()))
+    assert path_of(ONE) == tmp_path / name
 
 
 def test_a_hash_names_no_other_file(tmp_path: Path, state: Path) -> None:

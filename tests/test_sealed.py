@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +65,21 @@ def test_what_json_leaves_open_is_refused(text: str, says: str) -> None:
 def test_edited(tmp_path: Path, edit: object) -> None:
     content = seal({"schema": SCHEMA, "a": 1})
     edit(content)  # type: ignore[operator]
-    (tmp_path / "d.json").write_text(json.dumps(content))
+    (tmp_path / "d.json").write_text(canonical_json(content))
     with pytest.raises(ArtifactError):
         _read(tmp_path / "d.json")
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda t: t[:-1], lambda t: t + "\n", lambda t: t.replace("\n", "\r\n"), lambda t: t + " "]
+)
+def test_other_spaces_are_another_file(tmp_path: Path, edit: Callable[[str], str]) -> None:
+    """Other files name it by the hash of its bytes."""
+    path = tmp_path / "d.json"
+    write_sealed(path, {"schema": SCHEMA, "a": 1})
+    path.write_bytes(edit(path.read_text()).encode())
+    with pytest.raises(ArtifactError, match="edited after it was written"):
+        _read(path)
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -342,6 +343,8 @@ def test_no_finite_loss_stops_and_names_the_state(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no finite number") as raised:
         train(QUIET.override(lr=1e30, warmup_epochs=0.0), data="digits", out=tmp_path / "run")
     assert str(tmp_path / "run" / "state.pt") in str(raised.value)
+    update, of = re.findall(r"update (\d+) of (\d+)", str(raised.value))[0]
+    assert int(update) <= int(of)
     saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["parts"]["model"]
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
 

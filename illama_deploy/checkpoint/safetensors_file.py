@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import torch
 
+from ..paths import require_utf8
 from ..sealed import parse_json
 from ..tables import typed
 from .stored import Content, DamagedError, StoredTensor, dense
@@ -77,6 +78,7 @@ def _header(file: BinaryIO, size: int, path: Path) -> tuple[dict[str, _Entry], d
     """The header's entries, its metadata, and where the tensors begin."""
     from safetensors import SafetensorError, safe_open
 
+    require_utf8(path)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, LARGEST):

@@ -17,6 +17,7 @@ from ..errors import ArtifactError, DeployError
 from ..formats import Format
 from ..hashing import sha256_file
 from ..model.illama import Illama, IllamaConfig
+from ..paths import require_utf8
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..rewrites import restructure
@@ -128,6 +129,7 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
         raise ArtifactError(
             f"It is no quantized checkpoint: {reason}", where=directory, hint="Give what 'quantize' wrote."
         )
+    require_utf8(weights)
     content = read_sealed(path, SCHEMA, what="The manifest", again=AGAIN)
     try:
         about = parse_manifest(content)

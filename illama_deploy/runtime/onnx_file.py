@@ -23,6 +23,7 @@ from ..hashing import sha256_file
 from ..onnx_metadata import EXTERNAL, PREFIX, PRODUCER
 from ..onnx_seal import read_seal
 from ..onnx_trial import try_apart
+from ..paths import require_utf8
 from ..preprocessing import Preprocessing
 from ..sealed import parse_json
 from ..tables import typed
@@ -82,6 +83,7 @@ def read_onnx(path: Path) -> OnnxFile:
         ArtifactError: not ONNX, cut short, edited, another interface, metadata that cannot be used, or, of a file of
             other origin, one that a runtime does not survive.
     """
+    require_utf8(path)
     try:
         if not path.is_file():
             raise ArtifactError("There is no such ONNX file.", where=path, hint="Check the path.")

@@ -159,7 +159,7 @@ class Properties:
         if source.split == judged.split:
             raise UsageError(
                 "The temperature would be fitted on the images that it is judged on.",
-                where=f"{source.spec}, split {source.split!r}",
+                where=f"{source.spec}, split {source.split}" if source.split else source.spec,
                 hint="Name other images with --calib-split, or others to judge it on with --split.",
             )
         loader = self._images(source, sample_indices(len(source), self.options.calib_images, seed=0))

@@ -342,7 +342,7 @@ class Trainer:
         kept = self.run.state_file.exists()
         return TrainingError(
             f"{what} is no finite number after {self.updates} updates.",
-            where=f"epoch {self.epoch + 1}, update {self.step + 1} of {self.images.steps}",
+            where=f"epoch {self.epoch + 1}, update {min(self.step + 1, self.images.steps)} of {self.images.steps}",
             hint=(f"The last good state is {self.run.state_file}. " if kept else "")
             + "Lower --lr, and go on with --resume --force or begin anew.",
         )

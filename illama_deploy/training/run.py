@@ -14,6 +14,7 @@ from typing import Any
 
 from ..atomic import explain_oserror, new_file, owned
 from ..errors import ArtifactError, CheckpointError, UsageError
+from ..paths import require_utf8
 from ..sealed import parse_json
 from ..tables import typed
 from .state import Means, Position, State, read_state, write_state
@@ -44,7 +45,7 @@ class RunDirectory:
 
     Raises:
         ArtifactError: a run is there already (without `resume` or `force`), another process is at it, its log is
-            damaged, or it cannot be written.
+            damaged, it cannot be written, or its path is not UTF-8.
         UsageError: the run that is there is another one; the differences are listed.
         CheckpointError: its state cannot be read.
     """
@@ -58,6 +59,7 @@ class RunDirectory:
         self.saved: State | None = None
         self.changed: list[str] = []
         self._held = ExitStack()
+        require_utf8(path)
         with ExitStack() as opening:
             if writes:
                 place = Path(os.path.realpath(path))  # one lock, by whatever link one comes
