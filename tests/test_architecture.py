@@ -27,6 +27,7 @@ RANKS = [
         "onnx_metadata",
         "onnx_seal",
         "onnx_session",
+        "paths",
         "_timm_hook",
     },
     {
