@@ -36,9 +36,11 @@ def test_what_is_read(cli: Cli, place: Path, digits_export: ExportResult, digits
         shutil.copytree(directory, place / directory.name)
     shutil.copy(find_checkpoint("digits"), place / "c.safetensors")
     onnx = place / digits_export.directory.name / "model.onnx"
-    for step in ("evaluate", "inspect"):
-        for path in (onnx, place / digits_quantized.path.name, place / "c.safetensors"):
-            _refused(cli, step, path, *(("--data", "digits", "--limit", 8) if step == "evaluate" else ()))
+    quantized = place / digits_quantized.path.name
+    for path in (onnx, quantized, place / "c.safetensors"):
+        _refused(cli, "evaluate", path, "--data", "digits", "--limit", 8)
+    for path in (onnx, quantized):
+        _refused(cli, "inspect", path)
 
 
 def test_what_is_written(cli: Cli, place: Path, digits_quantized: QuantizedArtifact) -> None:
