@@ -28,8 +28,11 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
+    if not console.is_terminal:  # a bar that is only disabled ends in a line feed with some versions of rich
+        yield from items
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=total)
         for item in items:
             yield item
@@ -37,24 +40,25 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 
 class Phases:
-    """Nested phases of some work, a bar each; may be told from any thread."""
+    """Nested phases of some work, a bar each; may be told from any thread. Without `progress`, nothing is shown."""
 
-    def __init__(self, progress: Progress, description: str) -> None:
+    def __init__(self, progress: Progress | None, description: str) -> None:
         self._progress, self._description = progress, description
         self._tasks: dict[str, TaskID] = {}
 
     def start(self, name: str, steps: int) -> None:
         """A phase of so many steps begins."""
-        self._tasks[name] = self._progress.add_task(f"{self._description}: {name}", total=steps)
+        if self._progress is not None:
+            self._tasks[name] = self._progress.add_task(f"{self._description}: {name}", total=steps)
 
     def step(self, name: str, number: int) -> None:
         """A step of a phase is done; they count from 0."""
-        if name in self._tasks:
+        if self._progress is not None and name in self._tasks:
             self._progress.update(self._tasks[name], completed=number + 1)
 
     def finish(self, name: str) -> None:
         """A phase ends, and its bar goes."""
-        if name in self._tasks:
+        if self._progress is not None and name in self._tasks:
             self._progress.remove_task(self._tasks.pop(name))
 
 
@@ -65,8 +69,11 @@ def phases(description: str) -> Iterator[Phases]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Phases(None, description)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         yield Phases(progress, description)
 
 
