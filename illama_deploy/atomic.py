@@ -56,7 +56,7 @@ def _as_os_error(error: BaseException) -> OSError | None:
         return error
     if type(error).__name__ == "SafetensorError":
         for code in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT):
-            if f"os error {code}" in str(error).lower():
+            if f"os error {code}" in str(error).lower() or f"Os {{ code: {code}," in str(error):
                 return OSError(code, os.strerror(code))
     return None
 
