@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from illama_deploy import ArtifactError
-from illama_deploy.hashing import sha256_file
+from illama_deploy.hashing import canonical_json, sha256_file
 from illama_deploy.quant import QuantizedArtifact, load_quantized
 from illama_deploy.quant.artifact import MANIFEST, WEIGHTS
 from illama_deploy.sealed import write_sealed
@@ -70,7 +70,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], Any]:
 def test_an_edit_shows(cli: Cli, copy: Path, path: str, value: Any) -> None:
     content = json.loads((copy / MANIFEST).read_text())
     _set(path, value)(content)
-    (copy / MANIFEST).write_text(json.dumps(content))
+    (copy / MANIFEST).write_text(canonical_json(content))
     result = cli("evaluate", copy, "--limit", 8)
     assert result.code == 2
     assert "was edited after it was written" in result.err

@@ -21,7 +21,7 @@ from illama_deploy.onnx_seal import append_seal, read_seal
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.runtime import open_artifact
 from illama_deploy.runtime.onnx_file import read_onnx
-from illama_deploy.sealed import seal
+from illama_deploy.sealed import write_sealed
 from illama_deploy.steps.export import ExportResult, export
 from illama_deploy.versions import LOWEST, is_older
 
@@ -397,7 +397,7 @@ def test_record_of_an_export_is_typed(
 ) -> None:
     shutil.copytree(digits_export.directory, tmp_path / "onnx")
     path = tmp_path / "onnx" / RECORD
-    path.write_text(json.dumps(seal({**json.loads(path.read_text()), **change})))
+    write_sealed(path, {**json.loads(path.read_text()), **change})
     for command in (("inspect", tmp_path / "onnx"), ("check", tmp_path / "onnx", "--out", tmp_path / "r")):
         result = cli(*command)
         assert result.code == 2

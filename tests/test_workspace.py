@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from illama_deploy import UsageError
 from illama_deploy.checkpoint import EMBEDDED_FILE
 from illama_deploy.errors import ArtifactError
-from illama_deploy.sealed import read_sealed, seal
+from illama_deploy.sealed import read_sealed, write_sealed
 from illama_deploy.workspace import RECORD, SCHEMA, Workspace, identity
 
 from .conftest import Cli
@@ -55,7 +54,7 @@ def test_clocks_may_jump(place: Workspace) -> None:
     place.record("quantize", _artifact(place.quantized, "1"), format="W8A8")
     record = read_sealed(place.root / RECORD, SCHEMA, what="", again="")
     record["made"][0]["when"] = "2999-01-01T00:00:00.000000+00:00"
-    (place.root / RECORD).write_text(json.dumps(seal(record)))
+    write_sealed(place.root / RECORD, record)
     place.record("qat", _artifact(place.root / "qat" / "quantized", "2"), format="W8A8")
     found = place.newest("quantize", "qat")
     assert found is not None and found[0].step == "qat"
@@ -97,7 +96,7 @@ def test_a_record_from_somebody_else(place: Workspace, tmp_path: Path, made: obj
     usual = {"step": "quantize", "artifact": "x", "sha256": "0" * 64, "format": "W8A8"}
     usual |= {"when": "2026-01-01T00:00:00+00:00"}
     made = [usual | one if isinstance(one, dict) else one for one in made] if isinstance(made, list) else made
-    (place.root / RECORD).write_text(json.dumps(seal({"schema": SCHEMA, "made": made})))
+    write_sealed(place.root / RECORD, {"schema": SCHEMA, "made": made})
     with pytest.raises(ArtifactError, match="record"):
         place.newest("quantize")
     place.record("quantize", _artifact(place.quantized, "1"), format="W8A8")  # work just done is not lost

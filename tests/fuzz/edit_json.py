@@ -125,8 +125,10 @@ def reseal(content: bytes, edited: bytes) -> bytes:
         for key, value in before.items():
             bare = {name: v for name, v in before.items() if name != key}
             if isinstance(after, dict) and value == _seal(bare):
-                seal = _seal({name: v for name, v in after.items() if name != key})
-                return edited.replace(value.encode(), seal.encode())
+                rest = {name: v for name, v in after.items() if name != key}
+                if write(after) == edited:  # nothing in it twice: as it is written here, to the last space
+                    return _canonical({**rest, key: _seal(rest)})
+                return edited.replace(value.encode(), _seal(rest).encode())
     except (ValueError, RecursionError):
         pass
     return edited
@@ -151,7 +153,11 @@ def lines_edit(content: bytes, draw: Draw) -> bytes:
 
 
 def _seal(content: Any) -> str:
-    return sha256((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()).hexdigest()
+    return sha256(_canonical(content)).hexdigest()
+
+
+def _canonical(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
