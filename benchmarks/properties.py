@@ -22,7 +22,6 @@ import illama_deploy
 from illama_deploy.environment import describe_environment
 from illama_deploy.measure import Accuracy, Binning
 from illama_deploy.report.property_rows import PROPERTY_TABLES
-from illama_deploy.steps.properties import PropertyOptions
 
 CATEGORIES = Path(__file__).with_name("cifar10_categories.json")
 FORMATS = ("W8A8", "W4A8")
@@ -47,21 +46,24 @@ def main() -> None:
         "categories": CATEGORIES,
         "fit_temperature": True,
     }
-    wanted = PropertyOptions(
-        (*names, "attention-rank"), masks=("causal", "bidirectional"), rank_images=options.rank_images, **asked
-    )
+    wanted = {
+        "properties": (*names, "attention-rank"),
+        "masks": ("causal", "bidirectional"),
+        "rank_images": options.rank_images,
+        **asked,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        artifacts: dict[str, tuple[Any, PropertyOptions]] = {"float": (checkpoint, wanted)}
+        artifacts: dict[str, tuple[Any, dict[str, Any]]] = {"float": (checkpoint, wanted)}
         for format_ in FORMATS:
             made = illama_deploy.quantize(checkpoint, format=format_, data=data, out=Path(folder) / format_)
             artifacts[format_] = (made.path, wanted)
         exported = illama_deploy.export(Path(folder) / "W8A8", float=False, out=Path(folder) / "onnx").model
-        artifacts["W8A8, ONNX Runtime"] = (exported, PropertyOptions(names, **asked))
+        artifacts["W8A8, ONNX Runtime"] = (exported, {"properties": names, **asked})
         found, mass = {}, {}
         for number, (name, (artifact, properties)) in enumerate(artifacts.items()):
             logits = Path(folder) / f"{number}.npz"
             found[name] = illama_deploy.evaluate(
-                artifact, data=data, limit=options.limit, properties=properties, save_logits=logits
+                artifact, data=data, limit=options.limit, **properties, save_logits=logits
             )
             accuracy = Accuracy(1, Binning(15, "equal-mass"))
             with np.load(logits) as saved:

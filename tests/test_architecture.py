@@ -40,6 +40,7 @@ RANKS = [
         "progress",
         "preprocessing",
         "workspace",
+        "options",
         "environment",
         "compilation",
         "onnx_trial",
@@ -59,7 +60,8 @@ RANKS = [
     {"measure"},
     {"report"},
     {"steps"},
-    {"cli", "__main__", "__init__"},
+    {"printing"},
+    {"command_line", "cli", "__main__", "__init__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # The module `illama_deploy.export` is also the public function of that name.

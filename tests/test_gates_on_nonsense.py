@@ -17,6 +17,7 @@ from illama_deploy.errors import ArtifactError, UsageError
 from illama_deploy.hashing import sha256_file
 from illama_deploy.measure import Accuracy, Comparison, PixelAccuracy, PixelComparison
 from illama_deploy.measure.statistics import Interval
+from illama_deploy.options.steps import EvaluateOptions
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.report import Gate, read_report
 from illama_deploy.report.faces import render_properties
@@ -26,7 +27,6 @@ from illama_deploy.steps.check import check
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import ExportResult
 from illama_deploy.steps.lineup import line_up
-from illama_deploy.steps.properties import PropertyOptions
 from illama_deploy.steps.quantize import quantize
 from illama_deploy.workspace import Workspace
 
@@ -246,8 +246,8 @@ def test_two_quantized_directories_side_by_side(cli: Any, digits_quantized: Quan
 def test_properties_that_pixels_do_not_have_keep_to_the_schema() -> None:
     from jsonschema import Draft202012Validator
 
+    from illama_deploy.options.groups import PROPERTIES
     from illama_deploy.report import load_schema
-    from illama_deploy.steps.properties import PROPERTIES
 
     from .reports import document
 
@@ -255,4 +255,4 @@ def test_properties_that_pixels_do_not_have_keep_to_the_schema() -> None:
     names = [name.replace("-", "_") for name in PROPERTIES]
     content["artifacts"][0]["properties"] = {name: {"not_measured": "it classifies pixels"} for name in names}
     assert not list(Draft202012Validator(load_schema()).iter_errors(content))
-    assert PropertyOptions().names == ()
+    assert EvaluateOptions().properties.properties == ()

@@ -530,8 +530,7 @@ def test_evaluate_and_draw(world: Path, tmp_path: Path, cli: Cli) -> None:
                 predict([lambda x: model(torch.from_numpy(x)).numpy()], scene, Sliding(), 1)[0], scene.labels
             )
     assert figures["miou"] == pytest.approx(accuracy.to_dict()["miou"])
-    changed = Sliding(stride=4, scales=(0.5, 1.0), flip=True)
-    other = illama_deploy.evaluate(path, data=data[1], sliding=changed).figures
+    other = illama_deploy.evaluate(path, data=data[1], stride=4, scales=(0.5, 1.0), flip=True).figures
     assert other["miou"] != figures["miou"]
 
 

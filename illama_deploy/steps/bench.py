@@ -14,6 +14,8 @@ from ..environment import describe_environment
 from ..errors import UsageError
 from ..hashing import canonical_json
 from ..measure import Latency, measure_latency
+from ..options import step
+from ..options.steps import BenchOptions
 from ..progress import track
 from ..runtime import Runtime, Unavailable, open_if_available
 from .inputs import refuse_stale
@@ -56,51 +58,32 @@ class Benchmark:
         }
 
 
-def bench(
-    artifacts: Sequence[str | Path | Runtime] | str | Path | Runtime,
-    *,
-    batch: Sequence[int] | int = (1,),
-    threads: int = 1,
-    seconds: float = 5.0,
-    rounds: int | None = None,
-    confidence: float = 0.95,
-    heads: int | None = None,
-    cuda_graph: bool = False,
-    backend: str | None = None,
-    precision: str = "auto",
-    json: str | Path | None = None,
-) -> Benchmark:
+@step(BenchOptions)
+def bench(options: BenchOptions) -> Benchmark:
     """Time artifacts in turns and compare each with the first; one that cannot run on this machine is left out.
-
-    Args:
-        artifacts: paths, or opened artifacts; one alone needs no list.
-        batch: batch sizes, or one.
-        threads: that each artifact may use.
-        seconds: about how long to measure at each batch size.
-        rounds: an exact number instead.
-        cuda_graph, backend, precision: as in `open_artifact`.
-        json: file to write the figures to.
 
     Raises:
         DeployError: bad input; nothing is written.
     """
-    artifacts, batch = several(artifacts), several(batch)
+    artifacts, json = several(options.artifacts), options.figures.json
     if not artifacts:
         raise UsageError("Nothing to time.", hint="Name one or more artifacts.")
     refuse_stale(*artifacts)
     with ExitStack() as outputs:
         # Opened first, so that a place that cannot be written shows before any work is done.
         inputs = [a for a in artifacts if isinstance(a, str | Path)]
-        file = None if json is None else outputs.enter_context(new_file(Path(json), force=True, inputs=inputs))
-        options: dict[str, Any] = {
-            "threads": threads,
-            "heads": heads,
-            "cuda_graph": cuda_graph,
-            "backend": backend,
-            "precision": precision,
+        file = None if json is None else outputs.enter_context(new_file(json, force=True, inputs=inputs))
+        opening = {
+            "threads": options.timing.threads,
+            **options.geometry.flat(),
+            **options.backend.flat(),
+            **options.running.flat(),
         }
-        runtimes = [a if isinstance(a, Runtime) else open_if_available(a, **options) for a in artifacts]
-        latencies = measure_batches(runtimes, batch, seconds=seconds, rounds=rounds, confidence=confidence)
+        runtimes = [a if isinstance(a, Runtime) else open_if_available(a, **opening) for a in artifacts]
+        timing = options.timing
+        latencies = measure_batches(
+            runtimes, timing.batch, seconds=timing.seconds, rounds=timing.rounds, confidence=timing.confidence
+        )
         result = Benchmark(
             tuple(r.info.to_dict() for r in runtimes),
             latencies,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -37,6 +37,8 @@ from ..measure import (
     pack_correct,
     paired_drop,
 )
+from ..options import step
+from ..options.steps import CheckOptions
 from ..preprocessing import Preprocessing
 from ..progress import track
 from ..quant.artifact import MANIFEST
@@ -62,7 +64,7 @@ from .bench import measure_batches, several
 from .evaluate import class_names, open_evaluation_data
 from .inputs import paths_of, refuse_stale
 from .lineup import Group, Member, line_up
-from .properties import Properties, PropertyOptions
+from .properties import Properties, require_known
 from .sensitivity import SENSITIVITY_IMAGES, describe_sites
 
 __all__ = ["check"]
@@ -71,37 +73,8 @@ __all__ = ["check"]
 PICTURES = 4
 
 
-def check(
-    candidates: Sequence[str | Path | Runtime] | str | Path | Runtime = (),
-    *,
-    baseline: str | Path | Runtime | None = None,
-    targets: Sequence[str] | str = (),
-    against: str | Path | None = None,
-    data: str | Path | None = None,
-    split: str | None = None,
-    limit: int | None = None,
-    max_drop: float = 0.5,
-    max_latency_ratio: float = 1.0,
-    min_effect: float = 0.02,
-    min_top1: float | None = None,
-    batch: Sequence[int] | int = (1, 8),
-    threads: int = 1,
-    seconds: float = 5.0,
-    rounds: int | None = None,
-    confidence: float = 0.95,
-    preprocessing: dict[str, Any] | None = None,
-    heads: int | None = None,
-    cuda_graph: bool = False,
-    precision: str = "auto",
-    sensitivity: bool = True,
-    properties: PropertyOptions | None = None,
-    skip_broken: bool = False,
-    out: str | Path | None = None,
-    force: bool = False,
-    workspace: Workspace | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    command: str | None = None,
-) -> Report:
+@step(CheckOptions)
+def check(options: CheckOptions) -> Report:
     """Measure candidates and baselines on the same images and in the same rounds, and judge.
 
     Accuracy is compared with the first baseline (float32 where there is one), latency with the fastest baseline of the
@@ -110,33 +83,13 @@ def check(
     fail, the baseline's too, and a baseline that is no better than chance never lets a check pass: a drop from it says
     nothing. Where `GITHUB_STEP_SUMMARY` names a file, the report is appended to it.
 
-    Args:
-        candidates: artifacts, quantized directories or directories of exports; the workspace's where none is given.
-        baseline: artifact; the float file beside each export where not given.
-        targets: `cpu`, `cuda`, `trt`, `openvino`, `torch`: which exports of a quantized directory take part (they are
-            made where they are not there yet); of other candidates, `torch` or `cpu` chooses what runs them.
-        against: a stored `report.json` that nothing may be worse than.
-        data, split, limit: images for accuracy, as in `evaluate`.
-        max_drop: limit on the drop in top-1 (in mIoU, where pixels are classified), in points.
-        max_latency_ratio: limit on candidate / baseline latency, at each batch size.
-        min_effect: smallest change of latency that matters, as a share: the limit for `against`, and what a gain must
-            exceed to be called one.
-        min_top1: limit on the top-1 of each candidate itself (on mIoU, where pixels are classified), in percent.
-        batch, threads, seconds, rounds: as in `bench`.
-        confidence: of each bound of each interval.
-        cuda_graph, precision: as in `open_artifact`.
-        sensitivity: measure how much each site costs by itself, where the quantized directory, the float checkpoint and
-            its data are at hand.
-        properties: what else to measure of every artifact; the binning of `ece` is theirs.
-        out: directory for `report.json` and its faces; the workspace's where not given.
-        force: replace a directory that exists.
-        workspace: `illama-out` where not given.
-        say: gets a line that says what is taken, where nothing was named.
-        command: what was typed, for the report.
-
     Raises:
         DeployError: bad input, or a named baseline that cannot run on this machine; nothing is written.
     """
+    baseline, against, images, timing = options.baseline, options.against, options.images, options.timing
+    properties, out, batch, confidence = options.properties, options.output.out, timing.batch, timing.confidence
+    max_drop, max_latency_ratio = options.max_drop, options.max_latency_ratio
+    min_effect, min_top1 = options.min_effect, options.min_top1
     if not (math.isfinite(max_drop) and math.isfinite(max_latency_ratio) and max_latency_ratio > 0):
         raise UsageError(
             f"The limits {max_drop} and {max_latency_ratio} cannot be held to.",
@@ -146,15 +99,16 @@ def check(
         raise UsageError(f"The smallest effect {min_effect} is no share.", hint="Use --min-effect 0.02 for 2 percent.")
     if min_top1 is not None and not 0 <= min_top1 <= 100:
         raise UsageError(f"{min_top1} is no top-1 in percent.", hint="Use a figure such as --min-top1 75.")
-    candidates, targets, batch = several(candidates), several(targets), several(batch)
-    workspace, properties = workspace or Workspace(), properties or PropertyOptions()
+    candidates = several(options.candidates)
+    require_known(properties)
+    workspace = options.output.workspace or Workspace()
     refuse_stale(*candidates, baseline)
-    stored = None if against is None else read_report(Path(against))
-    inputs = paths_of(baseline, against, data, properties.cue_conflict, properties.categories, *candidates)
-    place = Path(out) if out is not None else workspace.report
-    with workspace.output(out, workspace.report, force=force, inputs=inputs) as directory:
-        options = {"threads": threads, "heads": heads, "cuda_graph": cuda_graph, "precision": precision}
-        groups = line_up(candidates, baseline, targets, workspace, options, say)
+    stored = None if against is None else read_report(against)
+    inputs = paths_of(baseline, against, images.data, properties.cue_conflict, properties.categories, *candidates)
+    place = out or workspace.report
+    with workspace.output(out, workspace.report, force=options.output.force, inputs=inputs) as directory:
+        opening = {"threads": timing.threads, **options.geometry.flat(), **options.running.flat()}
+        groups = line_up(candidates, baseline, options.targets, workspace, opening, options.output.say)
         baselines, members = _members(groups)
         runtimes = [member.artifact for member, _ in members if isinstance(member.artifact, Runtime)]
         loader = digest = None
@@ -163,23 +117,21 @@ def check(
         task = "classification"
         wanted: list[Properties] = []
         if runtimes:
-            loader = open_evaluation_data(
-                runtimes, data, split, limit, None, preprocessing=preprocessing, skip_broken=skip_broken
-            )
-            used = runtimes[0].preprocessing.override(**(preprocessing or {}))
-            wanted = [Properties(runtime, loader, used, properties) for runtime in runtimes]
+            loader = open_evaluation_data(runtimes, images, None, options.preparation)
+            used = runtimes[0].preprocessing.override(**options.preparation.overrides())
+            wanted = [Properties(runtime, loader, used, properties, confidence) for runtime in runtimes]
             task, names = runtimes[0].task, class_names(runtimes[0], loader)
         conditions = Conditions()
-        timing: dict[str, Any] = {
-            "seconds": seconds,
-            "rounds": rounds,
+        timed_by: dict[str, Any] = {
+            "seconds": timing.seconds,
+            "rounds": timing.rounds,
             "confidence": confidence,
             "on_round": conditions.look,
         }
         results = _Results(confidence, names=names)
         for group in groups:
             timed = group.timed()
-            rows = measure_batches([member.artifact for member in timed], batch, **timing)
+            rows = measure_batches([member.artifact for member in timed], batch, **timed_by)
             results.latency |= {id(member): row for member, row in zip(timed, rows, strict=True)}
         timed_under = conditions.to_dict()
         if loader is not None:
@@ -190,13 +142,13 @@ def check(
                 results.accuracy |= _measure_pixels(runtimes, loader, digest, gallery)
                 pictures = gallery.pictures
             else:
-                images = _hashed(track(loader, "Evaluating", len(loader)), used, digest)
+                batches = _hashed(track(loader, "Evaluating", len(loader)), used, digest)
 
                 def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
                     for one, its_logits in zip(wanted, logits, strict=True):
                         one.update(its_logits, labels)
 
-                pairs = zip(*measure_accuracy(runtimes, images, look, properties.binning), strict=True)
+                pairs = zip(*measure_accuracy(runtimes, batches, look, wanted[0].binning), strict=True)
                 results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
             for one in wanted:
                 results.properties[id(one.runtime)] = one.measure(results.accuracy[id(one.runtime)][0])
@@ -250,18 +202,18 @@ def check(
                 "max_latency_ratio": max_latency_ratio,
                 "min_effect": min_effect,
                 "confidence": confidence,
-                "threads": threads,
+                "threads": timing.threads,
                 "batch": list(batch),
-                "seconds": seconds,
-                "rounds": rounds,
+                "seconds": timing.seconds,
+                "rounds": timing.rounds,
             }
             | ({} if min_top1 is None else {"min_top1": min_top1}),
             environment=environment,
             conditions=timed_under,
-            quantized=_sites(entries, candidates, workspace, SENSITIVITY_IMAGES if sensitivity else 0),
+            quantized=_sites(entries, candidates, workspace, SENSITIVITY_IMAGES if options.sensitivity else 0),
             stored=None if stored is None else _origin(stored, Path(str(against))),
             pictures=pictures,
-            command=command,
+            command=options.command,
         )
         content = report.to_dict()
         (directory / "report.json").write_text(canonical_json(content), encoding="utf-8")

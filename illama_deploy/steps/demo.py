@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 
 from ..checkpoint import EMBEDDED
+from ..options import step
+from ..options.steps import DemoOptions
 from ..report import Report
 from ..workspace import Workspace
 from .check import check
@@ -15,18 +17,15 @@ from .quantize import quantize
 __all__ = ["demo"]
 
 
-def demo(out: str | Path | None = None, *, force: bool = False, seconds: float = 3.0) -> tuple[Report, Path]:
+@step(DemoOptions)
+def demo(options: DemoOptions) -> tuple[Report, Path]:
     """Quantize, export and check the embedded digits network.
-
-    Args:
-        out: directory to work in; a temporary one, which is kept, where not given.
-        force: replace what an earlier demo left there.
-        seconds: about how long to measure latency at each batch size.
 
     Returns:
         The report, and the directory that everything was written to.
     """
-    root = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="illama-demo-"))
+    force = options.forced.force
+    root = options.out if options.out is not None else Path(tempfile.mkdtemp(prefix="illama-demo-"))
     workspace = Workspace(root)
     quantize(EMBEDDED, out=workspace.quantized, force=force, workspace=workspace)
     exported = export(workspace.quantized, out=workspace.onnx, force=force, workspace=workspace)
@@ -36,7 +35,7 @@ def demo(out: str | Path | None = None, *, force: bool = False, seconds: float =
         baseline=exported.float_model,
         out=workspace.report,
         force=force,
-        seconds=seconds,
+        seconds=options.seconds,
         workspace=workspace,
     )
     return report, root

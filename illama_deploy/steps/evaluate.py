@@ -24,6 +24,9 @@ from ..measure import (
     measure_accuracy,
     measure_segmentation,
 )
+from ..options import step
+from ..options.groups import Evaluated, Preparation, SlidingOptions
+from ..options.steps import EvaluateOptions
 from ..progress import track
 from ..report import TASKS, chance_notes, finite_notes
 from ..report.faces import render_properties
@@ -31,7 +34,7 @@ from ..report.overlay import draw_classes
 from ..runtime import Runtime, open_artifact
 from .images import calibrated_on, which_images
 from .inputs import paths_of, refuse_stale
-from .properties import Properties, PropertyOptions
+from .properties import Properties, require_known
 
 __all__ = ["Evaluation", "class_names", "evaluate", "open_evaluation_data"]
 
@@ -67,74 +70,35 @@ class Evaluation:
         return content | ({"properties": self.properties} if self.properties else {})
 
 
-def evaluate(
-    artifact: str | Path | Runtime,
-    *,
-    data: str | Path | None = None,
-    split: str | None = None,
-    limit: int | None = None,
-    reference: str | Path | Runtime | None = None,
-    batch_size: int | None = None,
-    threads: int | None = None,
-    backend: str | None = None,
-    precision: str = "auto",
-    preprocessing: dict[str, Any] | None = None,
-    heads: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    ema: bool = False,
-    skip_broken: bool = False,
-    properties: PropertyOptions | None = None,
-    sliding: Sliding | None = None,
-    draw: str | Path | None = None,
-    save_logits: str | Path | None = None,
-    json: str | Path | None = None,
-    html: str | Path | None = None,
-) -> Evaluation:
+@step(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> Evaluation:
     """Measure accuracy, and what else is asked for.
-
-    Args:
-        artifact: float checkpoint, quantized directory, `.onnx` file, engine, or an opened one.
-        data: data spec; what the artifact says of itself where not given.
-        split: `test` or `validation` where not given.
-        limit: only the first so many images.
-        reference: another artifact to compare logits with, image by image.
-        batch_size: images (or windows) at a time; 64 (8), or as many as an engine's profile takes, where not given.
-        preprocessing: fields of `Preprocessing` that replace the artifact's.
-        backend: as in `open_artifact`; the reference is not touched by it.
-        precision: as in `open_artifact`.
-        heads, image_size, ema: of float checkpoints, as in `read_checkpoint`.
-        skip_broken: leave out images that cannot be decoded, and list them.
-        properties: calibration, shape bias, attention rank, robustness; the binning of `ece` is theirs.
-        sliding: how whole images are predicted where pixels are classified.
-        draw: new directory for images with their predicted classes drawn over them.
-        save_logits: `.npz` to write: `logits` [images, classes] and `labels` [images], in data order.
-        json, html: files to write the figures and a page with charts to.
 
     Raises:
         DeployError: bad input, or a property that the artifact cannot show; nothing is written.
     """
-    properties = properties or PropertyOptions()
+    artifact, reference, figures = options.artifact, options.reference, options.figures
+    images, properties = options.images, options.properties
+    save_logits, draw, sliding = options.save_logits, options.draw, _sliding(options.sliding)
+    require_known(properties)
     refuse_stale(artifact, reference)
-    inputs = paths_of(artifact, reference, data, properties.cue_conflict, properties.categories)
+    inputs = paths_of(artifact, reference, images.data, properties.cue_conflict, properties.categories)
     with ExitStack() as outputs:
         # Opened first, so that a place that cannot be written shows before any work is done.
         logits_file, json_file, html_file = (
-            None if path is None else outputs.enter_context(new_file(Path(path), force=True, inputs=inputs))
-            for path in (save_logits, json, html)
+            None if path is None else outputs.enter_context(new_file(path, force=True, inputs=inputs))
+            for path in (save_logits, figures.json, figures.html)
         )
-        options: dict[str, Any] = {"threads": threads, "heads": heads, "image_size": image_size, "ema": ema}
-        options["precision"] = precision
-        runtimes = [_open(artifact, {**options, "backend": backend})]
+        opening = {"threads": options.threads, **options.geometry.flat(), **options.running.flat()}
+        runtimes = [_open(artifact, {**opening, **options.backend.flat()})]
         if reference is not None:
-            runtimes.insert(0, _open(reference, options))
+            runtimes.insert(0, _open(reference, opening))
         runtime = runtimes[-1]
         _check_options(runtime, sliding=sliding, draw=draw, save_logits=save_logits)
-        pictures = None if draw is None else outputs.enter_context(new_directory(Path(draw), inputs=inputs))
-        loader = open_evaluation_data(
-            runtimes[::-1], data, split, limit, batch_size, preprocessing=preprocessing, skip_broken=skip_broken
-        )
+        pictures = None if draw is None else outputs.enter_context(new_directory(draw, inputs=inputs))
+        loader = open_evaluation_data(runtimes[::-1], images, options.batch_size, options.preparation)
         expected = loader.preprocessing
-        wanted = Properties(runtime, loader, expected, properties)
+        wanted = Properties(runtime, loader, expected, properties, CONFIDENCE)
         for name, reason in wanted.cannot.items():
             raise UsageError(
                 f"The property {name} cannot be measured: {reason}.",
@@ -150,11 +114,11 @@ def evaluate(
             accuracy, comparison = _segmentation(runtimes, loader, sliding or Sliding(), pictures)
         else:
             accuracy, comparison = _classification(runtimes, loader, wanted, kept if logits_file is not None else None)
-        figures = accuracy.to_dict()
-        if "iou" in figures:
-            figures["iou"] = dict(zip(class_names(runtime, loader), figures["iou"], strict=True))
+        found = accuracy.to_dict()
+        if "iou" in found:
+            found["iou"] = dict(zip(class_names(runtime, loader), found["iou"], strict=True))
         if reference is not None:
-            figures.update(comparison.to_dict())
+            found.update(comparison.to_dict())
         result = Evaluation(
             artifact=runtime.info.to_dict(),
             data={
@@ -163,7 +127,7 @@ def evaluate(
                 "preprocessing": expected.to_dict(),
                 "notes": loader.notes,
             },
-            figures=figures,
+            figures=found,
             skipped=tuple(loader.skipped),
             notes=_notes(runtime, accuracy),
             properties=wanted.measure(accuracy),
@@ -223,7 +187,7 @@ def _classification(
             kept.append((logits[-1], labels))
 
     batches = track(loader, "Evaluating", len(loader))
-    accuracies, comparisons = measure_accuracy(runtimes, batches, look, wanted.options.binning)
+    accuracies, comparisons = measure_accuracy(runtimes, batches, look, wanted.binning)
     return accuracies[-1], comparisons[-1]
 
 
@@ -238,9 +202,16 @@ def _segmentation(
             drawn = draw_classes(scene.image, scores[-1].argmax(0).numpy(), names)
             drawn.save(pictures / f"{Path(scene.name).stem}.png")
 
-    found = track(scenes.scenes(), "Evaluating", len(scenes))
-    accuracies, comparisons = measure_segmentation(runtimes, found, sliding, scenes.batch_size, look)
+    scenes_seen = track(scenes.scenes(), "Evaluating", len(scenes))
+    accuracies, comparisons = measure_segmentation(runtimes, scenes_seen, sliding, scenes.batch_size, look)
     return accuracies[-1], comparisons[-1]
+
+
+def _sliding(options: SlidingOptions) -> Sliding | None:
+    """How whole images are predicted, where something is said of it."""
+    if options == SlidingOptions():
+        return None
+    return Sliding(options.stride, options.scales or (1.0,), options.flip)
 
 
 def _open(artifact: str | Path | Runtime, options: dict[str, Any]) -> Runtime:
@@ -249,13 +220,9 @@ def _open(artifact: str | Path | Runtime, options: dict[str, Any]) -> Runtime:
 
 def open_evaluation_data(
     runtimes: list[Runtime],
-    data: str | Path | None,
-    split: str | None,
-    limit: int | None,
+    images: Evaluated,
     batch_size: int | None,
-    *,
-    preprocessing: dict[str, Any] | None = None,
-    skip_broken: bool = False,
+    preparation: Preparation,
 ) -> Loader:
     """Open the images that all artifacts are measured on; the first artifact decides where nothing is said.
 
@@ -267,11 +234,11 @@ def open_evaluation_data(
     dense = first.task == "segmentation"
     if batch_size is None:
         batch_size = min([8 if dense else 64, *(accepted.largest for accepted in limits)])
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise UsageError("At least one image is needed.", hint="Raise --batch or --limit.")
+    if batch_size < 1:
+        raise UsageError("At least one image is needed.", hint="Raise --batch.")
     for accepted in limits:
         accepted.require(batch_size)
-    expected = [runtime.preprocessing.override(**(preprocessing or {})) for runtime in runtimes]
+    expected = [runtime.preprocessing.override(**preparation.overrides()) for runtime in runtimes]
     for runtime, own in zip(runtimes, expected, strict=True):
         if own != expected[0]:
             raise UsageError(
@@ -295,8 +262,8 @@ def open_evaluation_data(
             )
     said = next((runtime.data for runtime in runtimes if runtime.data), None)
     hashes = [sha for runtime in runtimes for sha in (runtime.info.manifest_sha256, runtime.info.sha256)]
-    spec = which_images(None if data is None else str(data), said, *hashes, what=first.info.name)
-    source = open_data(spec, split, role="evaluate")
+    spec = which_images(images.data, said, *hashes, what=first.info.name)
+    source = open_data(spec, images.split, role="evaluate")
     source.require_task(first.task)
     quantized = [runtime.info.manifest_sha256 for runtime in runtimes if runtime.info.manifest_sha256]
     if quantized and (note := calibrated_on(source, *quantized)) is not None:
@@ -307,6 +274,6 @@ def open_evaluation_data(
         classes=first.classes,
         names=next((runtime.class_names for runtime in runtimes if runtime.class_names), ()),
         batch_size=batch_size,
-        indices=range(min(limit or len(source), len(source))),
-        skip_broken=skip_broken,
+        indices=range(min(images.limit or len(source), len(source))),
+        skip_broken=images.skip_broken,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from ..export.targets import TARGETS, Target
 from ..formats import Format, label_simulated
 from ..hashing import sha256_file
 from ..model.illama import Illama, IllamaConfig
+from ..options import step
+from ..options.groups import Geometry
+from ..options.steps import ExportOptions
 from ..preprocessing import Preprocessing
 from ..quant import QuantizedArtifact, divide_logits, load_quantized
 from ..rewrites import apply_rewrites, online_rotations
@@ -68,67 +71,27 @@ class ExportResult:
     beside: tuple[Path, ...] = ()
 
 
-def export(
-    quantized: str | Path | None = None,
-    *,
-    target: str = "onnx-cpu",
-    float: bool = True,
-    float_only: bool = False,
-    simulate: bool = False,
-    verify: bool = False,
-    temperature: float = 1.0,
-    source: str | Path | None = None,
-    heads: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    ema: bool = False,
-    flavor: str = "auto",
-    onnx_only: bool = False,
-    profile: Profile | None = None,
-    compute_capabilities: Sequence[str] = (),
-    build: BuildOptions | None = None,
-    out: str | Path | None = None,
-    force: bool = False,
-    workspace: Workspace | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> ExportResult:
+@step(ExportOptions)
+def export(options: ExportOptions) -> ExportResult:
     """Export a quantized checkpoint for a target; of a float one, the float file alone.
 
     Every file is run before anything is kept, alone and at batches up to one more than there are tokens.
-
-    Args:
-        quantized: directory that `quantize` wrote; `illama-out/quantized` where not given; or a float checkpoint
-            (`.pth`, `.safetensors`, `digits`).
-        target: `onnx-cpu`, `onnx-cuda`, `openvino` or `tensorrt`.
-        float: write the float network beside it, for comparison.
-        float_only: write the float network alone.
-        simulate: export formats that the target has no kernel for, for accuracy only; the file says so.
-        verify: compare every layer with torch before anything is kept (where the runtime is one of this CPU).
-        temperature: that logits are divided by, in every file, by folding it into the head (see `evaluate`).
-        source: the float checkpoint, where it no longer lies where `quantize` read it.
-        heads, image_size, ema: of a float checkpoint, as in `read_checkpoint`.
-        flavor: for `tensorrt`: `tensorrt`, `rtx`, or `auto` (see `choose_flavor`).
-        onnx_only: for `tensorrt`: write the TensorRT-ready ONNX files and build no engine.
-        profile: for `tensorrt`: batch sizes (1, 8, 32).
-        compute_capabilities: for the flavor `rtx`: such as "8.9"; 8.6, 8.9 and 12.0 where not given.
-        build: for `tensorrt`: how long to search, and which timings to reuse.
-        out: directory to make; the workspace's where not given.
-        force: replace a directory that exists.
-        workspace: `illama-out` where not given.
-        say: gets a line that says what is taken, where nothing was named.
 
     Raises:
         DeployError: bad input, or a graph that is not what was promised; nothing is written. Where no engine can
             be built for want of a package or a GPU, the ONNX files are written all the same.
     """
-    place, path = workspace or Workspace(), quantized
+    workspace, out, geometry = options.output.workspace, options.output.out, options.geometry
+    target, source, temperature, verify = options.target, options.source, options.temperature, options.verify
+    place, path, writes_float = workspace or Workspace(), options.quantized, options.float
     if path is None:
         newest = choose_network(place)
-        say(newest.why)
+        options.output.say(newest.why)
         path = newest.path
     path = Path(path)
     if target not in TARGETS:
         raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
-    if float_only and not float:
+    if options.float_only and not writes_float:
         raise UsageError("Both --float-only and --no-float are given.", hint="Give one of them.")
     if not (math.isfinite(temperature) and temperature > 0):
         raise UsageError(f"{temperature} is no temperature.", hint="Use what 'evaluate --fit-temperature' found.")
@@ -137,13 +100,13 @@ def export(
     is_float = not path.is_dir() and (
         path.is_file() or str(path) == EMBEDDED or path.suffix in (".pth", ".safetensors")
     )
-    if is_float and (not float or simulate or source is not None):
+    if is_float and (not writes_float or options.simulate or source is not None):
         raise UsageError(
             "A float checkpoint has nothing but its float file to export.",
             where=path,
             hint="Leave --no-float, --simulate and --source out, or quantize it first.",
         )
-    if not is_float and (heads, image_size, ema) != (None, None, False):
+    if not is_float and geometry != Geometry():
         raise UsageError(
             "--heads, --image-size and --ema are of a float checkpoint.", where=path, hint="Say them to 'quantize'."
         )
@@ -155,23 +118,24 @@ def export(
     label, spelled = "", dict[str, str]()
     engines: list[Path] = []
     rotations: dict[str, int] = {}
-    profile = profile or Profile()
-    builds = target == "tensorrt" and not onnx_only  # other files are made again in seconds, to the same bytes
-    with place.output(out, usual, force=force, inputs=paths_of(path, source), keep=builds) as directory:
-        out = Path(out) if out is not None else usual
+    profile = Profile(options.min_batch, options.opt_batch, options.max_batch)
+    build = BuildOptions(options.builder_optimization_level, options.timing_cache)
+    builds = target == "tensorrt" and not options.onnx_only  # other files are made again in seconds, to the same bytes
+    with place.output(out, usual, force=options.output.force, inputs=paths_of(path, source), keep=builds) as directory:
+        out = out if out is not None else usual
         if is_float:
             artifact, formats = None, {}
-            checkpoint = read_checkpoint(path, heads=heads, image_size=image_size, ema=ema)
+            checkpoint = read_checkpoint(path, **geometry.flat())
             origin = _Origin.of_checkpoint(checkpoint)
         else:
             artifact = load_quantized(path)
             formats, origin = artifact.formats, _Origin.of_artifact(artifact)
-        others = (profile.minimum, profile.maximum) if target == "tensorrt" and not onnx_only else ()
+        others = (profile.minimum, profile.maximum) if builds else ()
         has_fp8 = any(format_.base == "FP8" for format_ in formats.values())
-        if artifact is not None and not float_only:
+        if artifact is not None and not options.float_only:
             rotations = online_rotations(artifact.model)
             divide_logits(artifact.model, temperature)
-            simulated = chosen.simulates(artifact.model, allowed=simulate)
+            simulated = chosen.simulates(artifact.model, allowed=options.simulate)
             label, spelled = chosen.label(origin.format, formats.values()), chosen.spelled(formats.values())
             made.batches = proof_batches(artifact.model, others=others, whole=verify)
             model = directory / "model.onnx"
@@ -184,7 +148,7 @@ def export(
                 unavailable = error
             if verify:
                 parity = measure_parity(artifact.model, chosen).demand()
-        if float:
+        if writes_float:
             if artifact is not None:
                 checkpoint = _source(artifact, source)
                 del artifact
@@ -203,14 +167,22 @@ def export(
                 made.run(model, config)
             except RuntimeUnavailableError as error:
                 unavailable = error
-        if target == "tensorrt" and not onnx_only:
+        if builds:
             try:
-                resolved = choose_flavor(flavor)
+                resolved = choose_flavor(options.flavor)
             except RuntimeUnavailableError as error:
                 unavailable = error
             else:
                 engines = _engines(
-                    directory, made.models, resolved, profile, compute_capabilities, origin, formats, label, build
+                    directory,
+                    made.models,
+                    resolved,
+                    profile,
+                    options.compute_capabilities,
+                    origin,
+                    formats,
+                    label,
+                    build,
                 )
         batches = made.batches if made.ran else ()
         ExportRecord(
@@ -247,7 +219,7 @@ def export(
     return ExportResult(
         out,
         out / "model.onnx" if "model.onnx" in made.files else None,
-        out / "model.float.onnx" if float else None,
+        out / "model.float.onnx" if writes_float else None,
         proof,
         simulated,
         parity,

@@ -21,6 +21,8 @@ from ..export.sidecar import read_sidecar
 from ..export.targets import TARGETS
 from ..hashing import canonical_json
 from ..measure.layer_times import onnxruntime_times, openvino_times
+from ..options import step
+from ..options.steps import InspectOptions
 from ..quant import load_quantized
 from ..quant.artifact import MANIFEST
 from ..report.faces import render_inspection
@@ -30,9 +32,6 @@ from .inputs import refuse_stale
 from .sensitivity import describe_sites
 
 __all__ = ["Inspection", "inspect"]
-
-#: Calibration images that sensitivity is measured on.
-IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -50,37 +49,26 @@ class Inspection:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def inspect(
-    artifact: str | Path,
-    *,
-    parity: bool = False,
-    target: str = "onnx-cpu",
-    images: int = IMAGES,
-    json: str | Path | None = None,
-    html: str | Path | None = None,
-) -> Inspection:
+@step(InspectOptions)
+def inspect(options: InspectOptions) -> Inspection:
     """Look into a quantized directory, an export, or an engine.
-
-    Args:
-        artifact: a quantized directory (sites with format, clipping, SQNR, what each costs by itself, size; share of
-            latency too where an export of it lies beside), the directory of an export or an `.onnx` file (layers with
-            kernel, precision and share of latency), or an `.engine`.
-        parity: of a quantized directory: compare every GEMM in the target's runtime with torch instead, up to the
-            first that departs.
-        target: for `parity`.
-        images: of a quantized directory: calibration images to measure sensitivity on; 0 measures none.
-        json, html: files to write the figures and a page with charts to.
 
     Raises:
         DeployError: nothing there, damaged, or nothing to be said of it.
     """
+    artifact, images, figures = options.artifact, options.images, options.figures
+    if artifact is None:
+        raise UsageError("Nothing to look into.", hint="Name an artifact.")
     if images < 0:
         raise UsageError("The number of images must not be negative.", hint="Use --images 0 for no sensitivity.")
     refuse_stale(artifact)
-    result = _look(Path(artifact), parity, target, images)
-    for path, text in ((json, canonical_json(result.figures)), (html, render_inspection(str(artifact), result))):
+    result = _look(Path(artifact), options.parity, options.target, images)
+    for path, text in (
+        (figures.json, canonical_json(result.figures)),
+        (figures.html, render_inspection(str(artifact), result)),
+    ):
         if path is not None:
-            with new_file(Path(path), force=True, inputs=[artifact]) as file:
+            with new_file(path, force=True, inputs=[artifact]) as file:
                 file.write_text(text, encoding="utf-8")
     return result
 

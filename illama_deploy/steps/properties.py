@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,82 +11,28 @@ import torch
 from ..data import IMAGENET16, Batch, CueConflict, Loader, Source, open_data, read_categories, sample_indices
 from ..data.corruptions import Corruptor, corruption_names
 from ..errors import ArtifactError, UsageError
-from ..measure import PAPER_BINNING, Accuracy, Binning, PixelAccuracy, fit_temperature, run_batch
+from ..measure import Accuracy, Binning, PixelAccuracy, fit_temperature, run_batch
 from ..measure.attention_rank import measure_attention_rank, parse_mask
 from ..measure.shape_bias import decide, shape_bias
+from ..options.groups import PROPERTIES, PropertyOptions
 from ..preprocessing import Preprocessing
 from ..progress import track
 from ..runtime import Runtime
 from ..runtime.torch_cpu import TorchRuntime
 
-__all__ = ["PROPERTIES", "Properties", "PropertyOptions"]
-
-PROPERTIES = ("calibration", "shape-bias", "attention-rank", "corruptions")
-#: What is measured where nothing else is said.
-MASKS, SEVERITIES = ("causal",), (1, 2, 3, 4, 5)
+__all__ = ["Properties", "require_known"]
 
 
-@dataclass(frozen=True)
-class PropertyOptions:
-    """What to measure, and how.
+def require_known(options: PropertyOptions) -> None:
+    """Refuse what is named and does not exist, before any work.
 
-    Attributes:
-        names: of `PROPERTIES`.
-        binning: of calibration errors.
-        fit_temperature: fit a temperature on calibration images, and say what it would change.
-        calib_split, calib_images: which ones: `train` where not given, and how many are drawn.
-        cue_conflict: folder of stimuli.
-        categories: file that says which classes make up each category; ImageNet's 16 where not given.
-        masks: `causal`, `bidirectional`, or shares of the hidden attention that are let through.
-        rank_images: how many images ranks are averaged over.
-        corruptions, severities: ImageNet-C's 15 where none is named, and 1 to 5.
-        corruption_images: how many images each corruption is measured on.
-        confidence: of each bound of each interval.
+    Raises:
+        UsageError: a mask or a corruption.
     """
-
-    names: tuple[str, ...] = ()
-    binning: Binning = PAPER_BINNING
-    fit_temperature: bool = False
-    calib_split: str | None = None
-    calib_images: int = 1024
-    cue_conflict: str | Path | None = None
-    categories: str | Path | None = None
-    masks: tuple[str, ...] = MASKS
-    rank_images: int = 128
-    corruptions: tuple[str, ...] = ()
-    severities: tuple[int, ...] = SEVERITIES
-    corruption_images: int = 500
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        if unknown := [name for name in self.names if name not in PROPERTIES]:
-            raise UsageError(
-                f"There is no property {unknown[0]!r}.", hint=f"Use --properties {','.join(PROPERTIES)}, or some."
-            )
-        for option, given, name in (
-            ("--fit-temperature", self.fit_temperature, "calibration"),
-            ("--cue-conflict", self.cue_conflict is not None, "shape-bias"),
-            ("--categories", self.categories is not None, "shape-bias"),
-            ("--mask", self.masks != MASKS, "attention-rank"),
-            ("--corruption", bool(self.corruptions), "corruptions"),
-            ("--severity", self.severities != SEVERITIES, "corruptions"),
-        ):
-            if given and name not in self.names:
-                raise UsageError(f"{option} belongs to the property {name}.", hint=f"Add --properties {name}.")
-        if "shape-bias" in self.names and self.cue_conflict is None:
-            raise UsageError(
-                "Shape bias needs cue-conflict stimuli.", hint="Name their folder with --cue-conflict DIR."
-            )
-        if min(self.calib_images, self.rank_images, self.corruption_images) < 1:
-            raise UsageError(
-                "At least one image is needed.", hint="Raise --calib-images, --rank-images or --corruption-images."
-            )
-        if not self.severities or not set(self.severities) <= set(SEVERITIES):
-            raise UsageError("Severities are 1 to 5.", hint="Use --severity 3, for example.")
-        for mask in self.masks:
-            parse_mask(mask)
-        if "corruptions" in self.names:
-            corruption_names(self.corruptions)
+    for mask in options.masks:
+        parse_mask(mask)
+    if "corruptions" in options.properties:
+        corruption_names(options.corruptions)
 
 
 class Properties:
@@ -96,6 +40,7 @@ class Properties:
 
     Args:
         loader: the evaluation images, whose preprocessing is `preprocessing`.
+        confidence: of each bound of each interval.
 
     Attributes:
         cannot: properties that the artifact cannot show, and why.
@@ -105,13 +50,19 @@ class Properties:
     """
 
     def __init__(
-        self, runtime: Runtime, loader: Loader, preprocessing: Preprocessing, options: PropertyOptions
+        self,
+        runtime: Runtime,
+        loader: Loader,
+        preprocessing: Preprocessing,
+        options: PropertyOptions,
+        confidence: float,
     ) -> None:
         self.runtime, self.loader, self.preprocessing, self.options = runtime, loader, preprocessing, options
+        self.binning, self.confidence = Binning(options.bins, options.binning), confidence
         self.cannot: dict[str, str] = {}
         if runtime.task == "segmentation":
-            self.cannot = {name: "it classifies pixels" for name in options.names if name != "attention-rank"}
-        asked = [name for name in options.names if name not in self.cannot]
+            self.cannot = {name: "it classifies pixels" for name in options.properties if name != "attention-rank"}
+        asked = [name for name in options.properties if name not in self.cannot]
         if "shape-bias" in asked:
             self.stimuli = CueConflict(options.cue_conflict or "")
             names = runtime.class_names or loader.source.classes
@@ -119,12 +70,12 @@ class Properties:
             self.stimuli.require(self.categories, options.categories or IMAGENET16.name)
         if "corruptions" in asked:
             self.corruptor = Corruptor(preprocessing)
-        if "attention-rank" in options.names and not isinstance(runtime, TorchRuntime):
+        if "attention-rank" in options.properties and not isinstance(runtime, TorchRuntime):
             self.cannot["attention-rank"] = f"{runtime.info.backend} does not show attention maps, torch does"
         self.scaled: Accuracy | None = None
         if options.fit_temperature and "calibration" in asked:
             self.temperature, self.fitted_on = self._fit()
-            self.scaled = Accuracy(1, options.binning)
+            self.scaled = Accuracy(1, self.binning)
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Look at a batch of the evaluation images, as `measure_accuracy` does: logits [B, classes], labels [B]."""
@@ -149,7 +100,7 @@ class Properties:
         return {
             name.replace("-", "_"): {"not_measured": self.cannot[name]} if name in self.cannot else measures[name]()
             for name in PROPERTIES
-            if name in self.options.names
+            if name in self.options.properties
         }
 
     def _fit(self) -> tuple[float, dict[str, Any]]:
@@ -178,8 +129,8 @@ class Properties:
 
     def _calibration(self, accuracy: Accuracy) -> dict[str, Any]:
         figures: dict[str, Any] = {
-            "bins": self.options.binning.bins,
-            "binning": self.options.binning.scheme,
+            "bins": self.binning.bins,
+            "binning": self.binning.scheme,
             "scaled": None,
         }
         if self.scaled is not None:
@@ -188,7 +139,7 @@ class Properties:
 
     def _calibrated(self, accuracy: Accuracy) -> dict[str, Any]:
         """Figures with their intervals as [value, low, high], and the reliability diagram."""
-        figures, intervals = accuracy.to_dict(), accuracy.intervals(self.options.confidence)
+        figures, intervals = accuracy.to_dict(), accuracy.intervals(self.confidence)
         triples = {name: list(intervals.get(name, (figures[name], None, None))) for name in ("ece", "nll", "brier")}
         return {**triples, **accuracy.diagram()}
 
@@ -201,7 +152,7 @@ class Properties:
             decisions += decide(run_batch(self.runtime, batch.images.numpy()), self.categories)
         shapes, textures = ([cues[i] for i in numbers] for cues in (self.stimuli.shapes, self.stimuli.textures))
         return {
-            **shape_bias(shapes, textures, decisions, self.options.confidence),
+            **shape_bias(shapes, textures, decisions, self.confidence),
             "no_conflict": self.stimuli.no_conflict,
             "skipped": loader.skipped,
             "source": self.stimuli.spec,

@@ -16,6 +16,9 @@ from ..hashing import sha256_file
 from ..measure.held_out import measure_held_out
 from ..memory import remember_images
 from ..model.illama import Illama
+from ..options import step
+from ..options.groups import Geometry
+from ..options.steps import QatOptions
 from ..quant import QuantizedArtifact, input_scales, load_quantized, quantized_modules, save_quantized
 from ..quant.artifact import MANIFEST
 from ..quant.learnable import freeze, make_learnable
@@ -38,48 +41,36 @@ START, RESULT = "start", "quantized"
 TOWARDS = 0.0
 
 
-def qat(
-    checkpoint: str | Path | None = None,
-    *,
-    bits: int | str | None = None,
-    format: str | None = None,
-    recipe: TrainRecipe | str | Path | None = None,
-    source: str | Path | None = None,
-    calib_images: int | None = None,
-    heads: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    ema: bool = False,
-    workspace: Workspace | None = None,
-    **options: Any,
-) -> TrainResult:
+@step(QatOptions)
+def qat(options: QatOptions) -> TrainResult:
     """Train a quantized network with the arithmetic that it ships with, its float original being the teacher.
-
-    Args:
-        checkpoint: directory that `quantize` wrote, or a float checkpoint, which is quantized first; the newest of the
-            workspace where not given (see `choose_start`).
-        bits, format, calib_images, heads, image_size, ema: of that, as in `quantize`; none of them with a directory.
-        recipe: as in `train`; the shipped `qat` (`qat-digits` on these, `qat-segmentation` for pixels) where not given.
-        source: the float checkpoint of a directory, where it has moved.
-        workspace: `illama-out` where not given.
-        options: those of `RunOptions`; `out`, which gets a directory `quantized`, is the workspace's where not given.
 
     Raises:
         DeployError: bad input, or a run that stopped; what it had done is kept.
     """
-    shared = RunOptions(**options)
+    shared, checkpoint, source, geometry = (
+        RunOptions.of(options.run),
+        options.checkpoint,
+        options.source,
+        options.geometry,
+    )
+    recipe, workspace = options.recipe, options.place.workspace
+    bits, format, calib_images = options.number.bits, options.number.format, options.calib_images
+    named = format_name(options.weights, options.activations)
+    if named is not None and format is not None:
+        raise UsageError("Both --weights and --format are given.", hint="Give one of them.")
+    format = format or named
     recipe = TrainRecipe.read(recipe) if isinstance(recipe, str | Path) else recipe  # before anything is opened
     place = workspace or Workspace()
-    out = Path(shared.out or place.qat)
+    out = shared.out or place.qat
     if checkpoint is None:
         chosen = choose_start(place, quantizes=bits is not None or format is not None)
         shared.say(chosen.why)
-        checkpoint, opened = chosen.path, chosen.options(heads=heads, image_size=image_size, ema=ema)
-        heads, image_size, ema = opened["heads"], opened["image_size"], opened["ema"]
+        checkpoint, geometry = chosen.path, Geometry(**chosen.options(**geometry.flat()))
     given = Path(checkpoint)
     for made in (out / START, out / RESULT):
         require_apart(made, paths_of(checkpoint, source, shared.data, shared.eval_data))
-    quantizing = {"bits": bits, "format": format, "calib_images": calib_images,
-                  "heads": heads, "image_size": image_size, "ema": ema}  # fmt: skip
+    quantizing = {"bits": bits, "format": format, "calib_images": calib_images, **geometry.flat()}
     is_directory = given.is_dir() and (given / MANIFEST).is_file()
     if is_directory and any(quantizing.values()):
         raise UsageError(
@@ -99,7 +90,7 @@ def qat(
         for line in kernel_lines(quantized.formats.values()):
             shared.say(line)
     else:
-        start = read_checkpoint(checkpoint, heads=heads, ema=ema)
+        start = read_checkpoint(checkpoint, heads=geometry.heads, ema=geometry.ema)
         known, sha256, config, names = start.data, start.sha256, start.config, start.classes
         hashes = [sha256]
     sources, classes = shared.open_sources(which_images(shared.data, known, *hashes, what="Training")), config.classes
@@ -122,7 +113,7 @@ def qat(
                 "say": shared.say,
                 "recorded": False,
             }
-            quantize(checkpoint, **quantizing, **at, force=True)  # type: ignore[arg-type]
+            quantize(checkpoint, **quantizing, **at, force=True)
         processes.wait()
         artifact = load_quantized(given if is_directory else out / START)
         model = artifact.model
@@ -149,7 +140,7 @@ def qat(
                 source=given if is_directory else out / START,
                 checkpoint=origin["sha256"],
                 checkpoint_name=origin["name"],
-                opened={"heads": heads, "image_size": image_size, "ema": ema},
+                opened=geometry.flat(),
                 format=artifact.manifest["format"],
             )
     return TrainResult(out / RESULT, out, figures, processes.rank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -21,6 +21,9 @@ from ..formats import W8A8, Format, IntType, parse_format
 from ..journal import Journal
 from ..memory import remember_images, remember_path
 from ..model.illama import Illama
+from ..options import step
+from ..options.groups import Geometry, Images
+from ..options.steps import QuantizeOptions
 from ..preprocessing import Preprocessing
 from ..progress import track
 from ..quant import (
@@ -57,74 +60,12 @@ SQNR_IMAGES = 64
 TOOLS = ("torch", "timm", "torchvision", "numpy", "pillow")
 
 
-def _silently(line: str) -> None:
-    """Nobody listens."""
-
-
-def quantize(
-    checkpoint: str | Path | None = None,
-    *,
-    bits: int | str | None = None,
-    format: str | None = None,
-    effort: str | None = None,
-    recipe: Recipe | str | Path | None = None,
-    data: str | None = None,
-    split: str | None = None,
-    calib_images: int | None = None,
-    calib_batch: int = 64,
-    seed: int | None = None,
-    range: str | None = None,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
-    attention_products: bool | None = None,
-    heads: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    ema: bool = False,
-    preprocessing: dict[str, Any] | None = None,
-    skip_broken: bool = False,
-    max_drop: float | None = None,
-    max_size: str | None = None,
-    candidates: Sequence[str] | None = None,
-    held_out_images: int | None = None,
-    held_out_split: str | None = None,
-    out: str | Path | None = None,
-    force: bool = False,
-    say: Callable[[str], None] = _silently,
-    workspace: Workspace | None = None,
-    recorded: bool = True,
-) -> QuantizedArtifact:
+@step(QuantizeOptions)
+def quantize(options: QuantizeOptions) -> QuantizedArtifact:
     """Quantize a trained checkpoint after training.
 
     With `max_drop` or `max_size` the format of every site is searched: the smallest artifact that keeps the first, the
     most exact one that keeps the second. The artifact holds the search as `search.json` and `search.svg`.
-
-    Args:
-        checkpoint: `.pth` or `.safetensors`, or `digits` for the embedded network; the newest of the workspace where
-            not given (see `choose_checkpoint`).
-        bits: shorthand for weights and activations of that width: 8 is `W8A8`.
-        format: name of a number format, such as `W4A8` or `W4A16-g64`; it is made by its shipped recipe, where there
-            is one and `recipe` names no other.
-        effort: how hard the shipped recipe of a format tries: `fast`, `balanced` (where not given) or `best`.
-        recipe: a `Recipe`, a TOML file, or a shipped recipe's name; the options below it override its keys.
-        data: data spec of the calibration images; what the checkpoint's metadata says where not given.
-        split: of the data; `train` where not given.
-        calib_batch: images decoded at a time; changes no result.
-        range, include, exclude, attention_products, calib_images, seed: keys of the recipe.
-        heads, image_size, ema: as in `read_checkpoint`.
-        preprocessing: fields of `Preprocessing` that replace the checkpoint's.
-        skip_broken: leave out images that cannot be decoded, and list them in the manifest.
-        max_drop: limit on the drop in top-1, in points, on held-out images; it holds for the upper bound.
-        max_size: limit on the stored bytes: `3MB` (10^6 bytes), or `30%` of the float network's.
-        candidates: formats that a search chooses from; W8A8, W4A8 and the recipe's where not given. Sites that the
-            recipe overrides keep their format.
-        held_out_images: how many images the drop is measured on, drawn from those that did not calibrate; 10,000.
-        held_out_split: of the data; the calibration images' where not given.
-        out: directory to make; the workspace's where not given. What `quantize` left there before is kept under
-            `earlier`.
-        force: replace a directory that exists.
-        say: takes lines for people, before the work begins.
-        workspace: `illama-out` where not given.
-        recorded: whether the workspace writes down what was made; not where it is only the start of something.
 
     Returns:
         The artifact, loaded from where it was written. Where rounding goes block by block, what is finished is kept
@@ -133,9 +74,19 @@ def quantize(
     Raises:
         DeployError: bad input; nothing is written.
     """
+    checkpoint, recipe, effort, images = options.checkpoint, options.recipe, options.effort, options.images
+    bits, format, workspace, out = (
+        options.number.bits,
+        options.number.format,
+        options.output.workspace,
+        options.output.out,
+    )
+    say, geometry, data = options.output.say, options.geometry, images.data
     if bits is not None and format is not None:
         raise UsageError("Both --bits and --format are given.", hint="Give one of them.")
-    limits = Limits.read(max_drop, max_size, candidates, held_out_images, held_out_split)
+    limits = Limits.read(
+        options.max_drop, options.max_size, options.candidates, options.held_out_images, options.held_out_split
+    )
     if limits is not None and (bits is not None or format is not None):
         raise UsageError(
             "A search chooses the format of every site; --bits and --format name one for all.",
@@ -147,36 +98,35 @@ def quantize(
         given = None if recipe is None else _resolve_recipe(recipe, None, None, effort)
         limits, resolved = limits.with_recipe(given, effort or "balanced")
     resolved = resolved.override(
-        range=range,
-        include=None if include is None else tuple(include),
-        exclude=None if exclude is None else tuple(exclude),
-        attention_products=attention_products,
-        calib_images=calib_images,
-        seed=seed,
+        range=options.range,
+        include=options.include,
+        exclude=options.exclude,
+        attention_products=options.attention_products,
+        calib_images=options.calib_images,
+        seed=options.seed,
     )
-    if calib_batch < 1:
+    if options.calib_batch < 1:
         raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
     place = workspace or Workspace()
     if checkpoint is None:
         chosen = choose_checkpoint(place)
         say(chosen.why)
         checkpoint = chosen.path
-        given_before = chosen.options(heads=heads, image_size=image_size, ema=ema)
-        heads, image_size, ema = given_before["heads"], given_before["image_size"], given_before["ema"]
+        geometry = Geometry(**chosen.options(**geometry.flat()))
     for line in kernel_lines(_wanted_formats(resolved, limits)):
         say(line)
     inputs, usual = paths_of(checkpoint, recipe, data), place.quantized
-    with place.output(out, usual, force=force, inputs=inputs) as directory:
-        out = Path(out) if out is not None else usual
-        source = read_checkpoint(checkpoint, heads=heads, image_size=image_size, ema=ema)
+    with place.output(out, usual, force=options.output.force, inputs=inputs) as directory:
+        out = out if out is not None else usual
+        source = read_checkpoint(checkpoint, **geometry.flat())
         if limits is not None and source.config.task != "classification":
             raise UsageError(
                 "A search goes by the drop in top-1, and this network classifies pixels.",
                 hint="Leave --max-drop and --max-size out; name the format with --bits or --format.",
             )
         resolved = resolved.override(rewrites=suited(resolved.rewrites, source.config.task))
-        expected = source.preprocessing.override(**(preprocessing or {}))
-        loader = _open_images(source, expected, data, split, resolved, calib_batch, skip_broken)
+        expected = source.preprocessing.override(**options.preparation.overrides())
+        loader = _open_images(source, expected, images, resolved, options.calib_batch)
         model = source.build()
         sites, choices = choose_sites(model, resolved, limits.candidates if limits else ())
         held_out = None if limits is None else hold_out(loader, expected, sites, choices, limits, resolved.seed)
@@ -184,7 +134,7 @@ def quantize(
             "name": source.path.resolve().name,
             "sha256": source.sha256,
             "heads": source.config.heads,
-            "ema": ema,
+            "ema": geometry.ema,
         }
         calibrated = calibrate(model, origin, expected, resolved, loader, sites, choices)
         found, formats = None, {name: each[0] for name, each in choices.items()}
@@ -225,7 +175,7 @@ def quantize(
         remember_path(source.sha256, source.path)
     for one in (source.sha256, artifact.manifest_sha256):
         remember_images(one, loader.source.spec)
-    if recorded:
+    if options.recorded:
         place.record(
             "quantize",
             out,
@@ -233,7 +183,7 @@ def quantize(
             source=source.path,
             checkpoint=source.sha256,
             checkpoint_name=origin["name"],
-            opened={"heads": heads, "image_size": image_size, "ema": ema},
+            opened=geometry.flat(),
             format=manifest["format"],
         )
     for finished in (journal, found.journal if found else None):
@@ -428,13 +378,11 @@ def _wanted_formats(recipe: Recipe, limits: Limits | None) -> list[Format]:
 def _open_images(
     checkpoint: Checkpoint,
     preprocessing: Preprocessing,
-    data: str | None,
-    split: str | None,
+    images: Images,
     recipe: Recipe,
     batch_size: int,
-    skip_broken: bool,
 ) -> Loader:
-    spec = which_images(data, checkpoint.data, checkpoint.sha256, what="Calibration")
+    spec = which_images(images.data, checkpoint.data, checkpoint.sha256, what="Calibration")
     if (preprocessing.channels, preprocessing.size) != (
         checkpoint.config.channels,
         checkpoint.config.image_size,
@@ -444,7 +392,7 @@ def _open_images(
             f"{checkpoint.config.channels} of {_by(checkpoint.config.image_size)}.",
             hint="Give --image-size for another size, and as many means and deviations as channels.",
         )
-    source = open_data(spec, split, role="calibrate")
+    source = open_data(spec, images.split, role="calibrate")
     indices = sample_indices(len(source), recipe.calib_images, recipe.seed)
     return Loader(
         source,
@@ -454,7 +402,7 @@ def _open_images(
         labels=False,
         batch_size=batch_size,
         indices=indices,
-        skip_broken=skip_broken,
+        skip_broken=images.skip_broken,
     )
 
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from ..atomic import new_file
 from ..console import as_text
 from ..errors import ArtifactError, UsageError
+from ..options import step
+from ..options.steps import ReportOptions
 from ..report import FACES, read_report, render_history
 
 __all__ = ["history", "report"]
 
 
-def report(
-    files: Sequence[str | Path] | str | Path, formats: Sequence[str] | str = ("md",), out: str | Path | None = None
-) -> list[Path]:
+@step(ReportOptions)
+def report(options: ReportOptions) -> list[Path]:
     """Render each report in each format, beside it or into a directory.
-
-    Args:
-        files: `report.json` files.
-        formats: names in `FACES`.
-        out: directory; with several files, each gets a folder of its own in it, named after where it lies.
 
     Returns:
         What was written.
@@ -30,10 +26,15 @@ def report(
         DeployError: an unknown format, or a file that is no report, damaged, edited or of another schema; nothing is
             written then.
     """
+    files, formats, out = options.files, options.formats, options.out
+    if bool(files) == (options.history is not None):
+        raise UsageError(
+            "Neither files nor --history are given, or both.", hint="Name report.json files, or --history DIR."
+        )
+    if options.history is not None:
+        return history(options.history, out, options.listener.say)
     if isinstance(files, str | Path):
         files = [files]
-    if isinstance(formats, str):
-        formats = formats.split(",")
     if not files or not formats:
         raise UsageError("There is nothing to render.", hint="Name one or more report.json files and a --format.")
     if unknown := [name for name in formats if name not in FACES]:
@@ -49,7 +50,7 @@ def report(
                 where=", ".join(labels),
                 hint="Render them one by one, each with an --out of its own.",
             )
-        folders = [Path(out)] if len(paths) == 1 else [Path(out) / label for label in labels]
+        folders = [out] if len(paths) == 1 else [out / label for label in labels]
     written = []
     for path, content, folder in zip(paths, contents, folders, strict=True):
         for name in dict.fromkeys(formats):

@@ -18,6 +18,8 @@ from ..hashing import sha256_file
 from ..measure.held_out import measure_held_out
 from ..memory import remember_images
 from ..model.illama import Illama, IllamaConfig
+from ..options import step
+from ..options.steps import TrainOptions
 from ..preprocessing import Preprocessing, default_preprocessing
 from ..rewrites import restructure
 from ..training import (
@@ -56,43 +58,21 @@ class TrainResult:
     rank: int = 0
 
 
-def train(
-    recipe: TrainRecipe | str | Path = "digits",
-    *,
-    checkpoint: str | Path | None = None,
-    teacher: str | Path | None = None,
-    select_from: str | Path | None = None,
-    new_head: bool = False,
-    frozen: bool = False,
-    image_size: int | tuple[int, int] | None = None,
-    heads: int | None = None,
-    ema: bool = False,
-    workspace: Workspace | None = None,
-    **options: Any,
-) -> TrainResult:
+@step(TrainOptions)
+def train(options: TrainOptions) -> TrainResult:
     """Train a float network, from nothing or from a checkpoint.
-
-    Args:
-        recipe: a `TrainRecipe`, a TOML file, or a shipped recipe's name.
-        checkpoint: where to start; `heads` and `ema` as in `read_checkpoint`. One for another task gives its backbone,
-            at the recipe's patch size.
-        teacher: checkpoint to distil from, where the recipe asks for a teacher; `checkpoint` where not given.
-        select_from: a larger iLLaMA, or a LLaMA in Hugging Face's format, whose weights to start with a selection of;
-            instead of `checkpoint` (see `select_weights`).
-        new_head: start with a new head, for other classes than the checkpoint's.
-        frozen: train the head alone, also where the recipe does not say so.
-        image_size: (height, width) in place of the recipe's; a checkpoint's position embedding is interpolated.
-        workspace: `illama-out` where not given.
-        options: those of `RunOptions`; `out` is the workspace's where not given.
 
     Raises:
         DeployError: bad input, or a run that stopped; what it had done is kept.
     """
+    recipe, checkpoint, teacher, select_from = options.recipe, options.checkpoint, options.teacher, options.select_from
+    new_head, workspace = options.new_head, options.place.workspace
+    heads, image_size, ema = options.geometry.heads, options.geometry.image_size, options.geometry.ema
     if checkpoint is not None and select_from is not None:
         raise UsageError("Both --checkpoint and --select-from are given.", hint="Give one of them.")
-    shared = RunOptions(**options)
+    shared = RunOptions.of(options.run)
     place = workspace or Workspace()
-    resolved, out = shared.resolve(recipe).override(frozen=frozen or None), Path(shared.out or place.trained)
+    resolved, out = shared.resolve(recipe).override(frozen=options.frozen or None), shared.out or place.trained
     require_apart(out / MODEL, paths_of(checkpoint, teacher, select_from, shared.data, shared.eval_data))
     if resolved.frozen and checkpoint is None:
         raise UsageError("Only the head is to learn, and the rest has no weights.", hint="Give them with --checkpoint.")

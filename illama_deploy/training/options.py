@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..data import Batch, Loader, Scenes, Source, compare_classes, open_data
 from ..errors import UsageError
+from ..options.groups import Run
 from ..preprocessing import Preprocessing
 from .dense import DenseImages
 from .images import Images, TensorImages, TimmImages
 from .processes import Processes, fast_precision, writes
 from .recipe import TrainRecipe
-from .state import MOST_THREADS
 
 __all__ = ["RunOptions"]
 
@@ -22,49 +22,13 @@ MEMORY = 2**30
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """Options of a run.
+class RunOptions(Run):
+    """Options of a run, and what follows from them."""
 
-    Attributes:
-        data, split: what to train on; where not given, what the recipe or the checkpoint says, and its training split.
-        eval_data, eval_split: held-out images; the test or validation split of `data` where not given.
-        epochs, batch_size, lr, seed: in place of the recipe's.
-        micro_batch: images that a process takes at a time; its share of a batch where not given.
-        workers: processes that decode, for each that trains.
-        threads: of torch, in each process; what it takes on this machine where not given, and in a resumed run what the
-            run was begun with, since the weights' last bits hang on it.
-        compile: compile the blocks.
-        save_minutes: save the state this often, besides after every epoch and on SIGTERM, SIGINT or SIGHUP.
-        out: the run's directory.
-        resume: go on where the run in `out` was stopped (from the start, where there is no state yet).
-        force: replace a run that is there; with `resume`, go on although it was begun with other options.
-        say: gets a line for each epoch, and for what is done otherwise than the recipe says.
-    """
-
-    data: str | None = None
-    split: str | None = None
-    eval_data: str | None = None
-    eval_split: str | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    seed: int | None = None
-    micro_batch: int | None = None
-    workers: int = 0
-    threads: int | None = None
-    compile: bool = False
-    save_minutes: float = 10.0
-    out: str | Path | None = None
-    resume: bool = False
-    force: bool = False
-    say: Callable[[str], None] = lambda line: None
-
-    def __post_init__(self) -> None:
-        if self.workers < 0 or (self.threads is not None and not 1 <= self.threads <= MOST_THREADS):
-            raise UsageError(
-                f"There are no {self.workers} workers with {self.threads} threads.",
-                hint=f"Use 0 or more --workers, and 1 to {MOST_THREADS} --threads.",
-            )
+    @classmethod
+    def of(cls, options: Run) -> RunOptions:
+        """The same options."""
+        return cls(**options.flat())
 
     def resolve(self, recipe: TrainRecipe | str | Path) -> TrainRecipe:
         """The recipe of that name, with what is given here in its place, and a precision for this machine."""

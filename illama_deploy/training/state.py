@@ -20,6 +20,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from ..options.groups import MOST_THREADS
 from ..sealed import parse_json
 from ..tables import typed
 
@@ -28,8 +29,6 @@ __all__ = ["Means", "Position", "State", "read_state", "write_state"]
 SCHEMA = "illama-deploy/run/2"
 #: Bytes of a digest in hexadecimal, and of the length that a zip archive ends with where it has no comment.
 SEAL, LENGTH = 64, struct.Struct("<H")
-#: As many as any machine has.
-MOST_THREADS = 4096
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
