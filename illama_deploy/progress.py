@@ -25,12 +25,13 @@ def say(text: str) -> None:
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield `items`, showing a bar of `total` steps; an item that is sized along axis 0 counts as its length."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:  # a bar that is only disabled ends in a line feed with some versions of rich
         yield from items
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=total)
@@ -66,12 +67,13 @@ class Phases:
 def phases(description: str) -> Iterator[Phases]:
     """Show the phases of something that tells of them itself."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Phases(None, description)
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         yield Phases(progress, description)

@@ -1,7 +1,7 @@
 """Trained float checkpoints: read safely, geometry inferred from the tensors."""
 
 from .geometry import infer_config, interpolate_positions, resample_patches
-from .load import Checkpoint, as_size, find_checkpoint, read_checkpoint
+from .load import Checkpoint, find_checkpoint, read_checkpoint
 from .metadata import EMBEDDED, EMBEDDED_FILE
 from .save import save_checkpoint
 from .weight_selection import Selected, select_weights
@@ -11,7 +11,6 @@ __all__ = [
     "EMBEDDED_FILE",
     "Checkpoint",
     "Selected",
-    "as_size",
     "find_checkpoint",
     "infer_config",
     "interpolate_positions",

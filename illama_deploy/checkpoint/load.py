@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import CheckpointError, UsageError
 from ..hashing import sha256_file
 from ..model.illama import Illama, IllamaConfig
+from ..options.groups import as_size
 from ..preprocessing import Preprocessing, default_preprocessing
 from ..progress import say
 from .geometry import (
@@ -33,7 +34,7 @@ from .stored import FLOATS, Content, DamagedError, RefusedError, StoredTensor, i
 from .torch_file import ZIP, read_legacy, read_zip
 from .weight_sets import WeightSet, choose_weights
 
-__all__ = ["Checkpoint", "as_size", "find_checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "find_checkpoint", "read_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -177,20 +178,6 @@ def read_checkpoint(
         trained_on=about.data,
         weights=chosen.name,
     )
-
-
-def as_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """An image size as it is given from Python.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if size is None:
-        return None
-    pair = (size, size) if isinstance(size, int) else size
-    if not isinstance(pair, tuple | list) or len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
-        raise UsageError(f"{size!r} is no image size.", hint="Give a side in pixels, or (height, width).")
-    return pair[0], pair[1]
 
 
 def _state_of(path: Path) -> tuple[int, int, int, int]:

@@ -39,7 +39,7 @@ class Declared:
     Attributes:
         help: what it does, a sentence.
         unit: of its value, such as `images`.
-        low, high: its range, both included; `above` is the lower bound where that is excluded.
+        low, high: its range, both included.
         choices: the only values that it takes.
         otherwise: what is taken where it is not given.
         flag: on the command line, where that is not its name with dashes; empty: it is for Python alone.
@@ -54,7 +54,6 @@ class Declared:
     unit: str = ""
     low: float | None = None
     high: float | None = None
-    above: float | None = None
     choices: tuple[str, ...] = ()
     otherwise: str = ""
     flag: str | None = None
@@ -153,9 +152,10 @@ class Options:
             if name in flat:
                 raise TypeError(f"{name} is given twice")
             flat[name] = value
-        if unknown := flat.keys() - {one.name for one in found}:
+        defaults = {one.name: one.default for one in found}
+        if unknown := flat.keys() - defaults.keys():
             raise TypeError(f"there is no option {sorted(unknown)[0]!r}")
-        return typing.cast(Self, _build(cls, (), flat, cls))
+        return typing.cast(Self, _build(cls, defaults | flat))
 
     def flat(self) -> dict[str, Any]:
         """Every option's value by its name."""
@@ -178,7 +178,7 @@ def _found(cls: type[Options]) -> tuple[Found, ...]:
 
 
 def _walk(cls: type[Options], path: tuple[str, ...], values: Options | None) -> Iterator[Found]:
-    types = typing.get_type_hints(cls, localns=_Anything())
+    types = typing.get_type_hints(cls)
     for each in dataclasses.fields(cls):
         if "group" in each.metadata:
             holder = getattr(values, each.name) if values is not None else typing.cast(Any, each.default_factory)()
@@ -188,29 +188,14 @@ def _walk(cls: type[Options], path: tuple[str, ...], values: Options | None) -> 
             yield Found(each.name, types[each.name], default, each.metadata["option"], path, "first" in each.metadata)
 
 
-class _Anything(dict[str, Any]):
-    """Types that only a type checker imports."""
-
-    def __missing__(self, name: str) -> Any:
-        import builtins
-
-        if hasattr(builtins, name) or name in _TYPES:
-            return _TYPES.get(name) or getattr(builtins, name)
-        return Any
-
-
-_TYPES: dict[str, Any] = {"Path": Path, "Any": Any, "Callable": Callable, "Mapping": Mapping}
-
-
-def _build(cls: type[Options], path: tuple[str, ...], flat: Mapping[str, Any], top: type[Options]) -> Options:
-    values: dict[str, Any] = {}
-    defaults = {one.name: one.default for one in top.found() if one.path == path}
-    for each in dataclasses.fields(cls):
-        if "group" in each.metadata:
-            values[each.name] = _build(each.metadata["group"], (*path, each.name), flat, top)
-        else:
-            values[each.name] = flat.get(each.name, defaults[each.name])
-    return cls(**values)
+def _build(cls: type[Options], values: Mapping[str, Any]) -> Options:
+    """Put together from values by name, which is an option's alone in all groups."""
+    return cls(
+        **{
+            each.name: _build(each.metadata["group"], values) if "group" in each.metadata else values[each.name]
+            for each in dataclasses.fields(cls)
+        }
+    )
 
 
 def _bare(kind: Any) -> Any:
@@ -229,7 +214,7 @@ def _checked(one: Found, value: Any) -> Any:
     if about.parse is not None:
         value = about.parse(value)
     if one.is_list:
-        value = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+        value = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else (value,)
         for each in value:
             _require(one, each)
         return value
@@ -243,25 +228,18 @@ def _require(one: Found, value: Any) -> None:
     about, flag = one.declared, one.flag or one.name
     if about.choices and value not in about.choices:
         raise UsageError(f"There is no {flag} {value!r}.", hint=f"Use one of: {', '.join(about.choices)}.")
-    bounds = (about.low, about.above, about.high)
-    if bounds == (None, None, None) or not isinstance(value, int | float) or isinstance(value, bool):
+    low, high = about.low, about.high
+    if (low, high) == (None, None) or not isinstance(value, int | float) or isinstance(value, bool):
         return
-    low, above, high = bounds
-    if (
-        not math.isfinite(value)
-        or (low is not None and value < low)
-        or (above is not None and value <= above)
-        or (high is not None and value > high)
-    ):
+    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
         raise UsageError(f"{flag} cannot be {value:g}.", hint=f"{flag} is {range_words(about)}.")
 
 
 def range_words(about: Declared) -> str:
     """What values it takes, in words; empty where any do."""
-    low = about.low if about.above is None else about.above
     unit = f" {about.unit}" if about.unit else ""
-    if low is not None and about.high is not None:
-        return f"{low:g} to {about.high:g}{unit}"
-    if low is not None:
-        return f"{'more than' if about.above is not None else 'at least'} {low:g}{unit}"
+    if about.low is not None and about.high is not None:
+        return f"{about.low:g} to {about.high:g}{unit}"
+    if about.low is not None:
+        return f"at least {about.low:g}{unit}"
     return f"at most {about.high:g}{unit}" if about.high is not None else ""

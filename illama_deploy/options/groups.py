@@ -30,6 +30,7 @@ __all__ = [
     "Running",
     "SlidingOptions",
     "Timing",
+    "as_size",
     "silently",
 ]
 
@@ -44,26 +45,32 @@ def silently(line: str) -> None:
     """Nobody listens."""
 
 
+def as_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """An image size as it is given from Python.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else size
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
+        raise UsageError(f"{size!r} is no image size.", hint="Give a side in pixels, or (height, width).")
+    return pair[0], pair[1]
+
+
 def size(value: Any) -> tuple[int, int] | None:
-    """(height, width) of a side, a pair, or a text such as `384x256`.
+    """(height, width) of a text such as `384` or `384x256`, or of what `as_size` takes.
 
     Raises:
         UsageError: it is no size.
     """
-    parts = (
-        value.lower().split("x") if isinstance(value, str) else value if isinstance(value, tuple | list) else [value]
-    )
-    try:
-        sides = [int(part) for part in parts]
-    except (TypeError, ValueError):
-        sides = []
-    if (
-        not 1 <= len(sides) <= 2
-        or min(sides) < 1
-        or any(isinstance(part, bool | float) or (isinstance(part, str) and not part.isdecimal()) for part in parts)
-    ):
+    if not isinstance(value, str):
+        return as_size(value)
+    parts = value.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise UsageError(f"{value!r} is no image size.", hint="Write --image-size 384 or --image-size 384x256.")
-    return sides[0], sides[-1]
+    return int(parts[0]), int(parts[-1])
 
 
 def numbers(flag: str) -> Callable[[Any], tuple[float, ...]]:
@@ -88,10 +95,6 @@ def names(value: Any) -> tuple[str, ...]:
     return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
 
 
-def _spec(value: Any) -> str:
-    return str(value)
-
-
 def _place(value: Any) -> Workspace:
     return value if isinstance(value, Workspace) else Workspace(Path(value))
 
@@ -100,7 +103,7 @@ def _place(value: Any) -> Workspace:
 class Images(Options):
     """Which images."""
 
-    data: str | None = option(None, DATA, parse=_spec, python="str | Path | None", otherwise="what the artifact says")
+    data: str | None = option(None, DATA, parse=str, python="str | Path | None", otherwise="what the artifact says")
     split: str | None = option(None, "Split of the data.")
     skip_broken: bool = option(False, "Leave out broken images, and count them.")
 
@@ -321,11 +324,11 @@ class Run(Options):
     """On which images a network is trained, for how long, where, and with which means."""
 
     data: str | None = option(
-        None, DATA, parse=_spec, python="str | Path | None", otherwise="what the recipe or the checkpoint says"
+        None, DATA, parse=str, python="str | Path | None", otherwise="what the recipe or the checkpoint says"
     )
     split: str | None = option(None, "Split of the data to train on.", otherwise="train")
     eval_data: str | None = option(
-        None, "Held-out images.", parse=_spec, python="str | Path | None", otherwise="those of --data"
+        None, "Held-out images.", parse=str, python="str | Path | None", otherwise="those of --data"
     )
     eval_split: str | None = option(None, "Split of the held-out images.", otherwise="test or validation")
     epochs: int | None = option(None, "Passes over the images.", otherwise="the recipe's")

@@ -50,6 +50,9 @@ REAL = float
 MOVED = "The float checkpoint of a quantized directory, if it has moved."
 #: A path, or `digits`.
 PATH: dict[str, Any] = {"kind": str, "python": "str | Path | None"}
+#: A path of an artifact, or one that is open; and several.
+ARTIFACT: dict[str, Any] = {"kind": str, "python": "str | Path | Runtime | None"}
+ARTIFACTS: dict[str, Any] = {"kind": list[str], "python": "str | Path | Runtime | Sequence[str | Path | Runtime]"}
 
 
 @dataclass(frozen=True)
@@ -230,11 +233,10 @@ class EvaluateOptions(Options):
         None,
         "Float checkpoint, quantized directory, .onnx or .engine.",
         otherwise="the workspace's newest",
-        kind=str,
-        python="str | Path | Runtime | None",
+        **ARTIFACT,
     )
     images: Evaluated = group(Evaluated)
-    reference: Any = option(None, "Artifact to compare logits with.", kind=str, python="str | Path | Runtime | None")
+    reference: Any = option(None, "Artifact to compare logits with.", **ARTIFACT)
     batch_size: int | None = option(
         None, "Images at a time.", flag="--batch", unit="images", otherwise="64, or an engine's largest batch"
     )
@@ -255,12 +257,11 @@ class EvaluateOptions(Options):
 class BenchOptions(Options):
     """Time artifacts in turns, in one process: exit code 3 where one cannot run on this machine."""
 
-    artifacts: Any = argument(
+    artifacts: tuple[Any, ...] = argument(
         (),
         "Artifacts, .engine too; the first is what others are compared with.",
         otherwise="what 'export' left last",
-        kind=list[str],
-        python="str | Path | Runtime | Sequence[str | Path | Runtime]",
+        **ARTIFACTS,
     )
     timing: Timing = group(Timing)
     geometry: Geometry = group(Geometry)
@@ -274,19 +275,17 @@ class BenchOptions(Options):
 class CheckOptions(Options):
     """Gate candidates on accuracy drop and latency: exit code 0 pass, 1 fail, 3 inconclusive."""
 
-    candidates: Any = argument(
+    candidates: tuple[Any, ...] = argument(
         (),
         "Artifacts, .engine too, or quantized directories.",
         otherwise="the workspace's export",
-        kind=list[str],
-        python="str | Path | Runtime | Sequence[str | Path | Runtime]",
+        **ARTIFACTS,
     )
     baseline: Any = option(
         None,
         "Artifact that candidates are compared with.",
         otherwise="the exported float model",
-        kind=str,
-        python="str | Path | Runtime | None",
+        **ARTIFACT,
     )
     targets: tuple[str, ...] = option(
         (),
@@ -316,7 +315,7 @@ class CheckOptions(Options):
 class ReportOptions(Options):
     """Render stored reports in other forms, or their trend."""
 
-    files: Any = argument(
+    files: tuple[Any, ...] = argument(
         (), "report.json files that 'check' wrote.", kind=list[Path], python="str | Path | Sequence[str | Path]"
     )
     formats: tuple[str, ...] = option(

@@ -20,7 +20,7 @@ from ..progress import track
 from ..runtime import Runtime, Unavailable, open_if_available
 from .inputs import refuse_stale
 
-__all__ = ["Benchmark", "bench", "measure_batches", "several"]
+__all__ = ["Benchmark", "bench", "measure_batches"]
 
 FEWEST_ROUNDS = 10
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def bench(options: BenchOptions) -> Benchmark:
     Raises:
         DeployError: bad input; nothing is written.
     """
-    artifacts, json = several(options.artifacts), options.figures.json
+    artifacts, timing, json = options.artifacts, options.timing, options.figures.json
     if not artifacts:
         raise UsageError("Nothing to time.", hint="Name one or more artifacts.")
     refuse_stale(*artifacts)
@@ -74,13 +74,12 @@ def bench(options: BenchOptions) -> Benchmark:
         inputs = [a for a in artifacts if isinstance(a, str | Path)]
         file = None if json is None else outputs.enter_context(new_file(json, force=True, inputs=inputs))
         opening = {
-            "threads": options.timing.threads,
+            "threads": timing.threads,
             **options.geometry.flat(),
             **options.backend.flat(),
             **options.running.flat(),
         }
         runtimes = [a if isinstance(a, Runtime) else open_if_available(a, **opening) for a in artifacts]
-        timing = options.timing
         latencies = measure_batches(
             runtimes, timing.batch, seconds=timing.seconds, rounds=timing.rounds, confidence=timing.confidence
         )
@@ -93,13 +92,6 @@ def bench(options: BenchOptions) -> Benchmark:
         if file is not None:
             file.write_text(canonical_json(as_text(result.to_dict())), encoding="utf-8")
     return result
-
-
-def several(values: Sequence[T] | T) -> Sequence[T]:
-    """A list, also of one value that stands alone: a text is one name, not many letters."""
-    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
-        return values
-    return [values]
 
 
 def measure_batches(

@@ -60,7 +60,7 @@ from ..report import (
 from ..runtime import Runtime, Unavailable
 from ..workspace import Workspace
 from .against import compare_with_stored
-from .bench import measure_batches, several
+from .bench import measure_batches
 from .evaluate import class_names, open_evaluation_data
 from .inputs import paths_of, refuse_stale
 from .lineup import Group, Member, line_up
@@ -86,7 +86,8 @@ def check(options: CheckOptions) -> Report:
     Raises:
         DeployError: bad input, or a named baseline that cannot run on this machine; nothing is written.
     """
-    baseline, against, images, timing = options.baseline, options.against, options.images, options.timing
+    candidates, baseline, against = options.candidates, options.baseline, options.against
+    images, timing = options.images, options.timing
     properties, out, batch, confidence = options.properties, options.output.out, timing.batch, timing.confidence
     max_drop, max_latency_ratio = options.max_drop, options.max_latency_ratio
     min_effect, min_top1 = options.min_effect, options.min_top1
@@ -99,7 +100,6 @@ def check(options: CheckOptions) -> Report:
         raise UsageError(f"The smallest effect {min_effect} is no share.", hint="Use --min-effect 0.02 for 2 percent.")
     if min_top1 is not None and not 0 <= min_top1 <= 100:
         raise UsageError(f"{min_top1} is no top-1 in percent.", hint="Use a figure such as --min-top1 75.")
-    candidates = several(options.candidates)
     require_known(properties)
     workspace = options.output.workspace or Workspace()
     refuse_stale(*candidates, baseline)

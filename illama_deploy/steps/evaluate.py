@@ -80,6 +80,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     artifact, reference, figures = options.artifact, options.reference, options.figures
     images, properties = options.images, options.properties
     save_logits, draw, sliding = options.save_logits, options.draw, _sliding(options.sliding)
+    if artifact is None:
+        raise UsageError("Nothing to measure.", hint="Name an artifact.")
     require_known(properties)
     refuse_stale(artifact, reference)
     inputs = paths_of(artifact, reference, images.data, properties.cue_conflict, properties.categories)

@@ -48,12 +48,8 @@ def qat(options: QatOptions) -> TrainResult:
     Raises:
         DeployError: bad input, or a run that stopped; what it had done is kept.
     """
-    shared, checkpoint, source, geometry = (
-        RunOptions.of(options.run),
-        options.checkpoint,
-        options.source,
-        options.geometry,
-    )
+    shared, geometry = RunOptions.of(options.run), options.geometry
+    checkpoint, source = options.checkpoint, options.source
     recipe, workspace = options.recipe, options.place.workspace
     bits, format, calib_images = options.number.bits, options.number.format, options.calib_images
     named = format_name(options.weights, options.activations)

@@ -75,12 +75,8 @@ def quantize(options: QuantizeOptions) -> QuantizedArtifact:
         DeployError: bad input; nothing is written.
     """
     checkpoint, recipe, effort, images = options.checkpoint, options.recipe, options.effort, options.images
-    bits, format, workspace, out = (
-        options.number.bits,
-        options.number.format,
-        options.output.workspace,
-        options.output.out,
-    )
+    bits, format = options.number.bits, options.number.format
+    workspace, out = options.output.workspace, options.output.out
     say, geometry, data = options.output.say, options.geometry, images.data
     if bits is not None and format is not None:
         raise UsageError("Both --bits and --format are given.", hint="Give one of them.")

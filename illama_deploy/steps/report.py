@@ -33,8 +33,6 @@ def report(options: ReportOptions) -> list[Path]:
         )
     if options.history is not None:
         return history(options.history, out, options.listener.say)
-    if isinstance(files, str | Path):
-        files = [files]
     if not files or not formats:
         raise UsageError("There is nothing to render.", hint="Name one or more report.json files and a --format.")
     if unknown := [name for name in formats if name not in FACES]:

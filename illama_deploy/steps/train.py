@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..atomic import require_apart
-from ..checkpoint import Checkpoint, as_size, read_checkpoint, save_checkpoint, select_weights
+from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_weights
 from ..data import require_classes
 from ..errors import DataError, UsageError
 from ..hashing import sha256_file
@@ -78,7 +78,7 @@ def train(options: TrainOptions) -> TrainResult:
         raise UsageError("Only the head is to learn, and the rest has no weights.", hint="Give them with --checkpoint.")
     table = dict(resolved.model)
     size, patch = (
-        as_size(image_size) or table.get("image_size"),
+        image_size or table.get("image_size"),
         table.get("patch_size") if table.get("head_width") else None,
     )
     start = (
