@@ -12,7 +12,7 @@ __all__ = ["LOWEST", "cpu", "floors", "is_older", "need", "package_version", "to
 
 #: The lowest version of each runtime that loads our files, by package. Our files are of opset 23: ONNX Runtime 1.23 has
 #: no kernel for its QuantizeLinear, and TensorRT has had RotaryEmbedding and RMSNormalization since 10.15.
-LOWEST = {"onnxruntime": "1.24.1", "openvino": "2025.0", "tensorrt": "10.15", "tensorrt-rtx": "1.4"}
+LOWEST = {"onnxruntime": "1.24.1", "openvino": "2025.0", "tensorrt": "10.15", "tensorrt-rtx": "1.5"}
 
 #: Extras whose packages run artifacts; the others are for work on this package.
 EXTRAS = ("trt", "rtx", "openvino", "corruptions")
