@@ -19,8 +19,8 @@ from pathlib import Path
 import tensorrt_rtx
 from geometries import float_network, quantized_network, random_network, write
 
-from illama_deploy.export.engine import Profile, build_engine
 from illama_deploy.formats import parse_format
+from illama_deploy.targets.tensorrt.engine import Profile, build_engine
 
 FORMATS = ("float16", "W8A8", "W4A16", "FP8")
 

@@ -26,7 +26,8 @@ import illama_deploy
 from illama_deploy.environment import describe_environment
 from illama_deploy.measure import paired_drop
 from illama_deploy.report import Gate
-from illama_deploy.runtime import Runtime, open_artifact
+from illama_deploy.runtime import Runtime
+from illama_deploy.targets.open import open_artifact
 
 LIMIT, SLOWDOWN = 1.05, 0.15
 PAIRS = 10_000

@@ -15,7 +15,6 @@ from torch import nn
 
 import illama_deploy  # noqa: F401  (registers the models)
 from illama_deploy.calib import Observed, collect_ranges, range_method
-from illama_deploy.export.targets import TARGETS
 from illama_deploy.formats import Format, parse_format
 from illama_deploy.measure import median_ratio
 from illama_deploy.quant import find_sites, quantize_network, select_sites
@@ -23,6 +22,7 @@ from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
 from illama_deploy.rewrites import apply_rewrites
 from illama_deploy.rounding import nearest
+from illama_deploy.targets import TARGETS
 
 Run = Callable[[np.ndarray], np.ndarray]
 

@@ -25,7 +25,7 @@ from illama_deploy.environment import describe_environment
 from illama_deploy.measure.statistics import paired_drop
 from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
-from illama_deploy.runtime import open_artifact
+from illama_deploy.targets.open import open_artifact
 
 FORMATS = ("W8A8", "W8A8-dynamic", "FP8", "W4A8", "W4A4", "W3A3", "W4A16-g64", "W2A16")
 

@@ -19,9 +19,9 @@ import numpy as np
 
 import illama_deploy
 from illama_deploy.environment import describe_environment
-from illama_deploy.export import TARGETS
 from illama_deploy.quant.quality import sqnr_db
-from illama_deploy.runtime import open_artifact
+from illama_deploy.targets import TARGETS
+from illama_deploy.targets.open import open_artifact
 
 FORMATS = ("W8A8", "W4A8", "W4A16")
 RUNS = (

@@ -12,8 +12,8 @@ import numpy as np
 from geometries import float_network, logit_sqnr, quantized_network, random_network, write
 from quantize_static import session
 
-from illama_deploy.export.proofs import prove_onnxruntime
 from illama_deploy.quant import quantized_modules
+from illama_deploy.targets.onnx_cpu.proof import prove_onnxruntime
 
 model, images = random_network("large")
 with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What machine this is, and what can be built and run on it."""
+"""What machine this is."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import hashlib
 import os
 import platform
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .hashing import canonical_json
-from .versions import package_version, too_old, versions
+from .versions import optional_packages, versions
 
-__all__ = ["TargetState", "cpu_features", "cuda_problem", "describe_environment", "sums_saturate", "target_states"]
+__all__ = ["cpu_features", "cuda_problem", "describe_environment", "sums_saturate"]
 
 #: Instruction sets that decide which kernels run, as the kernel names them.
 FEATURES = (
@@ -28,17 +27,8 @@ FEATURES = (
     "asimddp",
     "i8mm",
 )
-PACKAGES = (
-    "torch",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnx",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx",
-    "torchao",
-    "timm",
-)
+#: Packages of the core that figures depend on; those of extras are named where they are installed.
+PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnx", "torchao", "timm")
 
 
 def _cpuinfo() -> dict[str, str]:
@@ -75,72 +65,8 @@ def describe_environment() -> dict[str, Any]:
         "fingerprint": hashlib.sha256(canonical_json(hardware).encode()).hexdigest()[:12],
         **hardware,
         "python": platform.python_version(),
-        "versions": versions(*PACKAGES),
+        "versions": versions(*PACKAGES, *optional_packages()),
     }
-
-
-@dataclass(frozen=True)
-class TargetState:
-    """Whether a target can be built and run here; `None` stands for yes, a text says why not."""
-
-    name: str
-    cannot_build: str | None
-    cannot_run: str | None
-
-
-def target_states() -> list[TargetState]:
-    """Look at packages, providers and devices; nothing is built."""
-    return [check() for check in (_torch, _onnx_cpu, _onnx_cuda, _openvino, _tensorrt, _tensorrt_rtx)]
-
-
-def _torch() -> TargetState:
-    why = _too_old("torch") or _too_old("torchao")
-    return TargetState("torch (simulation, or torchao's kernels with --target torch)", why, why)
-
-
-def _onnx_cpu() -> TargetState:
-    vnni = {"avx512_vnni", "avx_vnni", "asimddp"} & set(cpu_features())
-    slow = "runs, but without VNNI instructions: INT8 is exact here (U8×U8) and hardly faster than float"
-    note = None if vnni else slow
-    return TargetState("onnx-cpu", None, _too_old("onnxruntime") or _too_old("onnxruntime-gpu") or note)
-
-
-def _onnx_cuda() -> TargetState:
-    import onnxruntime as ort
-
-    why = (
-        _too_old("onnxruntime-gpu")
-        or cuda_problem()
-        or (
-            None
-            if "CUDAExecutionProvider" in ort.get_available_providers()
-            else "this onnxruntime has no CUDA provider"
-        )
-    )
-    return TargetState("onnx-cuda", None, why)
-
-
-def _openvino() -> TargetState:
-    return TargetState("openvino", None, _missing("openvino", "illama-deploy[openvino]"))
-
-
-def _tensorrt() -> TargetState:
-    why = _missing("tensorrt", "illama-deploy[trt]") or cuda_problem()
-    return TargetState("tensorrt", why, why)
-
-
-def _tensorrt_rtx() -> TargetState:
-    missing = _missing("tensorrt-rtx", "illama-deploy[rtx]")
-    return TargetState("tensorrt-rtx", missing, missing or cuda_problem())
-
-
-def _missing(package: str, extra: str) -> str | None:
-    return _too_old(package) if package_version(package) else f"{package} is not installed: pip install '{extra}'"
-
-
-def _too_old(package: str) -> str | None:
-    here, lowest = too_old().get(package, ("", ""))
-    return f"{package} {here} is too old: pip install '{package}>={lowest}'" if here else None
 
 
 def _gpus() -> list[str]:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .console import say
-from .export.targets import TARGETS
-from .export.targets.table import target_rows
 from .quant import QuantizedArtifact
 from .report import Report, print_report
 from .report.property_rows import property_tables
@@ -18,6 +16,8 @@ from .steps.evaluate import Evaluation
 from .steps.export import ExportResult
 from .steps.search import search_rows
 from .steps.train import TrainResult
+from .targets import ALL, TARGETS
+from .targets.table import target_rows
 from .workspace import Workspace
 
 
@@ -127,7 +127,7 @@ def print_targets() -> None:
 
 def print_environment() -> None:
     """Versions, CPU features, and what can be built and run here."""
-    from .environment import describe_environment, target_states
+    from .environment import describe_environment
     from .versions import too_old
 
     environment = describe_environment()
@@ -140,7 +140,7 @@ def print_environment() -> None:
     import onnxruntime as ort
 
     say(f"{'ort providers':<18} {' '.join(ort.get_available_providers())}")
-    for state in target_states():
+    for state in (target.state() for target in ALL.values()):
         say(f"\n{state.name}")
         say(f"  build: {state.cannot_build or 'yes'}")
         say(f"  run:   {state.cannot_run or 'yes'}")

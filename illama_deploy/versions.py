@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from .errors import RuntimeUnavailableError
 
-__all__ = ["LOWEST", "cpu", "floors", "is_older", "need", "package_version", "too_old", "versions"]
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
-#: The lowest version of each runtime that loads our files, by package. Our files are of opset 23: ONNX Runtime 1.23 has
-#: no kernel for its QuantizeLinear, and TensorRT has had RotaryEmbedding and RMSNormalization since 10.15.
-LOWEST = {"onnxruntime": "1.24.1", "openvino": "2025.0", "tensorrt": "10.15", "tensorrt-rtx": "1.5"}
+__all__ = [
+    "cpu",
+    "floors",
+    "installed_too_old",
+    "is_older",
+    "need",
+    "optional_packages",
+    "package_version",
+    "too_old",
+    "versions",
+]
 
-#: Extras whose packages run artifacts; the others are for work on this package.
-EXTRAS = ("trt", "rtx", "openvino", "corruptions")
+#: Extras that are for work on this package; the packages of all others run artifacts, or what these are measured on.
+WORK = ("test", "dev", "benchmarks")
 _EXTRA = re.compile(r'extra == "(\S+)"')
 
 
@@ -38,19 +49,32 @@ def floors() -> dict[str, str]:
 
     Those of extras are named, too, and those that are for other machines than this.
     """
+    found: dict[str, str] = {}
+    for requirement, _ in _required():
+        lowest = [part.version for part in requirement.specifier if part.operator == ">="]
+        if lowest:
+            found[requirement.name] = lowest[0]
+    return found
+
+
+def optional_packages() -> list[str]:
+    """Distributions that extras bring, in order."""
+    return [requirement.name for requirement, extra in _required() if extra is not None]
+
+
+def _required() -> Iterator[tuple[Requirement, str | None]]:
+    """What this package asks for, each with the extra that does; nothing for a checkout that was not installed."""
     from packaging.requirements import Requirement
 
     try:
-        requirements = [Requirement(line) for line in requires("illama-deploy") or []]
-    except PackageNotFoundError:  # a checkout that was not installed
-        return {}
-    found: dict[str, str] = {}
-    for requirement in requirements:
+        lines = requires("illama-deploy") or []
+    except PackageNotFoundError:
+        return
+    for line in lines:
+        requirement = Requirement(line)
         extra = _EXTRA.search(str(requirement.marker))
-        lowest = [part.version for part in requirement.specifier if part.operator == ">="]
-        if lowest and (extra is None or extra[1] in EXTRAS):
-            found[requirement.name] = lowest[0]
-    return found
+        if extra is None or extra[1] not in WORK:
+            yield requirement, None if extra is None else extra[1]
 
 
 def is_older(here: str, lowest: str) -> bool:
@@ -91,6 +115,18 @@ def too_old() -> dict[str, tuple[str, str]]:
     """Installed distributions that are older than this package allows: name to (version here, lowest that will do)."""
     known = {name: (package_version(name), lowest) for name, lowest in floors().items()}
     return {name: (here, lowest) for name, (here, lowest) in known.items() if here and is_older(here, lowest)}
+
+
+def installed_too_old(name: str, install: str | None = None) -> str | None:
+    """Why a distribution that is here cannot be used, half a sentence; None where it can.
+
+    Args:
+        install: what to type where it is not there; None: that it is not there is fine.
+    """
+    if package_version(name) is None:
+        return None if install is None else f"{name} is not installed: {install}"
+    here, lowest = too_old().get(name, ("", ""))
+    return f"{name} {here} is too old: pip install '{name}>={lowest}'" if here else None
 
 
 def cpu() -> dict[str, str]:

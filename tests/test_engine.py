@@ -18,19 +18,6 @@ import torch
 
 from illama_deploy import ExportError, UsageError
 from illama_deploy.checkpoint import read_checkpoint, save_checkpoint
-from illama_deploy.export import engine
-from illama_deploy.export.engine import (
-    Profile,
-    build_engine,
-    choose_flavor,
-    load_timing_cache,
-    make_monitor,
-    save_timing_cache,
-)
-from illama_deploy.export.layer_info import inspected_layers
-from illama_deploy.export.sidecar import sidecar_path
-from illama_deploy.export.targets import TARGETS
-from illama_deploy.export.trt_package import error_log
 from illama_deploy.hashing import sha256_file
 from illama_deploy.progress import phases
 from illama_deploy.quant import QuantizedArtifact
@@ -39,6 +26,19 @@ from illama_deploy.rewrites import apply_rewrites
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import FLOAT_REWRITES, ExportResult, export
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.targets import TARGETS
+from illama_deploy.targets.tensorrt import engine
+from illama_deploy.targets.tensorrt.engine import (
+    Profile,
+    build_engine,
+    choose_flavor,
+    load_timing_cache,
+    make_monitor,
+    save_timing_cache,
+)
+from illama_deploy.targets.tensorrt.layer_info import inspected_layers
+from illama_deploy.targets.tensorrt.package import error_log
+from illama_deploy.targets.tensorrt.sidecar import sidecar_path
 
 from .conftest import Cli
 
@@ -223,7 +223,7 @@ def test_unsupported_opset(digits_engines: ExportResult, tmp_path: Path) -> None
 INTERRUPTED = """
 import os, signal, sys, threading, time
 from illama_deploy.cli import main
-from illama_deploy.export.engine import BUILD_THREAD
+from illama_deploy.targets.tensorrt.engine import BUILD_THREAD
 
 def interrupt():
     while not any(thread.name.startswith(BUILD_THREAD) for thread in threading.enumerate()):

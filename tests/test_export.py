@@ -18,7 +18,7 @@ from onnx_ir.passes import PostconditionError, PreconditionError
 
 from illama_deploy import ExportError
 from illama_deploy.checkpoint import read_checkpoint
-from illama_deploy.export import TARGETS, build_float_graph
+from illama_deploy.export import build_float_graph
 from illama_deploy.export.batch_major import build_batch_major_graph
 from illama_deploy.export.batches import proof_batches
 from illama_deploy.export.float_graph import GraphBuilder
@@ -30,9 +30,7 @@ from illama_deploy.export.passes import (
     MicroBatch,
     RemoveDead,
 )
-from illama_deploy.export.proofs import optimized_graph, prove_onnxruntime
 from illama_deploy.export.record import read_record
-from illama_deploy.export.targets.onnx_cpu import micro_batch
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.onnx_metadata import PREFIX
 from illama_deploy.onnx_session import session_options
@@ -40,9 +38,12 @@ from illama_deploy.quant import QuantizedArtifact, load_quantized
 from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
 from illama_deploy.rewrites import apply_rewrites, online_rotations
-from illama_deploy.runtime import open_artifact
 from illama_deploy.steps.export import ExportResult, export
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.targets import TARGETS
+from illama_deploy.targets.onnx_cpu import micro_batch
+from illama_deploy.targets.onnx_cpu.proof import optimized_graph, prove_onnxruntime
+from illama_deploy.targets.open import open_artifact
 
 from .conftest import Cli
 
@@ -150,7 +151,7 @@ def test_a_file_that_depends_on_the_batch_is_not_kept(
         return self.reshape(turned, (len(tokens), -1, attn.heads, attn.head_dim), f"{name}.turned")
 
     monkeypatch.setattr(GraphBuilder, "rope", rope)
-    monkeypatch.setattr("illama_deploy.export.targets.onnx_cpu.CACHE_BYTES", 1e9)
+    monkeypatch.setattr("illama_deploy.targets.onnx_cpu.CACHE_BYTES", 1e9)
     with pytest.raises(ExportError, match="fails on a batch of 66"):
         export(digits_quantized.path, float=False, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

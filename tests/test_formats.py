@@ -20,8 +20,6 @@ from illama_deploy.affine import quantize as to_integers
 from illama_deploy.errors import RecipeError
 from illama_deploy.export.float_graph import SITE, site_rows
 from illama_deploy.export.passes import ActivationSpelling, InsertQDQ
-from illama_deploy.export.targets import TARGETS
-from illama_deploy.export.targets.table import target_rows
 from illama_deploy.formats import BITS, FORMATS, FP8, FloatType, IntType, parse_format
 from illama_deploy.quant import QuantConv2d, QuantizedArtifact, QuantLinear, quantized_modules, weight_only
 from illama_deploy.quant.modules import QuantWeighted
@@ -33,6 +31,8 @@ from illama_deploy.runtime.onnx_file import read_onnx
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import export
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.targets import TARGETS
+from illama_deploy.targets.table import target_rows
 
 from .conftest import Cli
 
@@ -274,7 +274,7 @@ def test_int4_by_blocks_that_tensorrt_knows(inputs: int, stored: tuple[type, int
 
 
 def test_dynamic_answers_do_not_depend_on_the_batch(artifacts: dict[str, QuantizedArtifact], tmp_path: Path) -> None:
-    from illama_deploy.runtime import open_artifact
+    from illama_deploy.targets.open import open_artifact
 
     run = open_artifact(export(artifacts["W8A8-dynamic"].path, float=False, out=tmp_path / "o").directory).run
     images = np.random.default_rng(0).standard_normal((3, 1, 32, 32), np.float32)
@@ -283,7 +283,7 @@ def test_dynamic_answers_do_not_depend_on_the_batch(artifacts: dict[str, Quantiz
 
 
 def test_weights_alone_leave_activations_in_float(artifacts: dict[str, QuantizedArtifact], tmp_path: Path) -> None:
-    from illama_deploy.runtime import open_artifact
+    from illama_deploy.targets.open import open_artifact
 
     exported = export(artifacts["W4A16"].path, float=False, out=tmp_path / "o")
     images = np.random.default_rng(0).standard_normal((8, 1, 32, 32), np.float32)

@@ -21,13 +21,14 @@ from illama_deploy.options.steps import EvaluateOptions
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.report import Gate, read_report
 from illama_deploy.report.faces import render_properties
-from illama_deploy.runtime import Runtime, open_artifact
+from illama_deploy.runtime import Runtime
 from illama_deploy.steps.bench import bench
 from illama_deploy.steps.check import check
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import ExportResult
 from illama_deploy.steps.lineup import line_up
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.targets.open import open_artifact
 from illama_deploy.workspace import Workspace
 
 QUICK: dict[str, Any] = {"rounds": 10, "batch": 1, "sensitivity": False, "max_drop": 100, "max_latency_ratio": 1e6}

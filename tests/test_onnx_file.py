@@ -19,11 +19,12 @@ from illama_deploy.export.record import RECORD, read_record
 from illama_deploy.onnx_metadata import EXTERNAL, PREFIX
 from illama_deploy.onnx_seal import append_seal, read_seal
 from illama_deploy.quant import QuantizedArtifact
-from illama_deploy.runtime import open_artifact
 from illama_deploy.runtime.onnx_file import read_onnx
 from illama_deploy.sealed import write_sealed
 from illama_deploy.steps.export import ExportResult, export
-from illama_deploy.versions import LOWEST, is_older
+from illama_deploy.targets import TARGETS
+from illama_deploy.targets.open import open_artifact
+from illama_deploy.versions import is_older
 
 from .conftest import Cli
 
@@ -157,8 +158,8 @@ def test_nothing_that_ships_names_a_path_of_this_machine(
 def test_the_lowest_runtime_is_said_and_demanded(digits_export: ExportResult, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    assert read_onnx(digits_export.model).runtimes == {"onnxruntime": LOWEST["onnxruntime"]}  # type: ignore[arg-type]
-    assert read_record(digits_export.directory).runtimes == {"onnxruntime": LOWEST["onnxruntime"]}
+    assert read_onnx(digits_export.model).runtimes == TARGETS["onnx-cpu"].lowest  # type: ignore[arg-type]
+    assert read_record(digits_export.directory).runtimes == TARGETS["onnx-cpu"].lowest
     monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
     with pytest.raises(RuntimeUnavailableError, match=r"needs onnxruntime 1\.24\.1 or newer, and 1\.23\.2"):
         open_artifact(digits_export.directory)

@@ -31,8 +31,8 @@ from illama_deploy.preprocessing import Preprocessing
 from illama_deploy.quant import QuantizedArtifact, divide_logits, load_quantized
 from illama_deploy.quant.network import restructure_sites
 from illama_deploy.rounding import rounding_method
-from illama_deploy.runtime import open_artifact
 from illama_deploy.steps.export import ExportResult
+from illama_deploy.targets.open import open_artifact
 
 from .conftest import SHARED, Cli
 

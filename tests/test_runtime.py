@@ -13,15 +13,16 @@ import torch
 import torch._inductor.config
 
 from illama_deploy import ArtifactError, ExportError, RuntimeUnavailableError, UsageError
-from illama_deploy.export.parity import measure_parity
-from illama_deploy.export.targets import TARGETS
 from illama_deploy.quant import QuantizedArtifact, load_quantized
 from illama_deploy.quant.quality import sqnr_db
-from illama_deploy.runtime import BatchLimits, Unavailable, open_artifact, open_if_available, torchao_cpu
-from illama_deploy.runtime.torchao_cpu import to_torchao
+from illama_deploy.runtime import BatchLimits, Unavailable
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import ExportResult, export
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.targets import TARGETS
+from illama_deploy.targets.open import open_artifact, open_if_available
+from illama_deploy.targets.torch_cpu import torchao
+from illama_deploy.targets.torch_cpu.torchao import to_torchao
 
 from .conftest import Cli
 
@@ -123,7 +124,7 @@ def test_torchao_is_a_backend(digits_quantized: QuantizedArtifact) -> None:
 
 def test_compiled_batches(digits_quantized: QuantizedArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sizes are compiled, others filled up or cut; torch's limit of one process is not what counts."""
-    monkeypatch.setattr(torchao_cpu, "COMPILED_SIZES", 2)
+    monkeypatch.setattr(torchao, "COMPILED_SIZES", 2)
     runtime = open_artifact(digits_quantized.path, backend="torch")
     with torch._dynamo.config.patch(recompile_limit=1):
         whole = runtime.run(IMAGES)
@@ -219,7 +220,7 @@ def test_parity_stops_at_the_first_layer_that_departs(digits_quantized: Quantize
             return ir.passes.PassResult(model, True)
 
     spoilt = replace(target, passes=lambda network: (*target.passes(network), Spoil()))
-    result = measure_parity(digits_quantized.model, spoilt)
+    result = spoilt.parity(digits_quantized.model)
     assert result.departs == "blocks.1.mlp.fc1"
     assert result.layers[-1].name == "blocks.1.mlp.fc1"
     with pytest.raises(ExportError, match=r"departs from torch at blocks\.1\.mlp\.fc1"):

@@ -22,17 +22,12 @@ from illama_deploy import ExportError, Recipe, UsageError
 from illama_deploy.affine import scale_of
 from illama_deploy.calib import collect_ranges
 from illama_deploy.checkpoint import save_checkpoint
-from illama_deploy.export import TARGETS
-from illama_deploy.export.parity import measure_parity
-from illama_deploy.export.proofs import optimized_graph
-from illama_deploy.export.sidecar import read_sidecar, sidecar_path, write_sidecar
 from illama_deploy.export.upernet_graph import _averages, _factor
 from illama_deploy.formats import W8A8, IntType
 from illama_deploy.hashing import canonical_json
 from illama_deploy.measure.segmentation import PixelAccuracy, miou_drop, pack_confusions, unpack_confusions
 from illama_deploy.model import Illama, UperNet
 from illama_deploy.onnx_session import session_options
-from illama_deploy.openvino_session import compile_options
 from illama_deploy.preprocessing import Preprocessing
 from illama_deploy.quant import (
     QuantConv2d,
@@ -50,13 +45,17 @@ from illama_deploy.report import FACES, read_report, seal
 from illama_deploy.report.pictures import draw_small
 from illama_deploy.rewrites import apply_rewrites, suited
 from illama_deploy.rounding import nearest
-from illama_deploy.runtime import open_artifact
 from illama_deploy.steps.bench import bench
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import export
 from illama_deploy.steps.inspect import inspect
 from illama_deploy.steps.qat import qat, rewritten_network
 from illama_deploy.steps.quantize import quantize, site_formats
+from illama_deploy.targets import TARGETS
+from illama_deploy.targets.onnx_cpu.proof import optimized_graph
+from illama_deploy.targets.open import open_artifact
+from illama_deploy.targets.openvino.session import compile_options
+from illama_deploy.targets.tensorrt.sidecar import read_sidecar, sidecar_path, write_sidecar
 
 from .conftest import Cli
 from .test_segmentation import CONFIG, NAMES, _hard_network, _world
@@ -355,7 +354,7 @@ def test_convolutions_run_on_integers(place: Place, tmp_path: Path) -> None:
     kinds = Counter(node.op_type for node in optimized_graph(result.model).graph.all_nodes())
     assert not kinds["Conv"] + kinds["FusedConv"] + kinds["ConvTranspose"] + kinds["FusedGemm"]
     assert all("attn" in name or "means" in name for name in result.proof.float_gemms)
-    assert {layer.name for layer in measure_parity(place.quantized.model, TARGETS["onnx-cpu"]).layers} >= {
+    assert {layer.name for layer in TARGETS["onnx-cpu"].parity(place.quantized.model).layers} >= {
         "head.fuse.relu",
         "head.classifier",
     }

@@ -17,12 +17,12 @@ import torch
 
 from illama_deploy import ArtifactError, RuntimeUnavailableError, UsageError
 from illama_deploy.environment import cuda_problem
-from illama_deploy.export.sidecar import check_capability, read_sidecar, sidecar_path, write_sidecar
-from illama_deploy.export.trt_package import check_version
 from illama_deploy.quant import QuantizedArtifact
-from illama_deploy.runtime import open_artifact
-from illama_deploy.runtime import tensorrt_engine as runtime
 from illama_deploy.steps.export import ExportResult, export
+from illama_deploy.targets.open import open_artifact
+from illama_deploy.targets.tensorrt import runtime
+from illama_deploy.targets.tensorrt.package import check_version
+from illama_deploy.targets.tensorrt.sidecar import check_capability, read_sidecar, sidecar_path, write_sidecar
 
 from .conftest import Cli
 

@@ -14,8 +14,9 @@ import torch
 
 import illama_deploy
 from illama_deploy.quant import QuantizedArtifact
-from illama_deploy.runtime import Runtime, open_artifact
+from illama_deploy.runtime import Runtime
 from illama_deploy.steps.export import ExportResult
+from illama_deploy.targets.open import open_artifact
 
 
 def test_embedded_default_is_good_and_small() -> None:

@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from illama_deploy.errors import RuntimeUnavailableError
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.steps.export import ExportResult
-from illama_deploy.versions import LOWEST, floors, is_older, need, too_old
+from illama_deploy.targets import TARGETS
+from illama_deploy.versions import floors, is_older, need, too_old
 
 from .conftest import ROOT, Cli
 
@@ -77,7 +78,8 @@ def test_floors_are_those_of_the_project() -> None:
 
 def test_what_files_say_is_what_the_lowest_versions_load() -> None:
     """Tests run with the floors, so a file loads in what it names; ONNX Runtime 1.24 loads it, too, slow at W4A16."""
-    assert {name: floors()[name] for name in LOWEST} == LOWEST | {"onnxruntime": "1.30"}
+    lowest = {name: number for target in TARGETS.values() for name, number in target.lowest.items()}
+    assert {name: floors()[name] for name in lowest} == lowest | {"onnxruntime": "1.30"}
     assert floors()["onnxruntime-gpu"] == floors()["onnxruntime"]
 
 

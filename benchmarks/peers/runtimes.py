@@ -12,8 +12,8 @@ from illama_deploy.compilation import RECOMPILE_LIMIT
 from illama_deploy.preprocessing import default_preprocessing
 from illama_deploy.runtime import ArtifactInfo, Runtime
 from illama_deploy.runtime.onnx_file import read_onnx
-from illama_deploy.runtime.onnx_runtime import OnnxRuntime
-from illama_deploy.runtime.torchao_cpu import open_torchao
+from illama_deploy.targets.onnx_cpu.runtime import OnnxRuntime
+from illama_deploy.targets.torch_cpu.torchao import open_torchao
 
 from .case import BATCHES, Case
 

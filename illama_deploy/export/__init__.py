@@ -11,10 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from .float_graph import build_float_graph
-from .proofs import KernelProof, LayerPrecision
-from .targets import TARGETS, Target
+from .proof import KernelProof, LayerPrecision
 
-__all__ = ["TARGETS", "KernelProof", "LayerPrecision", "Target", "build_float_graph"]
+__all__ = ["KernelProof", "LayerPrecision", "build_float_graph"]
 
 
 class _CallableModule(ModuleType):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch import nn
 from ..errors import ExportError
 from ..model.illama import Illama, IllamaConfig
 from ..quant.quality import sqnr_db
-from .run_file import open_file, runtime_of
-from .targets import Target
 
-__all__ = ["LARGEST", "proof_batches", "proof_images", "prove_batches"]
+__all__ = ["LARGEST", "RunFile", "proof_batches", "proof_images", "prove_batches"]
+
+#: Images [B, C, H, W] to all outputs.
+RunFile = Callable[[np.ndarray], list[np.ndarray]]
 
 #: Every file is run at batches up to this size, which is also what `evaluate` takes.
 LARGEST = 64
@@ -59,17 +60,16 @@ def proof_images(config: IllamaConfig, count: int) -> np.ndarray:
     return (nn.functional.interpolate(smooth, config.image_size, mode="bicubic") + 0.3 * sharp).numpy()
 
 
-def prove_batches(path: Path, target: Target, config: IllamaConfig, sizes: Iterable[int], *, fp8: bool = False) -> None:
+def prove_batches(run: RunFile, name: str, path: Path, config: IllamaConfig, sizes: Iterable[int]) -> None:
     """Run a file at each size, and compare each image's logits with those that it gets alone.
 
     Args:
-        fp8: the file has FP8 operands.
+        run: runs it.
+        name: of the runtime that does.
 
     Raises:
         ExportError: it fails at a size, gives other logits there, or logits that are no numbers.
-        RuntimeUnavailableError: the runtime is not installed.
     """
-    run, name = open_file(path, target, fp8=fp8), runtime_of(target)
     images = proof_images(config, 3)
     alone = np.concatenate([run(image[None])[0] for image in images])
     if not np.isfinite(alone).all():

@@ -102,7 +102,7 @@ class ExportRecord:
     def proof_of(self, name: str, sha256: str) -> dict[str, Any] | None:
         """What was proven of a file, if it is the quantized one of this record."""
         found = self.files.get(name)
-        if self.proof is None or name != "model.onnx" or found is None or found.sha256 != sha256:
+        if self.proof is None or Path(name).stem != "model" or found is None or found.sha256 != sha256:
             return None
         return self.proof.to_dict()
 

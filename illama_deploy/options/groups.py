@@ -189,7 +189,7 @@ class Backend(Options):
 
     backend: str | None = option(
         None,
-        "torch: quantized directories on torchao's kernels; cpu: ONNX files in ONNX Runtime on the CPU.",
+        "Target that runs it, such as torch (a quantized directory on torchao's kernels) or onnx-cpu (any ONNX file).",
         flag="--target",
         otherwise="what the artifact was made for",
     )

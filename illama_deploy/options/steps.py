@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..target_names import LINES, find_line, known_targets
 from .declare import Options, argument, group, option
 from .groups import (
     Backend,
@@ -164,7 +166,7 @@ class ExportOptions(Options):
         kind=Path,
         python="str | Path | None",
     )
-    target: str = option("onnx-cpu", "onnx-cpu | onnx-cuda | openvino | tensorrt.", flag="")
+    target: str = option("onnx-cpu", f"{known_targets(exports=True, between=' | ')}.", flag="")
     float: bool = option(True, "Write the float network beside it.", no="--no-float")
     float_only: bool = option(False, "Write the float network alone.")
     simulate: bool = option(False, "Formats without a kernel too, for accuracy only; the file says so.")
@@ -194,14 +196,26 @@ class ExportOptions(Options):
     output: Output = group(Output)
 
 
+#: Options of the command line that choose a target, each with the name of its field; several may share one.
+TARGET_FLAGS = {line.flag: line.flag.strip("-").replace("-", "_") for line in LINES if line.flag}
+_Flags: Any = dataclasses.make_dataclass(
+    "_Flags",
+    [(TARGET_FLAGS[line.flag], bool, option(False, line.help)) for line in LINES if line.help],
+    bases=(ExportOptions,),
+    frozen=True,
+)
+
+
 @dataclass(frozen=True)
-class ExportLine(ExportOptions):
+class ExportLine(_Flags):  # type: ignore[misc]
     """Export a quantized checkpoint (or the float file of a float one) for a target, and prove what was written."""
 
-    onnx: bool = option(False, "ONNX for ONNX Runtime.")
-    device: str = option("cpu", "Of --onnx: cpu | cuda.", flag="--target")
-    openvino: bool = option(False, "ONNX for OpenVINO's CPU kernels.")
-    trt: bool = option(False, "TensorRT engines, and the ONNX they are built from.")
+    named: str | None = option(
+        None,
+        f"Target by its name: {known_targets(exports=True, between=' | ')}.",
+        flag="--target",
+        otherwise="that of the option above",
+    )
 
     def chosen(self) -> ExportOptions:
         """What the step takes: the target by its name.
@@ -209,20 +223,19 @@ class ExportLine(ExportOptions):
         Raises:
             UsageError: none is named, or several.
         """
-        flags = {"--onnx": self.onnx, "--openvino": self.openvino, "--trt": self.trt}
-        asked = [flag for flag, given in flags.items() if given]
-        if len(asked) != 1:
+        asked = [flag for flag, field in TARGET_FLAGS.items() if getattr(self, field)]
+        if len(asked) > 1 or not (asked or self.named):
             raise UsageError(
                 f"{' and '.join(asked)} are asked for at once." if asked else "No target is named.",
-                hint="Say one of --onnx, --openvino and --trt.",
+                hint=f"Say one of {', '.join(TARGET_FLAGS)}.",
             )
-        if self.device not in ("cpu", "cuda") or (self.device != "cpu" and not self.onnx):
+        line = find_line(self.named, exports=True) if self.named else next(one for one in LINES if one.flag == asked[0])
+        if asked and line.flag != asked[0]:
             raise UsageError(
-                f"There is no --target {self.device!r} of {asked[0]}.", hint="--onnx takes --target cpu or cuda."
+                f"{asked[0]} and --target {self.named} are two targets.", hint=f"Say {line.flag}, or leave one out."
             )
-        target = {"--onnx": f"onnx-{self.device}", "--openvino": "openvino", "--trt": "tensorrt"}[asked[0]]
         known = {one.name for one in ExportOptions.found()}
-        return ExportOptions.take(**{**{k: v for k, v in self.flat().items() if k in known}, "target": target})
+        return ExportOptions.take(**{**{k: v for k, v in self.flat().items() if k in known}, "target": line.name})
 
 
 @dataclass(frozen=True)
@@ -289,8 +302,8 @@ class CheckOptions(Options):
     )
     targets: tuple[str, ...] = option(
         (),
-        "cpu | openvino | cuda | trt | torch: exports of a quantized directory that take part; may be given again. "
-        "Of files: torch or cpu, what runs them.",
+        f"{known_targets(between=' | ')}: exports of a quantized directory that take part; may be given again. "
+        "Of files, what runs them.",
         flag="--target",
         python="str | Sequence[str]",
     )
@@ -353,7 +366,7 @@ class InspectOptions(Options):
         python="str | Path | None",
     )
     parity: bool = option(False, "Compare every layer's runtime result with torch.")
-    target: str = option("onnx-cpu", "Of --parity: onnx-cpu | onnx-cuda | openvino | tensorrt.")
+    target: str = option("onnx-cpu", f"Of --parity: {known_targets(exports=True, between=' | ')}.")
     images: int = option(64, "Calibration images to measure sensitivity on; 0 for none.", unit="images")
     figures: Page = group(Page)
     place: Place = group(Place)

@@ -1,6 +1,5 @@
-"""Run any artifact: one interface over every backend."""
+"""What runs an artifact: one interface over every backend, and the door for ONNX files."""
 
-from .open import open_artifact, open_if_available
-from .runtime import ArtifactInfo, BatchLimits, Runtime, Unavailable
+from .runtime import SIMULATION, ArtifactInfo, BatchLimits, Runtime, Unavailable
 
-__all__ = ["ArtifactInfo", "BatchLimits", "Runtime", "Unavailable", "open_artifact", "open_if_available"]
+__all__ = ["SIMULATION", "ArtifactInfo", "BatchLimits", "Runtime", "Unavailable"]

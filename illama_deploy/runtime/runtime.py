@@ -83,11 +83,13 @@ class Unavailable:
         info: what it is; its provider is "none".
         reason: why it cannot run, half a sentence.
         batches: as of a `Runtime`.
+        target: name of the target that it was made for.
     """
 
     info: ArtifactInfo
     reason: str
-    batches: BatchLimits | None = None
+    batches: BatchLimits | None
+    target: str
 
 
 class Runtime(ABC):
@@ -102,8 +104,10 @@ class Runtime(ABC):
         data: data spec that it belongs to, or None.
         threads: threads that it uses.
         batches: batch sizes that it takes; any where None.
+        target: name of the target that it runs in.
     """
 
+    target: str
     info: ArtifactInfo
     preprocessing: Preprocessing
     classes: int

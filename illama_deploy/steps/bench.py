@@ -17,7 +17,8 @@ from ..measure import Latency, measure_latency
 from ..options import step
 from ..options.steps import BenchOptions
 from ..progress import track
-from ..runtime import Runtime, Unavailable, open_if_available
+from ..runtime import Runtime, Unavailable
+from ..targets.open import open_if_available
 from .inputs import refuse_stale
 
 __all__ = ["Benchmark", "bench", "measure_batches"]

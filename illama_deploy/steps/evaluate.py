@@ -31,7 +31,8 @@ from ..progress import track
 from ..report import TASKS, chance_notes, finite_notes
 from ..report.faces import render_properties
 from ..report.overlay import draw_classes
-from ..runtime import Runtime, open_artifact
+from ..runtime import Runtime
+from ..targets.open import open_artifact
 from .images import calibrated_on, which_images
 from .inputs import paths_of, refuse_stale
 from .properties import Properties, require_known

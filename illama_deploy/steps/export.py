@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
 from ..errors import RuntimeUnavailableError, UsageError
 from ..export.batches import proof_batches, prove_batches
-from ..export.engine import RTX_CAPABILITIES, BuildOptions, Profile, build_engine, choose_flavor
-from ..export.file import write_file
-from ..export.parity import Parity, measure_parity
-from ..export.proofs import KernelProof
+from ..export.proof import KernelProof
 from ..export.record import ExportRecord, FileRecord, ParityRecord, ProofRecord
-from ..export.targets import TARGETS, Target
-from ..formats import Format, label_simulated
+from ..formats import label_simulated
 from ..hashing import sha256_file
 from ..model.illama import Illama, IllamaConfig
 from ..options import step
@@ -27,6 +23,9 @@ from ..preprocessing import Preprocessing
 from ..quant import QuantizedArtifact, divide_logits, load_quantized
 from ..rewrites import apply_rewrites, online_rotations
 from ..tables import typed
+from ..targets import TARGETS, Target, find_target
+from ..targets.parity import Parity
+from ..targets.target import BuildAbout
 from ..versions import versions
 from ..workspace import Workspace
 from .images import EMBEDDED_IMAGES
@@ -44,7 +43,7 @@ class ExportResult:
     """What was written.
 
     Attributes:
-        model: the quantized ONNX file; None where only the float one was asked for.
+        model: the quantized file; None where only the float one was asked for.
         float_model: the float file beside it (half precision for GPUs), if it was asked for.
         proof: which kernels the runtime uses, where it can be asked.
         simulated: whether a format has no kernel there and the file stands for its accuracy only.
@@ -89,13 +88,11 @@ def export(options: ExportOptions) -> ExportResult:
         options.output.say(newest.why)
         path = newest.path
     path = Path(path)
-    if target not in TARGETS:
-        raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
     if options.float_only and not writes_float:
         raise UsageError("Both --float-only and --no-float are given.", hint="Give one of them.")
     if not (math.isfinite(temperature) and temperature > 0):
         raise UsageError(f"{temperature} is no temperature.", hint="Use what 'evaluate --fit-temperature' found.")
-    chosen = TARGETS[target]
+    chosen = find_target(target, exports=True)
     usual = place.root / chosen.folder
     is_float = not path.is_dir() and (
         path.is_file() or str(path) == EMBEDDED or path.suffix in (".pth", ".safetensors")
@@ -118,10 +115,8 @@ def export(options: ExportOptions) -> ExportResult:
     label, spelled = "", dict[str, str]()
     engines: list[Path] = []
     rotations: dict[str, int] = {}
-    profile = Profile(options.min_batch, options.opt_batch, options.max_batch)
-    build = BuildOptions(options.builder_optimization_level, options.timing_cache)
-    builds = target == "tensorrt" and not options.onnx_only  # other files are made again in seconds, to the same bytes
-    with place.output(out, usual, force=options.output.force, inputs=paths_of(path, source), keep=builds) as directory:
+    others, keep = chosen.promised_batches(options), chosen.takes_long(options)
+    with place.output(out, usual, force=options.output.force, inputs=paths_of(path, source), keep=keep) as directory:
         out = out if out is not None else usual
         if is_float:
             artifact, formats = None, {}
@@ -130,7 +125,6 @@ def export(options: ExportOptions) -> ExportResult:
         else:
             artifact = load_quantized(path)
             formats, origin = artifact.formats, _Origin.of_artifact(artifact)
-        others = (profile.minimum, profile.maximum) if builds else ()
         has_fp8 = any(format_.base == "FP8" for format_ in formats.values())
         if artifact is not None and not options.float_only:
             rotations = online_rotations(artifact.model)
@@ -138,16 +132,16 @@ def export(options: ExportOptions) -> ExportResult:
             simulated = chosen.simulates(artifact.model, allowed=options.simulate)
             label, spelled = chosen.label(origin.format, formats.values()), chosen.spelled(formats.values())
             made.batches = proof_batches(artifact.model, others=others, whole=verify)
-            model = directory / "model.onnx"
+            model = directory / f"model{chosen.suffix}"
             made.write(artifact.model, model, origin, label_simulated(label) if simulated else label)
             try:
-                if chosen.prove is not None and not simulated:
+                if not simulated:
                     proof = chosen.prove(model, formats)
                 made.run(model, artifact.model.config, fp8=has_fp8)
             except RuntimeUnavailableError as error:
                 unavailable = error
             if verify:
-                parity = measure_parity(artifact.model, chosen).demand()
+                parity = chosen.parity(artifact.model).demand()
         if writes_float:
             if artifact is not None:
                 checkpoint = _source(artifact, source)
@@ -157,36 +151,24 @@ def export(options: ExportOptions) -> ExportResult:
             apply_rewrites(network, FLOAT_REWRITES)
             divide_logits(network, temperature)
             made.batches = proof_batches(network, others=others, whole=verify)
-            model = directory / "model.float.onnx"
+            model = directory / f"model.float{chosen.suffix}"
             made.write(network, model, origin, chosen.float_format)
             if verify and parity is None:
-                parity = measure_parity(network, chosen).demand()
+                parity = chosen.parity(network).demand()
             config = network.config
             del network
             try:
                 made.run(model, config)
             except RuntimeUnavailableError as error:
                 unavailable = error
-        if builds:
-            try:
-                resolved = choose_flavor(options.flavor)
-            except RuntimeUnavailableError as error:
-                unavailable = error
-            else:
-                engines = _engines(
-                    directory,
-                    made.models,
-                    resolved,
-                    profile,
-                    options.compute_capabilities,
-                    origin,
-                    formats,
-                    label,
-                    build,
-                )
+        try:
+            about = BuildAbout(origin.manifest_sha256, label, formats)
+            engines = chosen.build(directory, made.models, options, about)
+        except RuntimeUnavailableError as error:
+            unavailable = error
         batches = made.batches if made.ran else ()
         ExportRecord(
-            target=target,
+            target=chosen.name,
             manifest_sha256=origin.manifest_sha256,
             source_sha256=origin.source_sha256,
             simulated=simulated,
@@ -200,7 +182,7 @@ def export(options: ExportOptions) -> ExportResult:
             proof=None if proof is None else typed(ProofRecord, proof.to_dict()),
             parity=None if parity is None else typed(ParityRecord, parity.to_dict()),
             versions=versions(
-                "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"
+                "onnx", "onnx-ir", "onnxruntime-gpu", *(p for one in TARGETS.values() for p in one.lowest)
             ),
         ).write(directory)
     place.record(
@@ -213,13 +195,12 @@ def export(options: ExportOptions) -> ExportResult:
         format=label or chosen.float_format,
     )
     if unavailable is not None:
-        kind = "TensorRT-ready ONNX" if target == "tensorrt" else "ONNX file, unproven,"
-        unavailable.where = f"the {kind} was written to {out} all the same"
+        unavailable.where = f"the {chosen.kind} was written to {out} all the same"
         raise unavailable
     return ExportResult(
         out,
-        out / "model.onnx" if "model.onnx" in made.files else None,
-        out / "model.float.onnx" if writes_float else None,
+        out / f"model{chosen.suffix}" if f"model{chosen.suffix}" in made.files else None,
+        out / f"model.float{chosen.suffix}" if writes_float else None,
         proof,
         simulated,
         parity,
@@ -274,7 +255,7 @@ class _Made:
     """The files of an export as they come to be.
 
     Attributes:
-        models: names of the ONNX files.
+        models: names of the files of networks.
         files: those and what lies beside them.
         batches: sizes that they are to be run at; `ran` once they were.
     """
@@ -288,7 +269,7 @@ class _Made:
 
     def run(self, path: Path, config: IllamaConfig, *, fp8: bool = False) -> None:
         """Run a file at all sizes (see `prove_batches`)."""
-        prove_batches(path, self.target, config, self.batches, fp8=fp8)
+        prove_batches(self.target.load(path, fp8=fp8), self.target.tried_in, path, config, self.batches)
         self.ran = True
 
     def write(self, network: Illama, path: Path, origin: _Origin, format_: str) -> None:
@@ -308,54 +289,11 @@ class _Made:
         if self.temperature != 1:
             about["temperature"] = repr(self.temperature)
         self.models.append(path.name)
-        self.files += [file.name for file in write_file(self.target.build(network), path, about)]
+        self.files += [file.name for file in self.target.write(network, path, about)]
 
 
 def _file_record(path: Path) -> FileRecord:
     return FileRecord(sha256_file(path), path.stat().st_size)
-
-
-def _engines(
-    directory: Path,
-    files: Sequence[str],
-    flavor: str,
-    profile: Profile,
-    compute_capabilities: Sequence[str],
-    origin: _Origin,
-    formats: Mapping[str, Format],
-    label: str,
-    build: BuildOptions | None,
-) -> list[Path]:
-    """Build an engine from each ONNX file of the directory."""
-    # FP8 came with Ada.
-    has_fp8 = any(format_.base == "FP8" for format_ in formats.values())
-    known = [c for c in RTX_CAPABILITIES if not has_fp8 or c != "8.6"]
-    capabilities = tuple(compute_capabilities) or (tuple(known) if flavor == "rtx" else ())
-    rebuild = (
-        f"illama-deploy export {'QUANTIZED' if formats else 'CHECKPOINT'} --trt --flavor {flavor}"
-        f" --min-batch {profile.minimum} --opt-batch {profile.optimum} --max-batch {profile.maximum}"
-        + "".join(f" --compute-capability {c}" for c in capabilities)
-    )
-    engines = []
-    for name in files:
-        engine = directory / f"{name.removesuffix('.onnx')}.engine"
-        about = {
-            "manifest_sha256": origin.manifest_sha256,
-            "precision": {"gemms": label if name == "model.onnx" else "float16"}
-            | {"norms": "float32", "rest": "float16"},
-        }
-        build_engine(
-            directory / name,
-            engine,
-            flavor=flavor,
-            profile=profile,
-            capabilities=capabilities,
-            about=about,
-            rebuild=rebuild,
-            options=build,
-        )
-        engines.append(engine)
-    return engines
 
 
 def _source(artifact: QuantizedArtifact, source: str | Path | None) -> Checkpoint:

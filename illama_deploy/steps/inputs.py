@@ -10,8 +10,9 @@ from typing import Any
 from ..checkpoint import EMBEDDED
 from ..data import data_paths
 from ..errors import ArtifactError, UsageError
-from ..export.targets import TARGETS
 from ..memory import path_of
+from ..target_names import LINES
+from ..targets import TARGETS
 from ..workspace import NETWORKS, Made, Workspace, identity
 from .load_checkpoint import embedded_sha256
 
@@ -160,9 +161,10 @@ def choose_any(place: Workspace, *steps: str) -> Chosen:
 
 
 def exported_files(directory: Path) -> list[Path]:
-    """The files of an export that run, the float one first: engines where there are any, else ONNX files."""
-    for suffix in ("engine", "onnx"):
-        files = [directory / f"model.float.{suffix}", directory / f"model.{suffix}"]
+    """The files of an export that run, the float one first: those that were built where there are any."""
+    built = {target.runs_suffix: target.runs_suffix == target.suffix for target in TARGETS.values()}
+    for suffix in sorted(built, key=lambda suffix: built[suffix]):
+        files = [directory / f"model.float{suffix}", directory / f"model{suffix}"]
         if found := [path for path in files if path.is_file()]:
             return found
     return [directory]
@@ -194,9 +196,9 @@ def refuse_stale(*artifacts: object) -> None:
 
 def _flag(directory: Path) -> str:
     """The option of `export` that makes such a directory."""
-    flags = {"onnx-cpu": "--onnx", "onnx-cuda": "--onnx --target cuda", "tensorrt": "--trt"}
-    name = next((name for name, target in TARGETS.items() if target.folder == directory.name), "onnx-cpu")
-    return flags.get(name, f"--{name}")
+    name = next((name for name, target in TARGETS.items() if target.folder == directory.name), next(iter(TARGETS)))
+    lines = {line.flag: line.name for line in reversed(LINES)}
+    return next((flag for flag, first in lines.items() if first == name and flag), f"--target {name}")
 
 
 def _list(paths: list[Path]) -> str:

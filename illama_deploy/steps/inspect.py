@@ -2,51 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import onnx_ir as ir
 
 from ..atomic import new_file
 from ..errors import ArtifactError, DeployError, UsageError
-from ..export.float_graph import SITE
-from ..export.parity import measure_parity
-from ..export.proofs import prove_onnxruntime, prove_openvino
-from ..export.proofs.openvino_cpu import BOOKKEEPING
 from ..export.record import RECORD, read_record
-from ..export.sidecar import read_sidecar
-from ..export.targets import TARGETS
 from ..hashing import canonical_json
-from ..measure.layer_times import onnxruntime_times, openvino_times
 from ..options import step
 from ..options.steps import InspectOptions
 from ..quant import load_quantized
 from ..quant.artifact import MANIFEST
 from ..report.faces import render_inspection
 from ..report.rows import SITE_COLUMNS, site_rows
-from ..runtime.onnx_file import read_onnx
+from ..targets import TARGETS, Target, find_target
+from ..targets import LayerTable as Inspection
+from ..targets.open import find_file
 from .inputs import refuse_stale
 from .sensitivity import describe_sites
 
 __all__ = ["Inspection", "inspect"]
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """A table.
-
-    Attributes:
-        summary: lines about all of it.
-        figures: the same as plain values, for JSON.
-    """
-
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    summary: str
-    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @step(InspectOptions)
@@ -74,28 +48,24 @@ def inspect(options: InspectOptions) -> Inspection:
 
 
 def _look(path: Path, parity: bool, target: str, images: int) -> Inspection:
-    if path.suffix == ".engine":
-        sidecar, columns = read_sidecar(path), ("layer", "type", "precision")
-        rows: list[tuple[str, ...]] = [*sidecar.layers]
-        figures = [dict(zip(("name", *columns[1:]), row, strict=True)) for row in rows]
-        return Inspection(columns, rows, f"{len(rows)} layers, from the {sidecar.layers_from}", {"layers": figures})
-    if path.suffix == ".onnx" or (path / RECORD).is_file():
-        names = [path] if path.suffix == ".onnx" else [path / "model.onnx", path / "model.float.onnx"]
-        return _exported(next((name for name in names if name.is_file()), names[0]))
-    if not (path / MANIFEST).is_file():
-        raise ArtifactError(
-            "It is no quantized checkpoint, no export and no engine.",
-            where=path,
-            hint="Give a directory that 'quantize' or 'export' wrote, an .onnx file or an .engine.",
-        )
-    if not parity:
-        return _quantized(path, images)
-    quantized = load_quantized(path)
-    if target not in TARGETS:
-        raise UsageError(f"There is no target {target!r}.", hint=f"Use one of: {', '.join(TARGETS)}.")
-    TARGETS[target].simulates(quantized.model, allowed=True)
-    result = measure_parity(quantized.model, TARGETS[target])
-    rows = [(layer.name, f"{layer.sqnr_db:.1f}") for layer in result.layers]
+    if (path / MANIFEST).is_file():
+        return _parity(path, target) if parity else _quantized(path, images)
+    if (found := find_file(path)) is not None:
+        running = path / found.target.model if path.is_dir() else found.path
+        return found.target.layers(running if running.is_file() else found.path)
+    raise ArtifactError(
+        "It is no quantized checkpoint, and no export.",
+        where=path,
+        hint="Give a directory that 'quantize' or 'export' wrote, or a file of an export.",
+    )
+
+
+def _parity(path: Path, name: str) -> Inspection:
+    """Each GEMM's agreement with torch."""
+    target, network = find_target(name, exports=True), load_quantized(path).model
+    target.simulates(network, allowed=True)
+    result = target.parity(network)
+    rows: list[tuple[str, ...]] = [(layer.name, f"{layer.sqnr_db:.1f}") for layer in result.layers]
     return Inspection(("GEMM", "dB against torch"), rows, str(result), result.to_dict())
 
 
@@ -113,9 +83,9 @@ def _quantized(path: Path, images: int) -> Inspection:
         )
     else:
         lines.append(f"sensitivity was not measured: {found['not_measured']}")
-    for target in (TARGETS["onnx-cpu"], TARGETS["openvino"]):
+    for target in TARGETS.values():
         directory = path.absolute().parent / target.folder
-        if (shares := _shares_by_site(directory, found["manifest_sha256"])) is not None:
+        if (shares := _shares_by_site(target, directory, found["manifest_sha256"])) is not None:
             columns = (*columns, "kernel", "time %")
             for i, site in enumerate(found["sites"]):
                 kernel, share = shares.get(site["name"], ("–", None))
@@ -127,79 +97,17 @@ def _quantized(path: Path, images: int) -> Inspection:
     return Inspection(columns, rows, "\n".join(lines), found)
 
 
-def _shares_by_site(directory: Path, manifest_sha256: str) -> dict[str, tuple[str, float]] | None:
+def _shares_by_site(target: Target, directory: Path, manifest_sha256: str) -> dict[str, tuple[str, float]] | None:
     """Kernel and share of latency of each site in an export of this checkpoint; None where there is none."""
     try:
         if not (directory / RECORD).is_file() or read_record(directory).manifest_sha256 != manifest_sha256:
             return None
-        layers, _ = _layers(directory / "model.onnx")
+        layers = target.layers(directory / target.model).figures["layers"]
     except DeployError:
         return None
     sites: dict[str, tuple[str, float]] = {}
     for layer in layers:
-        if layer["site"] is not None and layer["time_share"] is not None:
+        if layer.get("site") is not None and layer.get("time_share") is not None:
             _, share = sites.get(layer["site"], ("", 0.0))
             sites[layer["site"]] = (layer["kernel"], share + layer["time_share"])
     return sites or None
-
-
-def _exported(path: Path) -> Inspection:
-    layers, summary = _layers(path)
-    rows: list[tuple[str, ...]] = [
-        (
-            layer["name"],
-            layer["kernel"],
-            layer["precision"],
-            "–" if layer["time_share"] is None else f"{100 * layer['time_share']:.1f}",
-        )
-        for layer in layers
-    ]
-    counts = Counter(layer["precision"] for layer in layers)
-    told = ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
-    return Inspection(
-        ("layer", "kernel", "precision", "time %"), rows, f"{summary}\n{len(rows)} layers: {told}", {"layers": layers}
-    )
-
-
-def _layers(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """Layers of an exported file with kernel, precision, site and share of latency, and a line about them.
-
-    As proven when it was exported, where that record lies beside it; else as the runtime says now.
-    """
-    file = read_onnx(path)
-    proof = _recorded(path, file.sha256)
-    openvino = file.target == "openvino"
-    if proof is None and file.target in ("onnx-cuda", "tensorrt"):
-        raise ArtifactError(
-            f"Nothing was proven when it was written for {file.target}.",
-            where=path,
-            hint="Of TensorRT give the .engine; what CUDA does with a file is known on a GPU only.",
-        )
-    if proof is None:
-        prove = prove_openvino if openvino else prove_onnxruntime
-        proof = prove(path, {}).to_dict()
-    nodes = ir.traversal.RecursiveGraphIterator(ir.load(path).graph)  # those inside loops too
-    sites = {node.name: node.metadata_props.get(SITE) for node in nodes}
-    layers = [{**layer, "site": sites.get(layer["site"] or layer["name"])} for layer in proof["layers"]]
-    times = _openvino_seconds(path, layers) if openvino else _onnxruntime_seconds(path, layers)
-    total = sum(second for second in times if second is not None)
-    for layer, second in zip(layers, times, strict=True):
-        layer["time_share"] = second / total if second is not None and total else None
-    return layers, str(proof["summary"])
-
-
-def _recorded(path: Path, sha256: str) -> dict[str, Any] | None:
-    return read_record(path.parent).proof_of(path.name, sha256) if (path.parent / RECORD).is_file() else None
-
-
-def _onnxruntime_seconds(path: Path, layers: list[dict[str, Any]]) -> list[float | None]:
-    times: Mapping[str, float] = onnxruntime_times(path)
-    return [times.get(layer["name"]) for layer in layers]
-
-
-def _openvino_seconds(path: Path, layers: list[dict[str, Any]]) -> list[float | None]:
-    """The proof lists the computing layers in the order in which they run, and so does the profile."""
-    times = [(kind, seconds) for kind, seconds in openvino_times(path) if kind not in BOOKKEEPING]
-    if [kind for kind, _ in times] != [layer["kernel"].split(" ")[0] for layer in layers]:
-        return [None] * len(layers)  # written on another machine, or by another version
-    return [seconds for _, seconds in times]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..export.targets import TARGETS
 from ..formats import BITS, Format
-from ..runtime.torchao_cpu import TORCHAO_FORMATS
+from ..targets import ALL, TARGETS
 
 __all__ = ["kernel_lines", "kernels_of"]
 
@@ -28,9 +27,10 @@ def _line(base: str, found: dict[str, str]) -> str:
     if found:
         return f"{base} runs in " + "; ".join(f"{TARGETS[name].runtime}: {how}" for name, how in found.items())
     why = dict.fromkeys(target.missing[base].why for target in TARGETS.values())
-    torchao = " (only torchao's in PyTorch, --target torch)" if base in TORCHAO_FORMATS else ""
+    others = [target for name, target in ALL.items() if name not in TARGETS and target.runs(base) is not None]
+    only = "".join(f" (only {target.runtime} has, --target {target.name})" for target in others)
     return (
-        f"{base} is simulated: no target that files are exported for has a kernel for it{torchao}: {'; '.join(why)}. "
+        f"{base} is simulated: no target that files are exported for has a kernel for it{only}: {'; '.join(why)}. "
         "Its accuracy can be measured, and files for that with 'export --simulate'; none of them is faster for it. "
         f"What runs on CPUs and in TensorRT is made by --bits {' and --bits '.join(BITS)}."
     )

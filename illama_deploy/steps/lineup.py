@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
 from ..export.record import RECORD, read_record
-from ..export.targets import TARGETS
 from ..hashing import sha256_file
 from ..quant import load_quantized
 from ..quant.artifact import MANIFEST
-from ..runtime import ArtifactInfo, Runtime, Unavailable, open_artifact, open_if_available
+from ..runtime import ArtifactInfo, Runtime, Unavailable
+from ..targets import ALL, TARGETS, Target, find_target
+from ..targets.open import find_file, open_artifact, open_if_available
 from ..workspace import Workspace
 from .export import export
 from .inputs import choose_exports, choose_network
 from .load_checkpoint import checkpoint_path
 
-__all__ = ["TARGET_NAMES", "Group", "Member", "line_up"]
-
-#: What `--target` says: the target of an export, and what lies in its folder.
-TARGET_NAMES = {"cpu": "onnx-cpu", "cuda": "onnx-cuda", "trt": "tensorrt", "openvino": "openvino"}
+__all__ = ["Group", "Member", "line_up"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,16 @@ class Member:
     """One artifact that takes part.
 
     Attributes:
-        target: what it was made for, such as `openvino`; `torch` for checkpoints.
         proof: which kernels it runs on, from the record of its export.
     """
 
     artifact: Runtime | Unavailable
-    target: str
     proof: dict[str, Any] | None = None
+
+    @property
+    def target(self) -> str:
+        """Name of the target that it runs in, or was made for."""
+        return self.artifact.target
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def line_up(
     (`_place`). So does the directory of an export.
 
     Args:
-        targets: names in `TARGET_NAMES`; `torch` and `cpu` choose what runs the files that are named.
+        targets: names of targets; of files, the one that runs them.
         options: of `open_artifact`.
         say: gets a line that says what is taken, where nothing was named.
 
@@ -81,33 +82,30 @@ def line_up(
         DeployError: bad input; one that cannot run on this machine is `Unavailable` instead, unless it is the baseline
             that the user named.
     """
-    if unknown := [name for name in targets if name not in (*TARGET_NAMES, "torch")]:
-        raise UsageError(
-            f"There is no target {unknown[0]!r} to choose here.",
-            hint=f"Use some of: {', '.join((*TARGET_NAMES, 'torch'))}.",
-        )
-    exports = [name for name in targets if name != "torch"]
+    chosen = [find_target(name) for name in targets]
     if not candidates:
-        return _from_workspace(baseline, targets, workspace, options, say)
-    quantized = [c for c in candidates if isinstance(c, str | Path) and (Path(c) / MANIFEST).is_file()]
-    if targets and len(quantized) == len(candidates):
+        return _from_workspace(baseline, chosen, workspace, options, say)
+    quantized = [Path(c) for c in candidates if isinstance(c, str | Path) and (Path(c) / MANIFEST).is_file()]
+    if chosen and len(quantized) == len(candidates):
         return [
-            _target_group(Path(path), Path(path).absolute().parent, TARGET_NAMES[name], baseline, options)
+            _quantized_group(path, path.absolute().parent, target, baseline, options)
+            for target in sorted(chosen, key=lambda target: target.name not in TARGETS)
             for path in quantized
-            for name in exports
-        ] + ([_torch_group(Path(path), baseline, options) for path in quantized] if "torch" in targets else [])
-    directories = [c for c in candidates if isinstance(c, str | Path) and (Path(c) / RECORD).is_file()]
+        ]
+    directories = [Path(c) for c in candidates if isinstance(c, str | Path) and (Path(c) / RECORD).is_file()]
     if baseline is None and len(directories) == len(candidates):
         groups = []
-        for path in map(Path, directories):
-            target = read_record(path).target
-            if exports and target not in {TARGET_NAMES[name] for name in exports}:
+        for path in directories:
+            target = _target_of_record(path)
+            if chosen and target not in chosen:
                 raise UsageError(
-                    f"It was exported for {target}, which --target leaves out.", where=path, hint="Leave --target out."
+                    f"It was exported for {target.name}, which --target leaves out.",
+                    where=path,
+                    hint="Leave --target out.",
                 )
             groups.append(_export_group(path, target, None, options))
         return groups
-    if len(targets) > 1 or not set(targets) <= {"torch", "cpu"}:
+    if len(chosen) > 1:
         raise UsageError(
             f"--target {' --target '.join(targets)} chooses among the exports of a quantized checkpoint; "
             "a file runs on what it was written for.",
@@ -116,9 +114,25 @@ def line_up(
     return [_named(candidates, baseline, workspace, {**options, "backend": next(iter(targets), None)})]
 
 
+def _target_of_record(directory: Path) -> Target:
+    """The target of an export.
+
+    Raises:
+        ArtifactError: there is none of that name.
+    """
+    name = read_record(directory).target
+    if name not in TARGETS:
+        raise ArtifactError(
+            f"It was exported for {name!r}, and there is no such target here.",
+            where=directory,
+            hint="Another version may know it; export it again.",
+        )
+    return TARGETS[name]
+
+
 def _from_workspace(
     baseline: str | Path | Runtime | None,
-    targets: Sequence[str],
+    targets: Sequence[Target],
     workspace: Workspace,
     options: dict[str, Any],
     say: Callable[[str], None],
@@ -127,7 +141,7 @@ def _from_workspace(
     if not targets:
         directories, why = choose_exports(workspace)
         say(why)
-        return [_export_group(path, read_record(path).target, baseline, options) for path in directories]
+        return [_export_group(path, _target_of_record(path), baseline, options) for path in directories]
     network = choose_network(workspace)
     say(network.why)
     quantized = Path(network.path)
@@ -137,25 +151,29 @@ def _from_workspace(
             where=quantized,
             hint="Run 'illama-deploy quantize' first, or name what to take.",
         )
-    return [
-        _torch_group(quantized, baseline, options)
-        if name == "torch"
-        else _target_group(quantized, workspace.root, TARGET_NAMES[name], baseline, options, workspace)
-        for name in targets
-    ]
+    return [_quantized_group(quantized, workspace.root, target, baseline, options, workspace) for target in targets]
 
 
-def _torch_group(quantized: Path, baseline: str | Path | Runtime | None, options: dict[str, Any]) -> Group:
-    """A quantized checkpoint on torchao's kernels against the float checkpoint that it was made of."""
+def _quantized_group(
+    quantized: Path,
+    root: Path,
+    target: Target,
+    baseline: str | Path | Runtime | None,
+    options: dict[str, Any],
+    workspace: Workspace | None = None,
+) -> Group:
+    """A quantized checkpoint in a target; where that takes no files, against the float checkpoint it was made of."""
+    if target.name in TARGETS:
+        return _target_group(quantized, root, target, baseline, options, workspace)
     first = baseline if baseline is not None else checkpoint_path(load_quantized(quantized))
-    torch = {**options, "backend": "torch"}
-    return Group(_baselines(first, torch, demanded=True), (_member(quantized, torch),))
+    as_it_is = {**options, "backend": target.name}
+    return Group(_baselines(first, as_it_is, demanded=True), (_member(quantized, as_it_is),))
 
 
 def _target_group(
     quantized: Path,
     root: Path,
-    target: str,
+    target: Target,
     baseline: str | Path | Runtime | None,
     options: dict[str, Any],
     workspace: Workspace | None = None,
@@ -166,19 +184,17 @@ def _target_group(
         workspace: where it is the usual one of that, and one of an older network is made anew.
     """
     manifest = sha256_file(quantized / MANIFEST)
-    directory = (
-        root / TARGETS[target].folder if workspace else _place(quantized, root, TARGETS[target].folder, manifest)
-    )
+    directory = root / target.folder if workspace else _place(quantized, root, target.folder, manifest)
     there = (directory / RECORD).is_file()
     if not there or (workspace is not None and read_record(directory).manifest_sha256 != manifest):
         try:
-            export(quantized, target=target, out=directory if workspace is None else None, workspace=workspace)
+            export(quantized, target=target.name, out=directory if workspace is None else None, workspace=workspace)
         except RuntimeUnavailableError:
             pass  # its files are written all the same
         except UsageError as error:  # the target has no kernel for a format
             what = json.loads((quantized / MANIFEST).read_text(encoding="utf-8"))["format"]
-            info = ArtifactInfo(f"{quantized} for {target}", what, target, "none", 0, "", manifest)
-            return Group((), (Member(Unavailable(info, error.what.rstrip(".")), target),))
+            info = ArtifactInfo(f"{quantized} for {target.name}", what, target.name, "none", 0, "", manifest)
+            return Group((), (Member(Unavailable(info, error.what.rstrip("."), None, target.name)),))
     if read_record(directory).manifest_sha256 != manifest:
         raise ArtifactError(
             f"The export is not of {quantized} (its manifest differs).",
@@ -206,39 +222,32 @@ def _place(quantized: Path, root: Path, folder: str, manifest: str) -> Path:
 
 def _export_group(
     directory: Path,
-    target: str,
+    target: Target,
     baseline: str | Path | Runtime | None,
     options: dict[str, Any],
     made_by: str = "export",
 ) -> Group:
-    """What lies in the directory of an export: the quantized file (or its engine) against the float one."""
-    suffix = "engine" if target == "tensorrt" else "onnx"
-    model, other = directory / f"model.{suffix}", directory / f"model.float.{suffix}"
+    """What lies in the directory of an export: what runs of the quantized file against that of the float one."""
+    model, other = directory / target.model, directory / target.float_model
     record = read_record(directory, files=True) if (directory / RECORD).is_file() else None
     proof = None if record is None or record.proof is None else record.proof.to_dict()
-    if not (directory / "model.onnx").is_file():
+    if not (directory / f"model{target.suffix}").is_file():
         raise UsageError(
             "It holds the float file alone, and a check compares a quantized one with it.",
             where=directory,
             hint="Quantize the checkpoint and export that; 'evaluate' and 'bench' take the float file.",
         )
     if not model.is_file():
-        return Group((), (Member(_no_engine(directory), target),))
-    candidate = Member(open_if_available(model, **options), target, proof)
+        why = target.state().cannot_build or "export it again"
+        unbuilt = Unavailable(
+            target.describe_unbuilt(directory), f"no {model.suffix[1:]} was built: {why}", None, target.name
+        )
+        return Group((), (Member(unbuilt),))
+    candidate = Member(open_if_available(model, **options), proof)
     if baseline is not None:
         return Group(_baselines(baseline, options, demanded=True), (candidate,))
     Workspace().need(other, made_by)
     return Group(_baselines(other, options, demanded=isinstance(candidate.artifact, Runtime)), (candidate,))
-
-
-def _no_engine(directory: Path) -> Unavailable:
-    """A TensorRT export that could not build its engines here."""
-    from ..environment import target_states
-
-    state = next(state for state in target_states() if state.name == "tensorrt")
-    seen = open_if_available(directory / "model.onnx", backend="cpu")
-    info = replace(seen.info, name=str(directory), backend="tensorrt", provider="none")
-    return Unavailable(info, f"no engine was built: {state.cannot_build or 'export it again'}")
 
 
 def _named(
@@ -263,14 +272,18 @@ def _float_beside(candidates: Sequence[str | Path | Runtime], workspace: Workspa
         if isinstance(candidate, Runtime):
             continue
         path = Path(candidate)
-        beside = path.parent / "model.float.onnx"
-        if path.is_file() and beside.is_file() and beside != path:
+        found = find_file(path) if path.is_file() else None
+        beside = None if found is None else path.parent / f"model.float{path.suffix}"
+        if beside is not None and beside.is_file() and beside != path:
             return beside
-        exported = workspace.onnx
-        if (path / MANIFEST).is_file() and (exported / RECORD).is_file():
-            of_it = read_record(exported).manifest_sha256 == sha256_file(path / MANIFEST)
-            if of_it and (exported / "model.float.onnx").is_file():
-                return exported / "model.float.onnx"
+        if not (path / MANIFEST).is_file():
+            continue
+        for target in TARGETS.values():
+            exported = workspace.root / target.folder
+            if not (exported / RECORD).is_file() or not (exported / target.float_model).is_file():
+                continue
+            if read_record(exported).manifest_sha256 == sha256_file(path / MANIFEST):
+                return exported / target.float_model
     raise UsageError(
         "No baseline is named, and no float file of the same export lies beside a candidate.",
         where=", ".join(str(one) for one in candidates if not isinstance(one, Runtime)) or None,
@@ -280,16 +293,7 @@ def _float_beside(candidates: Sequence[str | Path | Runtime], workspace: Workspa
 
 def _member(artifact: str | Path | Runtime, options: dict[str, Any]) -> Member:
     opened = artifact if isinstance(artifact, Runtime) else open_if_available(artifact, **options)
-    return Member(opened, _target_of(opened), _proof_of(opened))
-
-
-def _target_of(artifact: Runtime | Unavailable) -> str:
-    backend = artifact.info.backend
-    if backend == "onnxruntime":
-        return "onnx-cuda" if artifact.info.provider.startswith("CUDA") else "onnx-cpu"
-    return next(
-        (name for name in TARGETS if backend.startswith(name)), "torch" if backend.startswith("torch") else backend
-    )
+    return Member(opened, _proof_of(opened))
 
 
 def _proof_of(artifact: Runtime | Unavailable) -> dict[str, Any] | None:
@@ -298,7 +302,8 @@ def _proof_of(artifact: Runtime | Unavailable) -> dict[str, Any] | None:
     directory = path if path.is_dir() else path.parent
     if not (directory / RECORD).is_file():
         return None
-    return read_record(directory).proof_of("model.onnx" if path.is_dir() else path.name, artifact.info.sha256)
+    found = find_file(path)
+    return None if found is None else read_record(directory).proof_of(found.path.name, artifact.info.sha256)
 
 
 def _baselines(baseline: str | Path | Runtime, options: dict[str, Any], *, demanded: bool) -> tuple[Member, ...]:
@@ -308,12 +313,11 @@ def _baselines(baseline: str | Path | Runtime, options: dict[str, Any], *, deman
         demanded: whether one that cannot run is an error.
     """
     if isinstance(baseline, Runtime):
-        return (Member(baseline, _target_of(baseline)),)
+        return (Member(baseline),)
     opened = open_artifact(baseline, **options) if demanded else open_if_available(baseline, **options)
-    info = opened.info
-    halved = info.backend == "openvino" and info.provider.endswith("bf16") and info.format == "float32"
-    if not (halved and isinstance(opened, Runtime)):
-        return (Member(opened, _target_of(opened)),)
-    opened.info = replace(info, name=f"{info.name} (bf16)", format="bfloat16")
-    precise = open_artifact(baseline, **{**options, "precision": "f32"})
-    return (Member(precise, "openvino"), Member(opened, "openvino"))
+    if not isinstance(opened, Runtime):
+        return (Member(opened),)
+    all_of_it = ALL[opened.target].baselines(
+        opened, lambda precision: open_artifact(baseline, **{**options, "precision": precision})
+    )
+    return tuple(map(Member, all_of_it))

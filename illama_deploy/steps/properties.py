@@ -18,7 +18,7 @@ from ..options.groups import PROPERTIES, PropertyOptions
 from ..preprocessing import Preprocessing
 from ..progress import track
 from ..runtime import Runtime
-from ..runtime.torch_cpu import TorchRuntime
+from ..targets.torch_cpu.simulated import TorchRuntime
 
 __all__ = ["Properties", "require_known"]
 

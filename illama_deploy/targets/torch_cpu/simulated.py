@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..checkpoint import Checkpoint
-from ..model.illama import Illama
-from ..preprocessing import Preprocessing
-from ..quant import load_quantized
-from ..quant.artifact import WEIGHTS
-from .runtime import SIMULATION, ArtifactInfo, Runtime
+from ...checkpoint import Checkpoint
+from ...model.illama import Illama
+from ...preprocessing import Preprocessing
+from ...quant import load_quantized
+from ...quant.artifact import WEIGHTS
+from ...runtime import SIMULATION, ArtifactInfo, Runtime
 
 __all__ = ["TorchRuntime", "open_float", "open_quantized"]
 
 
 class TorchRuntime(Runtime):
     """Runs a network eagerly in float32."""
+
+    target = "torch"
 
     def __init__(self, model: Illama, info: ArtifactInfo, preprocessing: Preprocessing, threads: int) -> None:
         self.model, self.info, self.preprocessing, self.threads = model, info, preprocessing, threads

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..environment import cuda_problem
-from ..errors import ArtifactError, RuntimeUnavailableError
-from ..export.sidecar import (
+from ...environment import cuda_problem
+from ...errors import ArtifactError, RuntimeUnavailableError
+from ...runtime import ArtifactInfo, BatchLimits, Runtime
+from .package import MODULES, error_log, load_package
+from .sidecar import (
     check_batch,
     check_capability,
     check_files,
     check_release,
     read_sidecar,
 )
-from ..export.trt_package import MODULES, error_log, load_package
-from .runtime import ArtifactInfo, BatchLimits, Runtime
 
 __all__ = ["TensorRTEngine", "describe_engine"]
 
@@ -37,6 +37,8 @@ class TensorRTEngine(Runtime):
         ArtifactError: engine or sidecar missing, damaged or edited; another version or GPU than it was built for.
         RuntimeUnavailableError: the package is not here, there is no CUDA device, or CUDA fails.
     """
+
+    target = "tensorrt"
 
     def __init__(self, name: str, path: Path, threads: int, *, cuda_graph: bool = False) -> None:
         sidecar = read_sidecar(path)

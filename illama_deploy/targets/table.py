@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...formats import FORMATS
+from ..formats import FORMATS
 from . import TARGETS
 
 __all__ = ["target_rows"]

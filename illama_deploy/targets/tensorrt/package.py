@@ -6,14 +6,16 @@ import importlib
 import importlib.util
 from typing import Any
 
-from ..errors import RuntimeUnavailableError
-from ..versions import LOWEST
+from ...errors import RuntimeUnavailableError
 
-__all__ = ["MODULES", "ErrorLog", "check_version", "error_log", "is_installed", "load_package", "release"]
+__all__ = ["LOWEST", "MODULES", "ErrorLog", "check_version", "error_log", "is_installed", "load_package", "release"]
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
 
+#: The lowest version of each package: TensorRT has had RotaryEmbedding and RMSNormalization since 10.15, and TensorRT
+#: for RTX 1.4 cannot build engines of our files.
+LOWEST = {"tensorrt": "10.15", "tensorrt-rtx": "1.5"}
 #: Oldest version, and last major version, that this is written for: the interface, and the operators of our files.
 SUPPORTED = {
     flavor: (tuple(map(int, LOWEST[package].split("."))), newest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .environment import sums_saturate
+from ...environment import sums_saturate
 
 __all__ = ["compile_options"]
 

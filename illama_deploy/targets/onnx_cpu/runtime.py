@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..environment import cuda_problem
-from ..errors import ArtifactError, RuntimeUnavailableError
-from ..onnx_session import session_options
-from .onnx_file import OnnxFile
-from .runtime import ArtifactInfo, Runtime
+from ...environment import cuda_problem
+from ...errors import ArtifactError, RuntimeUnavailableError
+from ...onnx_session import session_options
+from ...runtime import ArtifactInfo, Runtime
+from ...runtime.onnx_file import OnnxFile
 
 __all__ = ["OnnxRuntime"]
 
@@ -48,6 +48,7 @@ class OnnxRuntime(Runtime):
         if (used := self.session.get_providers()) != expected:
             raise RuntimeUnavailableError(f"ONNX Runtime chose {used}, not {provider}.", where=file.path)
         self.describe(file, threads)
+        self.target = f"onnx-{device}"
         self.input = file.input
         self.info = ArtifactInfo.of_file(name, file, "onnxruntime", provider)
 

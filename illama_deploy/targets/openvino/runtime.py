@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ArtifactError
-from ..openvino_session import compile_options
-from ..versions import need
-from .onnx_file import OnnxFile
-from .runtime import ArtifactInfo, Runtime
+from ...errors import ArtifactError
+from ...runtime import ArtifactInfo, Runtime
+from ...runtime.onnx_file import OnnxFile
+from ...versions import need
+from .session import compile_options
 
-__all__ = ["PRECISIONS", "OpenVinoCpu"]
-
-#: Precision hints: `auto` is bfloat16 where the CPU has it, else float32.
-PRECISIONS = ("auto", "bf16", "f32")
+__all__ = ["OpenVinoCpu"]
 
 
 class OpenVinoCpu(Runtime):
@@ -45,6 +42,7 @@ class OpenVinoCpu(Runtime):
             ) from error
         self.request = compiled.create_infer_request()
         self.describe(file, threads)
+        self.target = "openvino"
         provider = f"CPU, {precision}" + (", integers computed in float" if compile_options() else "")
         self.info = ArtifactInfo.of_file(name, file, "openvino", provider)
 

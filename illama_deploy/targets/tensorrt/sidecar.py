@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArtifactError, UsageError
-from ..hashing import sha256_file
-from ..preprocessing import Preprocessing
-from ..sealed import read_sealed, write_sealed
-from ..tables import typed
-from .record import plain_name, short
-from .trt_package import MODULES, release
+from ...errors import ArtifactError, UsageError
+from ...export.record import plain_name, short
+from ...hashing import sha256_file
+from ...preprocessing import Preprocessing
+from ...sealed import read_sealed, write_sealed
+from ...tables import typed
+from .package import MODULES, release
 
 __all__ = [
     "SIDECAR_SCHEMA",

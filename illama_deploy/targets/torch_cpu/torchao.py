@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..compilation import compiling
-from ..errors import UsageError
-from ..formats import IntType
-from ..model.illama import Illama
-from ..quant import load_quantized
-from ..quant.artifact import WEIGHTS
-from ..quant.modules import QuantLinear
-from ..quant.network import quantized_modules
-from .runtime import ArtifactInfo
-from .torch_cpu import TorchRuntime
+from ...compilation import compiling
+from ...errors import UsageError
+from ...formats import IntType
+from ...model.illama import Illama
+from ...quant import load_quantized
+from ...quant.artifact import WEIGHTS
+from ...quant.modules import QuantLinear
+from ...quant.network import quantized_modules
+from ...runtime import ArtifactInfo
+from .simulated import TorchRuntime
 
 __all__ = ["TORCHAO_FORMATS", "open_torchao", "to_torchao"]
 

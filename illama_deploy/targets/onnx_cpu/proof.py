@@ -9,10 +9,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ...export.float_graph import SITE
+from ...export.proof import KernelProof, LayerPrecision, required_precision
 from ...formats import Format
 from ...onnx_session import session_options
-from ..float_graph import SITE
-from .proof import KernelProof, LayerPrecision, required_precision
 
 __all__ = ["INTEGER_KERNELS", "optimized_graph", "prove_onnxruntime"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ...export.float_graph import SITE
+from ...export.proof import KernelProof, LayerPrecision, required_precision
 from ...formats import Format
 from ...versions import need
-from ..float_graph import SITE
-from .proof import KernelProof, LayerPrecision, required_precision
 
 __all__ = ["prove_openvino"]
 

@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..atomic import new_file
-from ..environment import cuda_problem
-from ..errors import ArtifactError, ExportError, RuntimeUnavailableError, UsageError
-from ..hashing import canonical_json, sha256_file
-from ..onnx_metadata import PREFIX
-from ..progress import Phases, phases
-from .float_graph import INPUT
+from ...atomic import new_file
+from ...environment import cuda_problem
+from ...errors import ArtifactError, ExportError, RuntimeUnavailableError, UsageError
+from ...export.float_graph import INPUT
+from ...hashing import canonical_json, sha256_file
+from ...onnx_metadata import PREFIX
+from ...progress import Phases, phases
 from .layer_info import inspected_layers, network_layers
+from .package import MODULES, ErrorLog, error_log, is_installed, load_package
 from .sidecar import write_sidecar
-from .trt_package import MODULES, ErrorLog, error_log, is_installed, load_package
 
 __all__ = [
     "BUILD_THREAD",

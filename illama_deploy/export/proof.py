@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import ExportError
-from ...formats import Format
+from ..errors import ExportError
+from ..formats import Format
 
 __all__ = ["KernelProof", "LayerPrecision", "required_precision"]
 
