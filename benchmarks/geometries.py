@@ -65,7 +65,7 @@ def quantized_network(
 
 def write(network: nn.Module, target: str, path: Path) -> Path:
     """The target's file of a network."""
-    ir.save(TARGETS[target].build(network), path)
+    ir.save(TARGETS[target].built(network), path)
     return path
 
 

@@ -73,7 +73,7 @@ def test_literal_line_ends_in_an_engine(cli: Cli, digits_quantized: QuantizedArt
 
 
 def test_file_is_spelled_for_tensorrt(digits_quantized: QuantizedArtifact) -> None:
-    graph = TARGETS["tensorrt"].build(digits_quantized.model).graph
+    graph = TARGETS["tensorrt"].built(digits_quantized.model).graph
     kinds = Counter(node.op_type for node in graph)
     assert (
         kinds["DequantizeLinear"] == kinds["QuantizeLinear"] + 16 + 1
@@ -100,7 +100,7 @@ def test_published_geometry_compiles(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("illama_tiny").eval()
     apply_rewrites(model, FLOAT_REWRITES)
-    ir.save(TARGETS["tensorrt"].build(model), tmp_path / "t.onnx")
+    ir.save(TARGETS["tensorrt"].built(model), tmp_path / "t.onnx")
     options = {"flavor": "rtx", "capabilities": ("8.9",), "about": {}, "rebuild": ""}
     sidecar = build_engine(tmp_path / "t.onnx", tmp_path / "t.engine", profile=Profile(), **options)  # type: ignore[arg-type]
     assert json.loads(sidecar.read_text())["engine"]["bytes"] > 11_000_000

@@ -113,7 +113,7 @@ def test_batches_of_more_images_than_tokens(target: str, change: dict[str, Any])
     images = torch.randn(9, 3, *model.config.image_size)
     expected = model(images).numpy()
     for whole in (True, False):
-        graph = TARGETS[target].build(model, whole=whole)
+        graph = TARGETS[target].built(model, whole=whole)
         for batch in (1, 2, 3, 7, 8, 9):
             found = _run(graph, images[:batch])
             tolerance = 1e-4 if TARGETS[target].float_format == "float32" else 0.1
@@ -177,7 +177,7 @@ def test_unsound_constants_are_never_written(
     model = load_quantized(digits_quantized.path).model
     model.blocks[0].mlp.fc2.weight_scale[3] = value  # type: ignore[operator, index]
     with pytest.raises(ExportError, match=rf"fc2\.weight.* {says}"):
-        TARGETS[target].build(model)
+        TARGETS[target].built(model)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -282,7 +282,7 @@ def test_one_input_that_sites_quantize_each_in_its_way(digits_quantized: Quantiz
     images = torch.randn(4, 1, 32, 32)
     expected = model(images).numpy()
     for name in ("onnx-cpu", "openvino"):
-        graph = TARGETS[name].build(model)
+        graph = TARGETS[name].built(model)
         onnx.checker.check_model(ir.serde.serialize_model(graph))
         actual = _run(graph, images)
         assert sqnr_db(float(np.square(expected).sum()), float(np.square(actual - expected).sum())) > 30

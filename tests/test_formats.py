@@ -195,7 +195,7 @@ def test_precisions_are_proven(artifacts: dict[str, QuantizedArtifact], tmp_path
 
 
 def test_four_bit_file_on_integer_kernels(artifacts: dict[str, QuantizedArtifact]) -> None:
-    graph = TARGETS["onnx-cpu"].build(artifacts["W4A8"].model, whole=False).graph
+    graph = TARGETS["onnx-cpu"].built(artifacts["W4A8"].model, whole=False).graph
     stored = Counter(v.dtype for v in graph.initializers.values() if (v.name or "").endswith(".weight.integers"))
     assert stored == {ir.DataType.INT4: 14, ir.DataType.INT8: 2}  # the first and the last layer have 8 bits
 

@@ -328,7 +328,7 @@ def _run(target: str, graph: ir.Model, path: Path) -> np.ndarray:
 def test_graphs_agree_with_torch(target: str, place: Place, tmp_path: Path) -> None:
     half = target == "tensorrt"
     for model, least in ((_hard_network(), 0.999), (place.quantized.model, 0.99)):
-        found = _run(target, TARGETS[target].build(model), tmp_path / "model.onnx")
+        found = _run(target, TARGETS[target].built(model), tmp_path / "model.onnx")
         expected = model(IMAGES)
         assert _agreement(found, expected) >= (0.95 if half else least)
         # Half precision rounds some values to other integers, and a random network makes much of it.
@@ -337,7 +337,7 @@ def test_graphs_agree_with_torch(target: str, place: Place, tmp_path: Path) -> N
 
 @torch.no_grad()
 def test_onnxruntime_gives_the_integers_of_torch(place: Place, tmp_path: Path) -> None:
-    found = _run("onnx-cpu", TARGETS["onnx-cpu"].build(place.quantized.model), tmp_path / "model.onnx")
+    found = _run("onnx-cpu", TARGETS["onnx-cpu"].built(place.quantized.model), tmp_path / "model.onnx")
     noise = np.abs(found - place.quantized.model(IMAGES).numpy())
     # One that rounds otherwise, on another machine, moves a logit by about a step; most must not move at all.
     assert np.median(noise) < 1e-5
@@ -406,7 +406,7 @@ def test_engines_build_without_a_gpu(place: Place, tmp_path: Path) -> None:
 
 
 def test_factors_stay_float32_in_half_precision(place: Place) -> None:
-    graph = TARGETS["tensorrt"].build(place.quantized.model).graph
+    graph = TARGETS["tensorrt"].built(place.quantized.model).graph
     factors = [node.inputs[2] for node in graph if node.op_type == "Resize"]
     assert {value.dtype for value in factors if value is not None} == {ir.DataType.FLOAT}
     assert len(factors) == 11
@@ -553,7 +553,7 @@ def test_pictures_are_small() -> None:
 def test_what_is_read_of_a_network() -> None:
     """A head with BatchNorms is folded for a graph, and left alone itself."""
     model = _hard_network()
-    TARGETS["onnx-cpu"].build(model)
+    TARGETS["onnx-cpu"].built(model)
     assert isinstance(model.head, UperNet)
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     folded: Illama = copy.deepcopy(model)

@@ -14,8 +14,8 @@ MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
 
 #: The lowest version of each package: TensorRT has had RotaryEmbedding and RMSNormalization since 10.15, and TensorRT
-#: for RTX 1.4 cannot build engines of our files.
-LOWEST = {"tensorrt": "10.15", "tensorrt-rtx": "1.5"}
+#: for RTX 1.4 cannot build our engines, 1.5 and 1.6 none with 8-bit convolutions.
+LOWEST = {"tensorrt": "10.15", "tensorrt-rtx": "1.7"}
 #: Oldest version, and last major version, that this is written for: the interface, and the operators of our files.
 SUPPORTED = {
     flavor: (tuple(map(int, LOWEST[package].split("."))), newest)
