@@ -15,7 +15,17 @@ from ..hashing import sha256_file
 from ..sealed import read_sealed, write_sealed
 from ..tables import typed
 
-__all__ = ["RECORD", "ExportRecord", "FileRecord", "LayerRecord", "ProofRecord", "plain_name", "read_record", "short"]
+__all__ = [
+    "RECORD",
+    "ExportRecord",
+    "FileRecord",
+    "LayerRecord",
+    "ProofRecord",
+    "plain_name",
+    "read_record",
+    "recorded_proof",
+    "short",
+]
 
 RECORD = "export.json"
 SCHEMA = "illama-deploy/export/2"
@@ -133,6 +143,11 @@ def read_record(directory: Path, *, files: bool = False) -> ExportRecord:
                 "The file is not the one that was exported (its hash differs).", where=file, hint="Export it again."
             )
     return record
+
+
+def recorded_proof(path: Path, sha256: str) -> dict[str, Any] | None:
+    """What was proven of a file when it was exported, if that record lies beside it and is of this file."""
+    return read_record(path.parent).proof_of(path.name, sha256) if (path.parent / RECORD).is_file() else None
 
 
 def plain_name(name: str) -> str:

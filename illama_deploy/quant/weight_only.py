@@ -10,7 +10,7 @@ from ..model.illama import Illama
 from .modules import QuantConv2d, QuantWeighted
 from .network import quantized_modules
 
-__all__ = ["weight_only"]
+__all__ = ["is_gemm", "weight_only"]
 
 
 def weight_only(model: Illama, bases: Collection[str]) -> Illama:
@@ -22,7 +22,7 @@ def weight_only(model: Illama, bases: Collection[str]) -> Illama:
     Returns:
         A copy, or the network itself where there is nothing to change.
     """
-    chosen = [name for name, module in quantized_modules(model) if module.format.base in bases and _is_gemm(module)]
+    chosen = [name for name, module in quantized_modules(model) if module.format.base in bases and is_gemm(module)]
     if not chosen:
         return model
     model = copy.deepcopy(model)
@@ -37,7 +37,8 @@ def weight_only(model: Illama, bases: Collection[str]) -> Illama:
     return model.requires_grad_(False).eval()
 
 
-def _is_gemm(module: object) -> bool:
+def is_gemm(module: object) -> bool:
+    """Whether a site is a GEMM of weights and rows, as a convolution of patches that do not overlap is."""
     if isinstance(module, QuantConv2d):
         return module.stride == tuple(module.shape[2:]) and not any(module.padding)
     return isinstance(module, QuantWeighted)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
-from ..export.record import RECORD, read_record
+from ..export.record import RECORD, read_record, recorded_proof
 from ..hashing import sha256_file
 from ..quant import load_quantized
 from ..quant.artifact import MANIFEST
 from ..runtime import ArtifactInfo, Runtime, Unavailable
 from ..targets import ALL, TARGETS, Target, find_target
-from ..targets.open import find_file, open_artifact, open_if_available
+from ..targets.open import exported_file, find_file, open_artifact, open_if_available
 from ..workspace import Workspace
 from .export import export
 from .inputs import choose_exports, choose_network
@@ -299,11 +299,8 @@ def _member(artifact: str | Path | Runtime, options: dict[str, Any]) -> Member:
 def _proof_of(artifact: Runtime | Unavailable) -> dict[str, Any] | None:
     """What was proven of a file when it was exported, if its record lies beside it and is of this file."""
     path = Path(artifact.info.name)
-    directory = path if path.is_dir() else path.parent
-    if not (directory / RECORD).is_file():
-        return None
-    found = find_file(path)
-    return None if found is None else read_record(directory).proof_of(found.path.name, artifact.info.sha256)
+    file = exported_file(path) if path.is_dir() else path
+    return None if file is None else recorded_proof(file, artifact.info.sha256)
 
 
 def _baselines(baseline: str | Path | Runtime, options: dict[str, Any], *, demanded: bool) -> tuple[Member, ...]:

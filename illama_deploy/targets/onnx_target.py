@@ -15,7 +15,7 @@ from ..export.batches import RunFile
 from ..export.file import write_file
 from ..export.float_graph import INPUT, SITE, build_float_graph
 from ..export.passes import SoundConstants
-from ..export.record import RECORD, read_record
+from ..export.record import recorded_proof
 from ..model.illama import Illama
 from ..onnx_session import session_options
 from ..runtime import ArtifactInfo, BatchLimits
@@ -102,8 +102,7 @@ class OnnxTarget(Target):
     def layers(self, path: Path) -> LayerTable:
         """As proven when it was exported, where that record lies beside it; else as the runtime says now."""
         file = read_onnx(path)
-        recorded = read_record(path.parent) if (path.parent / RECORD).is_file() else None
-        proof = None if recorded is None else recorded.proof_of(path.name, file.sha256)
+        proof = recorded_proof(path, file.sha256)
         if proof is None:
             found = self.prove(path, {})
             proof = super().layers(path).figures if found is None else found.to_dict()
