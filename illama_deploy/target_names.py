@@ -37,6 +37,7 @@ LINES = (
     TargetLine("onnx-cuda", "onnx_cuda", "--onnx", aliases=("cuda",)),
     TargetLine("openvino", "openvino", "--openvino", "ONNX for OpenVINO's CPU kernels."),
     TargetLine("tensorrt", "tensorrt", "--trt", "TensorRT engines, and the ONNX they are built from.", ("trt",)),
+    TargetLine("executorch", "executorch", "--executorch", "ExecuTorch program (.pte) for XNNPACK."),
     TargetLine("torch", "torch_cpu"),
 )
 

@@ -1,0 +1,369 @@
+"""Lower a network to an ExecuTorch program whose only computation is one call of the XNNPACK delegate.
+
+One image at a time, every shape fixed. Tokens are the rows of a matrix [S, E]; the two halves of a head hold what were
+its even and its odd channels, so that rotary embedding needs no strides, and RMS norms take their mean by a GEMM.
+
+The delegate's integer GEMMs quantize each row of their input themselves, from its least and largest value. A network of
+static step sizes keeps its own integers all the same: a row is clipped to what its step size can hold, and given two
+more columns, with the ends of that range, which meet weights of 0. The step size that the delegate then finds is the
+network's, and its zero point is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import ExportError, UsageError
+from ...formats import IntType
+from ...model.illama import Attention, Block, Illama, RMSNorm, SwiGLU
+from ...quant.modules import QuantMatMul, QuantWeighted
+from ...rewrites.online_rotation import OnlineRotation
+from .network import QMAX, QMIN, PerToken, pinned
+from .quiet import quiet
+
+__all__ = ["gemm_names", "lower"]
+
+#: Widths of integer weights that the delegate has kernels for; narrower ones are stored in the first that holds them.
+WIDTHS = (4, 8)
+#: What names of GEMMs without a site end with.
+MEAN, ROTATE = ".mean", ".rotate"
+
+
+def lower(network: Illama, *, watch: bool = False) -> tuple[bytes, list[str]]:
+    """Make the bytes of a `.pte` whose method `forward` takes one image [1, C, H, W] and gives logits [1, classes].
+
+    Args:
+        network: float, or quantized in formats that the delegate has kernels for (see `executorch_network`).
+        watch: give the output [rows, channels] of every GEMM of weights as well, in order of execution.
+
+    Returns:
+        The file's bytes, and the module names of the method's outputs, logits first.
+
+    Raises:
+        UsageError: a network, or a format, that the delegate cannot run.
+        ExportError: not everything became part of the delegate.
+    """
+    _require(network)
+    config = network.config
+    with torch.no_grad(), quiet():
+        lowered = _Network(network, watch).eval()
+        image = torch.zeros(1, config.channels, *config.image_size)
+        program = _compile(lowered, image)
+    watched = [name for name in gemm_names(network) if not name.endswith((MEAN, ROTATE))]
+    return program, ["head", *watched[:-1]] if watch else ["head"]
+
+
+def gemm_names(network: Illama) -> tuple[str, ...]:
+    """Names of all GEMMs with a constant, in the order in which the lowered program runs them: those of weights by
+    their modules' names, the means of norms, and online rotations."""
+    names = ["patch_embed.proj"]
+    for i, block in enumerate(network.blocks):
+        attn, mlp = f"blocks.{i}.attn.", f"blocks.{i}.mlp."
+        names += [f"blocks.{i}.norm1{MEAN}", f"{attn}qkv"]
+        turned = {"q": block.attn.rotate_q, "k": block.attn.rotate_k}
+        names += [f"{attn}{name}{ROTATE}" for name, place in turned.items() if isinstance(place, OnlineRotation)]
+        names += [f"{attn}proj", f"blocks.{i}.norm2{MEAN}", f"{mlp}fc1", f"{mlp}fc3"]
+        names += [f"{mlp}product{ROTATE}"] if isinstance(block.mlp.rotate, OnlineRotation) else []
+        names += [f"{mlp}fc2"]
+    return (*names, f"norm{MEAN}", "head")
+
+
+def _require(network: Illama) -> None:
+    config = network.config
+    config.require_illama()
+    if config.head_width or not config.classes:
+        raise UsageError(
+            "ExecuTorch programs are made of classifiers of whole images only.",
+            where="head",
+            hint="Export a network with a UperNet head for another target.",
+        )
+    for name, module in network.named_modules():
+        if isinstance(module, QuantMatMul):
+            raise UsageError(
+                "XNNPACK has no integer product of two activations.",
+                where=name,
+                hint="Quantize without attention products, or export for another target.",
+            )
+        if isinstance(module, QuantWeighted) and not _has_kernel(module):
+            raise UsageError(
+                f"XNNPACK has no kernel for {module.format.name} here.",
+                where=name,
+                hint="Use W8A8, W8A8-dynamic or W4A8 (--format), or export for another target.",
+            )
+
+
+def _has_kernel(module: QuantWeighted) -> bool:
+    weights = module.format.weights
+    whole = module.weight_scale.ndim == 1 and isinstance(weights, IntType) and weights.bits <= max(WIDTHS)
+    return whole and (pinned(module) or isinstance(module, PerToken))
+
+
+# --- the network in the operators that the delegate has
+
+
+class _Gemm(nn.Module):
+    """A GEMM of weights and the rows of a matrix, in floating point or on integers."""
+
+    weight: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+    zero: Tensor | None
+    ends: Tensor
+
+    def __init__(self, module: nn.Module, shared: _Shared, rows: int, order: Tensor | None = None) -> None:
+        """Take over a site's weight, with its rows in an order if one is given, for an input of so many rows."""
+        super().__init__()
+        integer = isinstance(module, QuantWeighted)
+        weight = cast(Tensor, module.weight_q if integer else module.weight).detach().flatten(1)
+        bias = cast(Tensor | None, module.float_bias if isinstance(module, QuantWeighted) else module.bias)
+        scale = module.weight_scale if isinstance(module, QuantWeighted) else None
+        self.limit: float | None = None
+        if isinstance(module, QuantWeighted):
+            bits = next(width for width in WIDTHS if width >= module.format.weights.bits)
+            self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+            if pinned(module):
+                assert module.input_scale is not None
+                self.limit = float(module.input_scale)
+                self.clip = (module.activations.qmin * self.limit, module.activations.qmax * self.limit)
+                ends = torch.tensor([QMIN * self.limit, QMAX * self.limit]).expand(rows, 2)
+                self.register_buffer("ends", shared.constant(ends))
+                weight = F.pad(weight, (0, 2))
+        if order is not None:
+            weight = weight[order]
+            bias, scale = (None if each is None else each[order] for each in (bias, scale))
+        self.register_buffer("weight", weight.clone().contiguous())
+        self.register_buffer("scale", None if scale is None else scale.clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self.register_buffer("zero", None if scale is None else torch.zeros(len(scale), dtype=torch.int64))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The rows as the GEMM takes them; GEMMs of equal step sizes share them."""
+        if self.scale is None:
+            return x
+        if self.limit is not None:
+            x = torch.cat((F.hardtanh(x, *self.clip), self.ends), 1)
+        ops = torch.ops.quantized_decomposed
+        scale, zero = ops.choose_qparams_per_token_asymmetric.default(x, torch.int8)
+        x = ops.quantize_per_token(x, scale, zero, QMIN, QMAX, torch.int8)
+        return ops.dequantize_per_token(x, scale, zero, QMIN, QMAX, torch.int8, torch.float32)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """The GEMM on prepared rows."""
+        weight = self.weight
+        if self.scale is not None:
+            dequantize = torch.ops.quantized_decomposed.dequantize_per_channel
+            weight = dequantize(weight, self.scale, self.zero, 0, self.low, self.high, torch.int8)
+        return F.linear(x, weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.multiply(self.prepare(x))
+
+
+class _Norm(nn.Module):
+    weight: Tensor | None
+    mean: Tensor
+    eps: Tensor
+
+    def __init__(self, norm: RMSNorm, mean: Tensor) -> None:
+        super().__init__()
+        weight = norm.weight.detach()
+        self.register_buffer("weight", None if bool((weight == 1).all()) else weight.clone())
+        self.register_buffer("mean", mean)
+        self.register_buffer("eps", torch.full((1,), norm.eps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.rsqrt(F.linear(x * x, self.mean, self.eps))
+        return x if self.weight is None else x * self.weight
+
+
+class _Attention(nn.Module):
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+    turn_q: Tensor | None
+    turn_k: Tensor | None
+
+    def __init__(self, attn: Attention, shared: _Shared) -> None:
+        super().__init__()
+        self.heads, self.size, self.scale = attn.heads, attn.head_dim, attn.scale
+        self.first = shared.tokens - 1 if attn.last_query_only else 0
+        self.qkv = _Gemm(attn.qkv, shared, shared.tokens, shared.order)
+        self.proj = _Gemm(attn.proj, shared, shared.tokens - self.first)
+        cos, sin = shared.cos, shared.sin
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
+        for name, place in (("turn_q", attn.rotate_q), ("turn_k", attn.rotate_k)):
+            self.register_buffer(name, shared.rotation(place, inside=shared.halves))
+        # The last token sees everything.
+        self.register_buffer("mask", None if attn.last_query_only else shared.mask)
+
+    def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
+        y = self.qkv(x)
+        watched.append(y)
+        tokens, width = len(x), self.heads * self.size
+        q, k, v = (
+            part.reshape(-1, self.heads, self.size).permute(1, 0, 2)
+            for part in (y[self.first :, :width], y[:, width : 2 * width], y[:, 2 * width :])
+        )
+        q, k = self._turn(q, self.first), self._turn(k, 0)
+        q = q if self.turn_q is None else _rotated(q, self.turn_q)
+        k = k if self.turn_k is None else _rotated(k, self.turn_k)
+        scores = torch.bmm(q, k.permute(0, 2, 1))
+        shares = (scores if self.scale == 1.0 else scores * self.scale).softmax(-1)
+        shares = shares if self.mask is None else shares * self.mask
+        o = self.proj(torch.bmm(shares, v).permute(1, 0, 2).reshape(tokens - self.first, width))
+        watched.append(o)
+        return o
+
+    def _turn(self, x: Tensor, first: int) -> Tensor:
+        """Rotary embedding of heads [H, S, D] in halves."""
+        half = self.size // 2
+        return x * self.cos[first:] + torch.cat((x[..., half:], x[..., :half]), -1) * self.sin[first:]
+
+
+class _Mlp(nn.Module):
+    turn: Tensor | None
+
+    def __init__(self, mlp: SwiGLU, shared: _Shared, rows: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = (_Gemm(module, shared, rows) for module in (mlp.fc1, mlp.fc2, mlp.fc3))
+        one, other = self.fc1, self.fc3
+        self.together = (one.limit, one.scale is None) == (other.limit, other.scale is None)
+        self.register_buffer("turn", shared.rotation(mlp.rotate))
+
+    def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
+        one = self.fc1.prepare(x)
+        a, b = self.fc1.multiply(one), self.fc3.multiply(one if self.together else self.fc3.prepare(x))
+        x = F.silu(a) * b
+        if self.turn is not None:
+            x = _rotated(x, self.turn)
+        y = self.fc2(x)
+        watched += [a, b, y]
+        return y
+
+
+class _Block(nn.Module):
+    def __init__(self, block: Block, shared: _Shared) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = _Norm(block.norm1, shared.mean), _Norm(block.norm2, shared.mean)
+        self.attn = _Attention(block.attn, shared)
+        self.mlp = _Mlp(block.mlp, shared, shared.tokens - self.attn.first)
+
+    def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
+        x = x[self.attn.first :] + self.attn(self.norm1(x), watched)
+        return x + self.mlp(self.norm2(x), watched)
+
+
+class _Shared:
+    """Constants that all blocks read."""
+
+    def __init__(self, network: Illama) -> None:
+        config, attn = network.config, network.blocks[0].attn
+        size, self.tokens = config.head_dim, config.tokens
+        #: Channels of a head, the even ones first.
+        self.halves = halves = torch.cat((torch.arange(0, size, 2), torch.arange(1, size, 2)))
+        order = torch.arange(3 * config.dim).view(3, config.heads, size)
+        order[:2] = order[:2][..., halves]
+        #: Rows of qkv, with the channels of each query and key in halves.
+        self.order, self.back = order.flatten(), torch.eye(size)[halves].T.contiguous()
+        self.cos = torch.cat((attn.cos_SD, attn.cos_SD), -1)
+        self.sin = torch.cat((-attn.sin_SD, attn.sin_SD), -1)
+        self.mask = attn.mask_SS.clone()
+        self.mean = torch.full((1, config.dim), 1 / config.dim)
+        self._constants: list[Tensor] = []
+
+    def constant(self, value: Tensor) -> Tensor:
+        """One tensor for all constants of the same values."""
+        for known in self._constants:
+            if known.shape == value.shape and torch.equal(known, value):
+                return known
+        self._constants.append(value.contiguous().clone())
+        return self._constants[-1]
+
+    def rotation(self, place: nn.Module, inside: Tensor | None = None) -> Tensor | None:
+        """The weight of an online rotation as a GEMM; of heads whose channels stand in another order (`inside`), of
+        whole heads in that order. None where there is none."""
+        if not isinstance(place, OnlineRotation):
+            return None
+        matrix = place.matrix.T
+        if inside is not None:
+            matrix = torch.kron(torch.eye(place.width // place.block), matrix)[inside][:, inside]
+        return self.constant(matrix)
+
+
+def _rotated(x: Tensor, weight: Tensor) -> Tensor:
+    """Rotate each block of the last axis."""
+    return F.linear(x.reshape(-1, len(weight)), weight).reshape(x.shape)
+
+
+class _Network(nn.Module):
+    positions: Tensor
+    back: Tensor
+
+    def __init__(self, network: Illama, watch: bool) -> None:
+        super().__init__()
+        config, shared = network.config, _Shared(network)
+        self.watch, self.size = watch, config.head_dim
+        self.patch, self.grid = config.patch_size, config.grid
+        self.embed, self.head = (
+            _Gemm(network.patch_embed.proj, shared, config.tokens - 1),
+            _Gemm(network.head, shared, 1),
+        )
+        self.blocks = nn.ModuleList(_Block(block, shared) for block in network.blocks)
+        self.norm = _Norm(network.norm, shared.mean)
+        positions = network.pos_embed.detach()[0].clone()
+        positions[-1] += network.cls_token.detach()[0, 0]
+        self.register_buffer("positions", positions)
+        self.register_buffer("back", shared.back)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        (_, channels, _, _), (rows, columns) = images.shape, self.grid
+        x = images.reshape(channels, rows, self.patch, columns, self.patch).permute(1, 3, 0, 2, 4)
+        x = self.embed(x.reshape(rows * columns, -1))
+        watched = [x]
+        x = F.pad(x, (0, 0, 0, 1)) + self.positions
+        for block in self.blocks:
+            x = block(x, watched)
+        logits = self.head(self.norm(x[-1:]))
+        if not self.watch:
+            return (logits,)
+        watched[1::5] = [self._as_given(y) for y in watched[1::5]]
+        return (logits, *watched)
+
+    def _as_given(self, y: Tensor) -> Tensor:
+        """Queries, keys and values with their channels in the order of the module that makes them."""
+        width = 2 * y.shape[1] // 3
+        pairs = F.linear(y[:, :width].reshape(-1, self.size), self.back)
+        return torch.cat((pairs.reshape(len(y), width), y[:, width:]), 1)
+
+
+# --- ExecuTorch
+
+
+def _compile(lowered: nn.Module, image: Tensor) -> bytes:
+    import torch.ao.quantization.fx._decomposed
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    exported = torch.export.export(lowered, (image,))
+    partitioner: Any = XnnpackPartitioner()
+    edge: Any = to_edge_transform_and_lower(
+        exported, partitioner=[partitioner], compile_config=EdgeCompileConfig(_check_ir_validity=False)
+    )
+    _demand_one_delegate(edge.exported_program().graph)
+    return bytes(edge.to_executorch().buffer)
+
+
+def _demand_one_delegate(graph: Any) -> None:
+    calls = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    outside = [name for name in calls if name not in ("executorch_call_delegate", "<built-in function getitem>")]
+    if outside or calls.count("executorch_call_delegate") != 1:
+        raise ExportError(
+            "Not everything became part of one XNNPACK delegate.",
+            where=", ".join(outside[:5]) or None,
+            hint="This version of ExecuTorch delegates differently; see 'illama-deploy doctor' for its number.",
+        )
