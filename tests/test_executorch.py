@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from illama_deploy import ArtifactError, Recipe, UsageError, evaluate, export, quantize
+from illama_deploy import ArtifactError, ExportError, Recipe, UsageError, evaluate, export, quantize
 from illama_deploy.checkpoint import read_checkpoint
 from illama_deploy.formats import FORMATS
 from illama_deploy.quant import QuantizedArtifact, load_quantized
@@ -186,6 +186,17 @@ def test_what_it_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no integer product of two activations"):
         export(products.path, target="executorch", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("value", "says"), [(float("nan"), "not finite"), (0.0, "not above 0")])
+def test_unsound_constants_are_never_written(
+    quantized: dict[str, QuantizedArtifact], tmp_path: Path, value: float, says: str
+) -> None:
+    model = load_quantized(quantized["W8A8"].path).model
+    model.blocks[0].mlp.fc2.weight_scale[3] = value  # type: ignore[operator, index]
+    with pytest.raises(ExportError, match=rf"fc2\.weight.* {says}"):
+        TARGET.write(model, tmp_path / "model.pte", {})
+    assert not (tmp_path / "model.pte").exists()
 
 
 def test_table_is_whole() -> None:

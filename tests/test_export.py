@@ -43,9 +43,12 @@ from illama_deploy.steps.quantize import quantize
 from illama_deploy.targets import TARGETS
 from illama_deploy.targets.onnx_cpu import micro_batch
 from illama_deploy.targets.onnx_cpu.proof import optimized_graph, prove_onnxruntime
+from illama_deploy.targets.onnx_target import OnnxTarget
 from illama_deploy.targets.open import open_artifact
 
 from .conftest import Cli
+
+ONNX_TARGETS = [name for name, target in TARGETS.items() if isinstance(target, OnnxTarget)]
 
 U8 = ActivationSpelling(unsigned=True, integer_bias=True)
 S8 = ActivationSpelling(unsigned=False, integer_bias=False)
@@ -105,7 +108,7 @@ FEW_TOKENS: tuple[dict[str, Any], ...] = ({}, {"image_size": (8, 8)}, {"image_si
 
 
 @pytest.mark.parametrize("change", FEW_TOKENS, ids=str)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ONNX_TARGETS)
 @torch.no_grad()
 def test_batches_of_more_images_than_tokens(target: str, change: dict[str, Any]) -> None:
     model = _network(**change)
@@ -120,7 +123,7 @@ def test_batches_of_more_images_than_tokens(target: str, change: dict[str, Any])
             np.testing.assert_allclose(found, expected[:batch], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ONNX_TARGETS)
 def test_every_file_is_run_at_more_images_than_tokens(tmp_path: Path, target: str) -> None:
     if target == "openvino":
         pytest.importorskip("openvino")
@@ -170,7 +173,7 @@ def test_batches_of_a_large_network_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("value", "says"), [(float("nan"), "(is not finite|does not fit)"), (0.0, "not above 0"), (-1.0, "not above 0")]
 )
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ONNX_TARGETS)
 def test_unsound_constants_are_never_written(
     digits_quantized: QuantizedArtifact, target: str, value: float, says: str
 ) -> None:
@@ -180,7 +183,7 @@ def test_unsound_constants_are_never_written(
         TARGETS[target].built(model)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ONNX_TARGETS)
 def test_float_checkpoints_have_a_float_file(cli: Cli, tmp_path: Path, target: str) -> None:
     """Of `.pth`, `.safetensors` and the embedded one; the same file as beside the quantized one."""
     if target == "openvino":

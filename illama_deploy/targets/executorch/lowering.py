@@ -48,6 +48,7 @@ def lower(network: Illama, *, watch: bool = False) -> tuple[bytes, list[str]]:
         ExportError: not everything became part of the delegate.
     """
     _require(network)
+    _require_sound(network)
     config = network.config
     with torch.no_grad(), quiet():
         lowered = _Network(network, watch).eval()
@@ -94,6 +95,15 @@ def _require(network: Illama) -> None:
                 where=name,
                 hint="Use W8A8, W8A8-dynamic or W4A8 (--format), or export for another target.",
             )
+
+
+def _require_sound(network: Illama) -> None:
+    """Refuse numbers that no file may hold."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ExportError(f"{name} is not finite.", where=name, hint="Quantize again; see --exclude.")
+        if name.endswith("_scale") and not bool((tensor > 0).all()):
+            raise ExportError(f"{name} is a scale and not above 0.", where=name, hint="Quantize again; see --exclude.")
 
 
 def _has_kernel(module: QuantWeighted) -> bool:
