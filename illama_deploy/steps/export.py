@@ -13,17 +13,17 @@ from ..errors import RuntimeUnavailableError, UsageError
 from ..export.batches import proof_batches, prove_batches
 from ..export.proof import KernelProof
 from ..export.record import ExportRecord, FileRecord, ParityRecord, ProofRecord
-from ..formats import label_simulated
+from ..formats import Format, label_simulated
 from ..hashing import sha256_file
-from ..model.illama import Illama, IllamaConfig
+from ..model.illama import Illama
 from ..options import step
 from ..options.groups import Geometry
 from ..options.steps import ExportOptions
 from ..preprocessing import Preprocessing
-from ..quant import QuantizedArtifact, divide_logits, load_quantized
+from ..quant import QuantizedArtifact, divide_logits, load_quantized, quantized_modules
 from ..rewrites import apply_rewrites, online_rotations
 from ..tables import typed
-from ..targets import TARGETS, Target, find_target
+from ..targets import Target, find_target
 from ..targets.parity import Parity
 from ..targets.target import BuildAbout
 from ..versions import versions
@@ -80,111 +80,39 @@ def export(options: ExportOptions) -> ExportResult:
         DeployError: bad input, or a graph that is not what was promised; nothing is written. Where no engine can
             be built for want of a package or a GPU, the ONNX files are written all the same.
     """
-    workspace, out, geometry = options.output.workspace, options.output.out, options.geometry
-    target, source, temperature, verify = options.target, options.source, options.temperature, options.verify
-    place, path, writes_float = workspace or Workspace(), options.quantized, options.float
+    workspace, out = options.output.workspace, options.output.out
+    place, path = workspace or Workspace(), options.quantized
     if path is None:
         newest = choose_network(place)
         options.output.say(newest.why)
         path = newest.path
     path = Path(path)
-    if options.float_only and not writes_float:
-        raise UsageError("Both --float-only and --no-float are given.", hint="Give one of them.")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise UsageError(f"{temperature} is no temperature.", hint="Use what 'evaluate --fit-temperature' found.")
-    chosen = find_target(target, exports=True)
-    usual = place.root / chosen.folder
-    is_float = not path.is_dir() and (
-        path.is_file() or str(path) == EMBEDDED or path.suffix in (".pth", ".safetensors")
-    )
-    if is_float and (not writes_float or options.simulate or source is not None):
-        raise UsageError(
-            "A float checkpoint has nothing but its float file to export.",
-            where=path,
-            hint="Leave --no-float, --simulate and --source out, or quantize it first.",
-        )
-    if not is_float and geometry != Geometry():
-        raise UsageError(
-            "--heads, --image-size and --ema are of a float checkpoint.", where=path, hint="Say them to 'quantize'."
-        )
-    made = _Made(chosen, temperature)
-    unavailable: RuntimeUnavailableError | None = None
-    proof: KernelProof | None = None
-    parity: Parity | None = None
-    simulated = False
-    label, spelled = "", dict[str, str]()
-    engines: list[Path] = []
-    rotations: dict[str, int] = {}
-    others, keep = chosen.promised_batches(options), chosen.takes_long(options)
-    with place.output(out, usual, force=options.output.force, inputs=paths_of(path, source), keep=keep) as directory:
+    _require_fitting(options, path)
+    target = find_target(options.target, exports=True)
+    usual = place.root / target.folder
+    inputs, keep = paths_of(path, options.source), target.takes_long(options)
+    promised = target.promised_batches(options)
+    with place.output(out, usual, force=options.output.force, inputs=inputs, keep=keep) as directory:
         out = out if out is not None else usual
-        if is_float:
-            artifact, formats = None, {}
-            checkpoint = read_checkpoint(path, **geometry.flat())
+        job = _Job(target, options, directory, promised)
+        if _is_float(path):
+            checkpoint = read_checkpoint(path, **options.geometry.flat())
             origin = _Origin.of_checkpoint(checkpoint)
         else:
             artifact = load_quantized(path)
-            formats, origin = artifact.formats, _Origin.of_artifact(artifact)
-        has_fp8 = any(format_.base == "FP8" for format_ in formats.values())
-        if artifact is not None and not options.float_only:
-            rotations = online_rotations(artifact.model)
-            divide_logits(artifact.model, temperature)
-            simulated = chosen.simulates(artifact.model, allowed=options.simulate)
-            label, spelled = chosen.label(origin.format, formats.values()), chosen.spelled(formats.values())
-            made.batches = proof_batches(artifact.model, others=others, whole=verify)
-            model = directory / f"model{chosen.suffix}"
-            made.write(artifact.model, model, origin, label_simulated(label) if simulated else label)
-            try:
-                if not simulated:
-                    proof = chosen.prove(model, formats)
-                made.run(model, artifact.model.config, fp8=has_fp8)
-            except RuntimeUnavailableError as error:
-                unavailable = error
-            if verify:
-                parity = chosen.parity(artifact.model).demand()
-        if writes_float:
-            if artifact is not None:
-                checkpoint = _source(artifact, source)
-                del artifact
+            origin = _Origin.of_artifact(artifact)
+            if not options.float_only:
+                job.write_quantized(artifact, origin)
+            if options.float:
+                checkpoint = _source(artifact, options.source)
+            del artifact
+        if options.float:
             network = checkpoint.build()
             del checkpoint
-            apply_rewrites(network, FLOAT_REWRITES)
-            divide_logits(network, temperature)
-            made.batches = proof_batches(network, others=others, whole=verify)
-            model = directory / f"model.float{chosen.suffix}"
-            made.write(network, model, origin, chosen.float_format)
-            if verify and parity is None:
-                parity = chosen.parity(network).demand()
-            config = network.config
+            job.write_float(network, origin)
             del network
-            try:
-                made.run(model, config)
-            except RuntimeUnavailableError as error:
-                unavailable = error
-        try:
-            about = BuildAbout(origin.manifest_sha256, label, formats)
-            engines = chosen.build(directory, made.models, options, about)
-        except RuntimeUnavailableError as error:
-            unavailable = error
-        batches = made.batches if made.ran else ()
-        ExportRecord(
-            target=chosen.name,
-            manifest_sha256=origin.manifest_sha256,
-            source_sha256=origin.source_sha256,
-            simulated=simulated,
-            spelled=spelled,
-            temperature=temperature,
-            files={name: _file_record(directory / name) for name in made.files},
-            engines=[engine.name for engine in engines],
-            online_rotations=rotations,
-            batches=list(batches),
-            runtimes=dict(chosen.lowest),
-            proof=None if proof is None else typed(ProofRecord, proof.to_dict()),
-            parity=None if parity is None else typed(ParityRecord, parity.to_dict()),
-            versions=versions(
-                "onnx", "onnx-ir", "onnxruntime-gpu", *(p for one in TARGETS.values() for p in one.lowest)
-            ),
-        ).write(directory)
+        job.build(origin)
+        job.record(origin).write(directory)
     place.record(
         "export",
         out,
@@ -192,25 +120,40 @@ def export(options: ExportOptions) -> ExportResult:
         source=path,
         checkpoint=origin.source_sha256,
         checkpoint_name=origin.name,
-        format=label or chosen.float_format,
+        format=job.label or target.float_format,
     )
-    if unavailable is not None:
-        unavailable.where = f"the {chosen.kind} was written to {out} all the same"
-        raise unavailable
-    return ExportResult(
-        out,
-        out / f"model{chosen.suffix}" if f"model{chosen.suffix}" in made.files else None,
-        out / f"model.float{chosen.suffix}" if writes_float else None,
-        proof,
-        simulated,
-        parity,
-        tuple(out / engine.name for engine in engines),
-        rotations,
-        spelled,
-        batches,
-        chosen.lowest,
-        tuple(out / name for name in made.files if name not in made.models),
-    )
+    if job.unavailable is not None:
+        job.unavailable.where = f"the {target.kind} was written to {out} all the same"
+        raise job.unavailable
+    return job.result(out)
+
+
+def _is_float(path: Path) -> bool:
+    """Whether a path is that of a float checkpoint, there or not."""
+    return not path.is_dir() and (path.is_file() or str(path) == EMBEDDED or path.suffix in (".pth", ".safetensors"))
+
+
+def _require_fitting(options: ExportOptions, path: Path) -> None:
+    """Refuse options that do not fit together, or not to what is exported.
+
+    Raises:
+        UsageError: they do not.
+    """
+    temperature = options.temperature
+    if options.float_only and not options.float:
+        raise UsageError("Both --float-only and --no-float are given.", hint="Give one of them.")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise UsageError(f"{temperature} is no temperature.", hint="Use what 'evaluate --fit-temperature' found.")
+    if _is_float(path) and (not options.float or options.simulate or options.source is not None):
+        raise UsageError(
+            "A float checkpoint has nothing but its float file to export.",
+            where=path,
+            hint="Leave --no-float, --simulate and --source out, or quantize it first.",
+        )
+    if not _is_float(path) and options.geometry != Geometry():
+        raise UsageError(
+            "--heads, --image-size and --ema are of a float checkpoint.", where=path, hint="Say them to 'quantize'."
+        )
 
 
 @dataclass(frozen=True)
@@ -251,29 +194,124 @@ class _Origin:
 
 
 @dataclass
-class _Made:
-    """The files of an export as they come to be.
+class _Job:
+    """An export as it comes to be.
 
     Attributes:
+        promised: batch sizes that files promise besides the usual ones.
         models: names of the files of networks.
         files: those and what lies beside them.
-        batches: sizes that they are to be run at; `ran` once they were.
+        built: what was built of them, where that runs instead.
+        batches: sizes that every file was run at.
+        label: name of the quantized network's format, as this target's files say it.
+        unavailable: why something could not be proven or built on this machine.
     """
 
     target: Target
-    temperature: float
+    options: ExportOptions
+    directory: Path
+    promised: tuple[int, ...]
     models: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    built: list[str] = field(default_factory=list)
     batches: tuple[int, ...] = ()
-    ran: bool = False
+    label: str = ""
+    formats: Mapping[str, Format] = field(default_factory=dict)
+    spelled: Mapping[str, str] = field(default_factory=dict)
+    rotations: dict[str, int] = field(default_factory=dict)
+    simulated: bool = False
+    proof: KernelProof | None = None
+    parity: Parity | None = None
+    unavailable: RuntimeUnavailableError | None = None
 
-    def run(self, path: Path, config: IllamaConfig, *, fp8: bool = False) -> None:
-        """Run a file at all sizes (see `prove_batches`)."""
-        prove_batches(self.target.load(path, fp8=fp8), self.target.tried_in, path, config, self.batches)
-        self.ran = True
+    def write_quantized(self, artifact: QuantizedArtifact, origin: _Origin) -> None:
+        """Write the quantized network, prove its kernels, run it and compare it."""
+        target, model, self.formats = self.target, artifact.model, artifact.formats
+        self.rotations = online_rotations(model)
+        divide_logits(model, self.options.temperature)
+        self.simulated = target.simulates(model, allowed=self.options.simulate)
+        self.label = target.label(origin.format, self.formats.values())
+        self.spelled = target.spelled(self.formats.values())
+        path = self.directory / f"model{target.suffix}"
+        self._write(model, path, origin, label_simulated(self.label) if self.simulated else self.label)
+        try:
+            if not self.simulated:
+                self.proof = target.prove(path, self.formats)
+            self._run(path, model)
+        except RuntimeUnavailableError as error:
+            self.unavailable = error
+        if self.options.verify:
+            self.parity = target.parity(model).demand()
 
-    def write(self, network: Illama, path: Path, origin: _Origin, format_: str) -> None:
-        """Build the target's graph of a network and write it."""
+    def write_float(self, network: Illama, origin: _Origin) -> None:
+        """Write the float network, made as cheap as the quantized one, run it, and compare it if no other was."""
+        apply_rewrites(network, FLOAT_REWRITES)
+        divide_logits(network, self.options.temperature)
+        path = self.directory / f"model.float{self.target.suffix}"
+        self._write(network, path, origin, self.target.float_format)
+        if self.options.verify and self.parity is None:
+            self.parity = self.target.parity(network).demand()
+        try:
+            self._run(path, network)
+        except RuntimeUnavailableError as error:
+            self.unavailable = error
+
+    def build(self, origin: _Origin) -> None:
+        """Build what runs, where that is another file."""
+        about = BuildAbout(origin.manifest_sha256, self.label, self.formats)
+        try:
+            built = self.target.build(self.directory, self.models, self.options, about)
+            self.built = [path.name for path in built]
+        except RuntimeUnavailableError as error:
+            self.unavailable = error
+
+    def record(self, origin: _Origin) -> ExportRecord:
+        """What `export.json` says."""
+        return ExportRecord(
+            target=self.target.name,
+            manifest_sha256=origin.manifest_sha256,
+            source_sha256=origin.source_sha256,
+            simulated=self.simulated,
+            spelled=dict(self.spelled),
+            temperature=self.options.temperature,
+            files={name: _file_record(self.directory / name) for name in self.files},
+            engines=self.built,
+            online_rotations=self.rotations,
+            batches=list(self.batches),
+            runtimes=dict(self.target.lowest),
+            proof=None if self.proof is None else typed(ProofRecord, self.proof.to_dict()),
+            parity=None if self.parity is None else typed(ParityRecord, self.parity.to_dict()),
+            versions=versions("onnx", "onnx-ir", "onnxruntime-gpu", *self.target.lowest),
+        )
+
+    def result(self, out: Path) -> ExportResult:
+        """What the step returns, of files at their place."""
+        model, float_model = f"model{self.target.suffix}", f"model.float{self.target.suffix}"
+        return ExportResult(
+            out,
+            out / model if model in self.files else None,
+            out / float_model if float_model in self.files else None,
+            self.proof,
+            self.simulated,
+            self.parity,
+            tuple(out / name for name in self.built),
+            self.rotations,
+            self.spelled,
+            self.batches,
+            self.target.lowest,
+            tuple(out / name for name in self.files if name not in self.models),
+        )
+
+    def _run(self, path: Path, network: Illama) -> None:
+        """Run a file at all sizes that it is to be held to (see `prove_batches`)."""
+        batches = proof_batches(network, others=self.promised, whole=self.options.verify)
+        has_fp8 = any(module.format.base == "FP8" for _, module in quantized_modules(network))
+        run = self.target.load(path, fp8=has_fp8)
+        prove_batches(run, self.target.tried_in, path, network.config, batches)
+        self.batches = batches
+
+    def _write(self, network: Illama, path: Path, origin: _Origin, format_: str) -> None:
+        """Write a network in the target's form."""
         about = {
             "format": format_,
             "target": self.target.name,
@@ -286,8 +324,8 @@ class _Made:
             about["manifest_sha256"] = origin.manifest_sha256
         if origin.embedded_data:
             about["data"] = EMBEDDED_IMAGES
-        if self.temperature != 1:
-            about["temperature"] = repr(self.temperature)
+        if self.options.temperature != 1:
+            about["temperature"] = repr(self.options.temperature)
         self.models.append(path.name)
         self.files += [file.name for file in self.target.write(network, path, about)]
 
