@@ -71,6 +71,15 @@ __all__ = ["check"]
 
 #: Images that predictions are drawn over, where pixels are classified.
 PICTURES = 4
+#: What a report says of its data where nothing could be measured.
+NOTHING: dict[str, Any] = {
+    "task": "classification",
+    "spec": None,
+    "split": None,
+    "images": 0,
+    "skipped": [],
+    "sha256": None,
+}
 
 
 @step(CheckOptions)
@@ -86,135 +95,20 @@ def check(options: CheckOptions) -> Report:
     Raises:
         DeployError: bad input, or a named baseline that cannot run on this machine; nothing is written.
     """
-    candidates, baseline, against = options.candidates, options.baseline, options.against
-    images, timing = options.images, options.timing
-    properties, out, batch, confidence = options.properties, options.output.out, timing.batch, timing.confidence
-    max_drop, max_latency_ratio = options.max_drop, options.max_latency_ratio
-    min_effect, min_top1 = options.min_effect, options.min_top1
-    if not (math.isfinite(max_drop) and math.isfinite(max_latency_ratio) and max_latency_ratio > 0):
-        raise UsageError(
-            f"The limits {max_drop} and {max_latency_ratio} cannot be held to.",
-            hint="Use figures such as --max-drop 0.5 --max-latency-ratio 1.0.",
-        )
-    if not 0 <= min_effect < 1:
-        raise UsageError(f"The smallest effect {min_effect} is no share.", hint="Use --min-effect 0.02 for 2 percent.")
-    if min_top1 is not None and not 0 <= min_top1 <= 100:
-        raise UsageError(f"{min_top1} is no top-1 in percent.", hint="Use a figure such as --min-top1 75.")
-    require_known(properties)
+    _require_limits(options)
+    require_known(options.properties)
     workspace = options.output.workspace or Workspace()
-    refuse_stale(*candidates, baseline)
-    stored = None if against is None else read_report(against)
-    inputs = paths_of(baseline, against, images.data, properties.cue_conflict, properties.categories, *candidates)
-    place = out or workspace.report
+    refuse_stale(*options.candidates, options.baseline)
+    stored = None if options.against is None else read_report(options.against)
+    properties = options.properties
+    named = (options.baseline, options.against, options.images.data, properties.cue_conflict, properties.categories)
+    inputs = paths_of(*named, *options.candidates)
+    out, place = options.output.out, options.output.out or workspace.report
     with workspace.output(out, workspace.report, force=options.output.force, inputs=inputs) as directory:
-        opening = {"threads": timing.threads, **options.geometry.flat(), **options.running.flat()}
-        groups = line_up(candidates, baseline, options.targets, workspace, opening, options.output.say)
-        baselines, members = _members(groups)
-        runtimes = [member.artifact for member, _ in members if isinstance(member.artifact, Runtime)]
-        loader = digest = None
-        names: tuple[str, ...] = ()
-        pictures: list[dict[str, str]] = []
-        task = "classification"
-        wanted: list[Properties] = []
-        if runtimes:
-            loader = open_evaluation_data(runtimes, images, None, options.preparation)
-            used = runtimes[0].preprocessing.override(**options.preparation.overrides())
-            wanted = [Properties(runtime, loader, used, properties, confidence) for runtime in runtimes]
-            task, names = runtimes[0].task, class_names(runtimes[0], loader)
-        conditions = Conditions()
-        timed_by: dict[str, Any] = {
-            "seconds": timing.seconds,
-            "rounds": timing.rounds,
-            "confidence": confidence,
-            "on_round": conditions.look,
-        }
-        results = _Results(confidence, names=names)
-        for group in groups:
-            timed = group.timed()
-            rows = measure_batches([member.artifact for member in timed], batch, **timed_by)
-            results.latency |= {id(member): row for member, row in zip(timed, rows, strict=True)}
-        timed_under = conditions.to_dict()
-        if loader is not None:
-            digest = hashlib.sha256()
-            if isinstance(loader, Scenes):
-                candidate = (m.artifact for m, _ in members[baselines:] if isinstance(m.artifact, Runtime))
-                gallery = _Gallery(names, len(loader), [runtimes[0], *islice(candidate, 1)])
-                results.accuracy |= _measure_pixels(runtimes, loader, digest, gallery)
-                pictures = gallery.pictures
-            else:
-                batches = _hashed(track(loader, "Evaluating", len(loader)), used, digest)
-
-                def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
-                    for one, its_logits in zip(wanted, logits, strict=True):
-                        one.update(its_logits, labels)
-
-                pairs = zip(*measure_accuracy(runtimes, batches, look, wanted[0].binning), strict=True)
-                results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
-            for one in wanted:
-                results.properties[id(one.runtime)] = one.measure(results.accuracy[id(one.runtime)][0])
-
-        if baselines and isinstance(members[0][0].artifact, Runtime):
-            results.reference = results.accuracy[id(runtimes[0])][0]
-        entries = [
-            results.entry(member, "baseline" if number < baselines else "candidate", group)
-            for number, (member, group) in enumerate(members)
-        ]
-        environment = describe_environment()
-        about_data = {
-            "task": task,
-            "spec": None if loader is None else loader.source.spec,
-            "split": None if loader is None else loader.source.split,
-            "images": 0 if loader is None else results.accuracy[id(runtimes[0])][0].images,
-            "skipped": [] if loader is None else loader.skipped,
-            "sha256": None if digest is None else digest.hexdigest(),
-        }
-        gates = list(_sound(entries, TASKS[task], min_top1))
-        gates += [
-            gate
-            for entry in entries
-            if entry["role"] == "candidate"
-            for gate in _judge(entry, TASKS[task], entries[0]["info"]["name"], batch, max_drop, max_latency_ratio)
-        ]
-        if stored is not None:
-            gates += compare_with_stored(
-                entries,
-                about_data,
-                environment,
-                stored,
-                batch=batch,
-                max_drop=max_drop,
-                min_effect=min_effect,
-                confidence=confidence,
-            )
-        report = Report(
-            gates=gates,
-            artifacts=entries,
-            notes=[
-                *chance_notes(entries, TASKS[task]),
-                *([] if loader is None else loader.notes),
-                *pay_notes(entries, min_effect),
-                *steadiness_notes(entries),
-                *condition_notes(timed_under),
-            ],
-            data=about_data,
-            settings={
-                "max_drop": max_drop,
-                "max_latency_ratio": max_latency_ratio,
-                "min_effect": min_effect,
-                "confidence": confidence,
-                "threads": timing.threads,
-                "batch": list(batch),
-                "seconds": timing.seconds,
-                "rounds": timing.rounds,
-            }
-            | ({} if min_top1 is None else {"min_top1": min_top1}),
-            environment=environment,
-            conditions=timed_under,
-            quantized=_sites(entries, candidates, workspace, SENSITIVITY_IMAGES if options.sensitivity else 0),
-            stored=None if stored is None else _origin(stored, Path(str(against))),
-            pictures=pictures,
-            command=options.command,
-        )
+        opening = {"threads": options.timing.threads, **options.geometry.flat(), **options.running.flat()}
+        groups = line_up(options.candidates, options.baseline, options.targets, workspace, opening, options.output.say)
+        measured = _measure(groups, options)
+        report = _report(measured, options, workspace, stored)
         content = report.to_dict()
         (directory / "report.json").write_text(canonical_json(content), encoding="utf-8")
         for face in FACES.values():
@@ -222,6 +116,160 @@ def check(options: CheckOptions) -> Report:
     workspace.record("check", place, format="report")
     append_summary(content)
     return report
+
+
+def _require_limits(options: CheckOptions) -> None:
+    """Refuse limits that nothing can be held to.
+
+    Raises:
+        UsageError: there are some.
+    """
+    max_drop, max_latency_ratio = options.max_drop, options.max_latency_ratio
+    if not (math.isfinite(max_drop) and math.isfinite(max_latency_ratio) and max_latency_ratio > 0):
+        raise UsageError(
+            f"The limits {max_drop} and {max_latency_ratio} cannot be held to.",
+            hint="Use figures such as --max-drop 0.5 --max-latency-ratio 1.0.",
+        )
+    if not 0 <= options.min_effect < 1:
+        raise UsageError(
+            f"The smallest effect {options.min_effect} is no share.", hint="Use --min-effect 0.02 for 2 percent."
+        )
+    if options.min_top1 is not None and not 0 <= options.min_top1 <= 100:
+        raise UsageError(f"{options.min_top1} is no top-1 in percent.", hint="Use a figure such as --min-top1 75.")
+
+
+@dataclass
+class _Measured:
+    """All that was measured.
+
+    Attributes:
+        entries: one for each artifact, as in `report.json`, the baselines first.
+        data: what they were measured on.
+        data_notes: what was left out, altered or guessed of it.
+        conditions: of the machine while it was timed.
+        pictures: predictions, drawn over images.
+    """
+
+    task: Task
+    entries: list[dict[str, Any]]
+    data: dict[str, Any]
+    data_notes: Sequence[str]
+    conditions: dict[str, Any]
+    pictures: list[dict[str, str]]
+
+
+def _measure(groups: Sequence[Group], options: CheckOptions) -> _Measured:
+    """Time all members of the groups, then measure them on the same images."""
+    baselines, members = _members(groups)
+    runtimes = [member.artifact for member, _ in members if isinstance(member.artifact, Runtime)]
+    if not runtimes:
+        results = _Results(options.timing.confidence)
+        conditions = _time(groups, options, results)
+        entries = results.entries(members, baselines)
+        return _Measured(TASKS["classification"], entries, dict(NOTHING), [], conditions, [])
+    loader = open_evaluation_data(runtimes, options.images, None, options.preparation)
+    used = runtimes[0].preprocessing.override(**options.preparation.overrides())
+    confidence, properties = options.timing.confidence, options.properties
+    wanted = [Properties(runtime, loader, used, properties, confidence) for runtime in runtimes]
+    results = _Results(confidence, names=class_names(runtimes[0], loader))
+    conditions = _time(groups, options, results)
+    digest, pictures = hashlib.sha256(), list[dict[str, str]]()
+    if isinstance(loader, Scenes):
+        candidate = (m.artifact for m, _ in members[baselines:] if isinstance(m.artifact, Runtime))
+        gallery = _Gallery(results.names, len(loader), [runtimes[0], *islice(candidate, 1)])
+        results.accuracy |= _measure_pixels(runtimes, loader, digest, gallery)
+        pictures = gallery.pictures
+    else:
+        batches = _hashed(track(loader, "Evaluating", len(loader)), used, digest)
+
+        def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
+            for one, its_logits in zip(wanted, logits, strict=True):
+                one.update(its_logits, labels)
+
+        pairs = zip(*measure_accuracy(runtimes, batches, look, wanted[0].binning), strict=True)
+        results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
+    for one in wanted:
+        results.properties[id(one.runtime)] = one.measure(results.accuracy[id(one.runtime)][0])
+    if baselines and isinstance(members[0][0].artifact, Runtime):
+        results.reference = results.accuracy[id(runtimes[0])][0]
+    data = {
+        "task": runtimes[0].task,
+        "spec": loader.source.spec,
+        "split": loader.source.split,
+        "images": results.accuracy[id(runtimes[0])][0].images,
+        "skipped": loader.skipped,
+        "sha256": digest.hexdigest(),
+    }
+    entries = results.entries(members, baselines)
+    return _Measured(TASKS[runtimes[0].task], entries, data, loader.notes, conditions, pictures)
+
+
+def _time(groups: Sequence[Group], options: CheckOptions, results: _Results) -> dict[str, Any]:
+    """Time each group in rounds of its own; return the machine's conditions meanwhile."""
+    conditions, timing = Conditions(), options.timing
+    for group in groups:
+        timed = group.timed()
+        rows = measure_batches(
+            [member.artifact for member in timed],
+            timing.batch,
+            seconds=timing.seconds,
+            rounds=timing.rounds,
+            confidence=timing.confidence,
+            on_round=conditions.look,
+        )
+        results.latency |= {id(member): row for member, row in zip(timed, rows, strict=True)}
+    return conditions.to_dict()
+
+
+def _report(measured: _Measured, options: CheckOptions, workspace: Workspace, stored: dict[str, Any] | None) -> Report:
+    """Judge what was measured."""
+    entries, task, timing = measured.entries, measured.task, options.timing
+    environment = describe_environment()
+    gates = list(_sound(entries, task, options.min_top1))
+    first = entries[0]["info"]["name"]
+    for entry in entries:
+        if entry["role"] == "candidate":
+            gates += _judge(entry, task, first, timing.batch, options.max_drop, options.max_latency_ratio)
+    if stored is not None:
+        gates += compare_with_stored(
+            entries,
+            measured.data,
+            environment,
+            stored,
+            batch=timing.batch,
+            max_drop=options.max_drop,
+            min_effect=options.min_effect,
+            confidence=timing.confidence,
+        )
+    limits = {name: getattr(options, name) for name in ("max_drop", "max_latency_ratio", "min_effect", "min_top1")}
+    settings = {
+        **{name: value for name, value in limits.items() if value is not None},
+        "confidence": timing.confidence,
+        "threads": timing.threads,
+        "batch": list(timing.batch),
+        "seconds": timing.seconds,
+        "rounds": timing.rounds,
+    }
+    images = SENSITIVITY_IMAGES if options.sensitivity else 0
+    return Report(
+        gates=gates,
+        artifacts=entries,
+        notes=[
+            *chance_notes(entries, task),
+            *measured.data_notes,
+            *pay_notes(entries, options.min_effect),
+            *steadiness_notes(entries),
+            *condition_notes(measured.conditions),
+        ],
+        data=measured.data,
+        settings=settings,
+        environment=environment,
+        conditions=measured.conditions,
+        quantized=_sites(entries, options.candidates, workspace, images),
+        stored=None if stored is None else _origin(stored, Path(str(options.against))),
+        pictures=measured.pictures,
+        command=options.command,
+    )
 
 
 @dataclass
@@ -241,6 +289,13 @@ class _Results:
     )
     properties: dict[int, dict[str, Any]] = field(default_factory=dict)
     reference: Accuracy | PixelAccuracy | None = None
+
+    def entries(self, members: Sequence[tuple[Member, Group]], baselines: int) -> list[dict[str, Any]]:
+        """One for each member, of which the first are baselines."""
+        return [
+            self.entry(member, "baseline" if number < baselines else "candidate", group)
+            for number, (member, group) in enumerate(members)
+        ]
 
     def entry(self, member: Member, role: str, group: Group) -> dict[str, Any]:
         """One artifact, as in `report.json`; names in it are text, whatever bytes a path has."""
