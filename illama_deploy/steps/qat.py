@@ -102,13 +102,8 @@ def qat(options: QatOptions) -> TrainResult:
             RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
         )
         if not is_directory and run.writes and run.saved is None:
-            at: dict[str, Any] = {
-                "data": spec,
-                "split": shared.split,
-                "out": out / START,
-                "say": shared.say,
-                "recorded": False,
-            }
+            at: dict[str, Any] = {"data": spec, "split": shared.split, "out": out / START, "say": shared.say}
+            at["recorded"] = False
             quantize(checkpoint, **quantizing, **at, force=True)
         processes.wait()
         artifact = load_quantized(given if is_directory else out / START)
@@ -122,24 +117,32 @@ def qat(options: QatOptions) -> TrainResult:
         trainer = Trainer(model, teacher, images, held_out, run, shared, judge=measure_held_out, finish=_frozen)
         network, figures = trainer.fit()
         if run.writes:
-            kind = spec.partition(":")[0]
-            about = {"recipe": resolved.to_dict(), "data": kind, "start_sha256": artifact.manifest_sha256}
+            about = {"recipe": resolved.to_dict(), "data": spec.partition(":")[0]}
+            about["start_sha256"] = artifact.manifest_sha256
             with new_directory(out / RESULT, force=True) as directory:
                 manifest = {**artifact.manifest, "qat": about, **_figures(artifact, target, network)}
                 save_quantized(directory, network, manifest)
             remember_images(sha256_file(out / RESULT / MANIFEST), spec)
-            origin = artifact.manifest["source"]
-            place.record(
-                "qat",
-                out / RESULT,
-                named=workspace is not None,
-                source=given if is_directory else out / START,
-                checkpoint=origin["sha256"],
-                checkpoint_name=origin["name"],
-                opened=geometry.flat(),
-                format=artifact.manifest["format"],
-            )
+            start_at = given if is_directory else out / START
+            _record(place, out / RESULT, artifact, start_at, geometry, named=workspace is not None)
     return TrainResult(out / RESULT, out, figures, processes.rank)
+
+
+def _record(
+    place: Workspace, made: Path, start: QuantizedArtifact, start_at: Path, geometry: Geometry, *, named: bool
+) -> None:
+    """Write down in the workspace what was made from what."""
+    origin = start.manifest["source"]
+    place.record(
+        "qat",
+        made,
+        named=named,
+        source=start_at,
+        checkpoint=origin["sha256"],
+        checkpoint_name=origin["name"],
+        opened=geometry.flat(),
+        format=start.manifest["format"],
+    )
 
 
 def format_name(weights: int | None, activations: int | None) -> str | None:

@@ -74,35 +74,9 @@ def quantize(options: QuantizeOptions) -> QuantizedArtifact:
     Raises:
         DeployError: bad input; nothing is written.
     """
-    checkpoint, recipe, effort, images = options.checkpoint, options.recipe, options.effort, options.images
-    bits, format = options.number.bits, options.number.format
-    workspace, out = options.output.workspace, options.output.out
-    say, geometry, data = options.output.say, options.geometry, images.data
-    if bits is not None and format is not None:
-        raise UsageError("Both --bits and --format are given.", hint="Give one of them.")
-    limits = Limits.read(
-        options.max_drop, options.max_size, options.candidates, options.held_out_images, options.held_out_split
-    )
-    if limits is not None and (bits is not None or format is not None):
-        raise UsageError(
-            "A search chooses the format of every site; --bits and --format name one for all.",
-            hint="Name the formats to choose from with --candidate, or leave --max-drop and --max-size out.",
-        )
-    if limits is None:
-        resolved = _resolve_recipe(recipe, bits, format, effort)
-    else:
-        given = None if recipe is None else _resolve_recipe(recipe, None, None, effort)
-        limits, resolved = limits.with_recipe(given, effort or "balanced")
-    resolved = resolved.override(
-        range=options.range,
-        include=options.include,
-        exclude=options.exclude,
-        attention_products=options.attention_products,
-        calib_images=options.calib_images,
-        seed=options.seed,
-    )
-    if options.calib_batch < 1:
-        raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
+    limits, resolved = _resolved(options)
+    workspace, out, images = options.output.workspace, options.output.out, options.images
+    checkpoint, say, geometry = options.checkpoint, options.output.say, options.geometry
     place = workspace or Workspace()
     if checkpoint is None:
         chosen = choose_checkpoint(place)
@@ -111,7 +85,7 @@ def quantize(options: QuantizeOptions) -> QuantizedArtifact:
         geometry = Geometry(**chosen.options(**geometry.flat()))
     for line in kernel_lines(_wanted_formats(resolved, limits)):
         say(line)
-    inputs, usual = paths_of(checkpoint, recipe, data), place.quantized
+    inputs, usual = paths_of(checkpoint, options.recipe, images.data), place.quantized
     with place.output(out, usual, force=options.output.force, inputs=inputs) as directory:
         out = out if out is not None else usual
         source = read_checkpoint(checkpoint, **geometry.flat())
@@ -150,14 +124,7 @@ def quantize(options: QuantizeOptions) -> QuantizedArtifact:
             "kernels": kernels_of(module.format for _, module in quantized_modules(quantized)),
             "classes": list(loader.class_names),
             "preprocessing": expected.to_dict(),
-            "data": {
-                "kind": loader.source.spec.partition(":")[0],
-                "split": loader.source.split,
-                "images": len(loader.source),
-                "indices": list(loader.indices),
-                "skipped": [loader.source.inside(name) for name in loader.skipped],
-                "notes": loader.notes,
-            },
+            "data": _about(loader),
             "versions": versions(*TOOLS),
             "reconstructed": {name: done._asdict() for name, done in reconstructed.items()},
             **_figures(calibrated, quantized, formats),
@@ -186,6 +153,53 @@ def quantize(options: QuantizeOptions) -> QuantizedArtifact:
         if finished is not None:
             finished.remove()
     return artifact
+
+
+def _resolved(options: QuantizeOptions) -> tuple[Limits | None, Recipe]:
+    """The limits of a search, where one is asked for, and the recipe with all that was said besides it.
+
+    Raises:
+        UsageError: options that do not fit together.
+    """
+    bits, format, effort = options.number.bits, options.number.format, options.effort
+    if bits is not None and format is not None:
+        raise UsageError("Both --bits and --format are given.", hint="Give one of them.")
+    limits = Limits.read(
+        options.max_drop, options.max_size, options.candidates, options.held_out_images, options.held_out_split
+    )
+    if limits is not None and (bits is not None or format is not None):
+        raise UsageError(
+            "A search chooses the format of every site; --bits and --format name one for all.",
+            hint="Name the formats to choose from with --candidate, or leave --max-drop and --max-size out.",
+        )
+    if limits is None:
+        resolved = _resolve_recipe(options.recipe, bits, format, effort)
+    else:
+        given = None if options.recipe is None else _resolve_recipe(options.recipe, None, None, effort)
+        limits, resolved = limits.with_recipe(given, effort or "balanced")
+    resolved = resolved.override(
+        range=options.range,
+        include=options.include,
+        exclude=options.exclude,
+        attention_products=options.attention_products,
+        calib_images=options.calib_images,
+        seed=options.seed,
+    )
+    if options.calib_batch < 1:
+        raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
+    return limits, resolved
+
+
+def _about(loader: Loader) -> dict[str, Any]:
+    """What the manifest says of the calibration images."""
+    return {
+        "kind": loader.source.spec.partition(":")[0],
+        "split": loader.source.split,
+        "images": len(loader.source),
+        "indices": list(loader.indices),
+        "skipped": [loader.source.inside(name) for name in loader.skipped],
+        "notes": loader.notes,
+    }
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def train(options: TrainOptions) -> TrainResult:
         if select_from is not None:
             selected = select_weights(config, select_from, heads=heads)
             model.load_state_dict({key: selected.state[key] for key in selected.taken}, strict=False)
+        _start_from(model, start, new_head=new_head, frozen=bool(resolved.frozen))
         identity = {**resolved.identity(), "data": sources[0].spec, "split": sources[0].split,
                     "image_size": config.image_size, "start": start and start.sha256,
                     "select_from": select_from and str(select_from)}  # fmt: skip
@@ -118,27 +119,12 @@ def train(options: TrainOptions) -> TrainResult:
             state = {key: tensor.to(getattr(torch, resolved.stored)) for key, tensor in network.state_dict().items()}
             save_checkpoint(out / MODEL, state, config, preprocessing, classes=names, data=own, force=True)
 
-        if start is not None:
-            kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
-            model.load_state_dict(kept, strict=not new_head)
-        if resolved.frozen:
-            for key, parameter in model.named_parameters():
-                parameter.requires_grad_(key.startswith("head."))
         distilled = _teacher(resolved, teacher or checkpoint, config, heads=heads, ema=ema)
         for network in (model, distilled):
             if network is not None and config.class_token == "last":
                 restructure(network, ["class_token_last_block"])  # the same function, for 10/12 of a block less
-        trainer = Trainer(
-            model,
-            distilled,
-            images,
-            held_out,
-            run,
-            shared,
-            judge=measure_held_out,
-            finish=lambda m: _rounded(m, resolved),
-            keep=keep,
-        )
+        then: dict[str, Any] = {"finish": lambda m: _rounded(m, resolved), "keep": keep}
+        trainer = Trainer(model, distilled, images, held_out, run, shared, judge=measure_held_out, **then)
         network, figures = trainer.fit()
         if run.writes:
             keep(network)
@@ -154,6 +140,16 @@ def train(options: TrainOptions) -> TrainResult:
                 format="float32",
             )
     return TrainResult(out / MODEL, out, figures, processes.rank)
+
+
+def _start_from(model: Illama, start: Checkpoint | None, *, new_head: bool, frozen: bool) -> None:
+    """Give a network a checkpoint's weights, but for a new head's; let the head alone learn if all else is frozen."""
+    if start is not None:
+        kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
+        model.load_state_dict(kept, strict=not new_head)
+    if frozen:
+        for key, parameter in model.named_parameters():
+            parameter.requires_grad_(key.startswith("head."))
 
 
 def _config(
