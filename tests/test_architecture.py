@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import illama_deploy
+from illama_deploy.target_names import LINES
+from illama_deploy.targets import ALL
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "illama_deploy"
@@ -149,3 +151,77 @@ def test_help_is_light() -> None:
 def test_registered_with_timm(first: str) -> None:
     code = f"import {first}\nm = timm.create_model('illama_tiny', num_classes=7)\nassert m.head.out_features == 7"
     assert "illama_deploy.model.registry" in _modules_after(code)
+
+
+#: What a function may have of lines; ruff counts its branches (C901).
+LONGEST = 80
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_functions_are_short(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lines = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: count for name, count in lines.items() if count > LONGEST} == {}
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported_modules(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Modules that a file imports as it is imported, or for its types; a function's own imports come later."""
+    package = _module(path) if path.name == "__init__.py" else _module(path).rpartition(".")[0]
+    found: set[str] = set()
+    todo: list[ast.stmt] = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If | ast.Try):
+            todo += [*node.body, *node.orelse]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            parts = package.split(".")
+            base = ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
+            names = (f"{base}.{alias.name}" for alias in node.names)
+            found |= {name if name in modules else base for name in names}
+    return {name for name in found if name in modules and name != _module(path)}
+
+
+def test_no_circle_of_imports() -> None:
+    """Those for types alone count, too."""
+    modules = {_module(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {name: _imported_modules(path, modules) for name, path in modules.items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " → ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_targets_are_compared_by_name_in_their_own_folders_alone() -> None:
+    names = {line.name for line in LINES} - {"torch"}  # which is a package, too
+    for path in PACKAGE.rglob("*.py"):
+        relative = path.relative_to(PACKAGE)
+        if relative.parts[0] == "target_names.py" or (relative.parts[0] == "targets" and len(relative.parts) > 2):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            sides += [case.pattern.value for case in getattr(node, "cases", []) if hasattr(case.pattern, "value")]
+            for side in sides:
+                said = {one.value for one in ast.walk(side) if isinstance(one, ast.Constant)}
+                assert not said & names, f"{relative}:{side.lineno}"
+
+
+def test_every_target_has_one_line_and_one_folder() -> None:
+    folders = {path.parent.name for path in (PACKAGE / "targets").glob("*/__init__.py")}
+    assert {line.folder for line in LINES} == folders
+    words = [word for line in LINES for word in (line.name, *line.aliases)]
+    assert len(words) == len(set(words))
+    assert list(ALL) == [line.name for line in LINES]
+    assert all(target.name == name for name, target in ALL.items())

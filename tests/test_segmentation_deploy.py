@@ -46,11 +46,12 @@ from illama_deploy.report.pictures import draw_small
 from illama_deploy.rewrites import apply_rewrites, suited
 from illama_deploy.rounding import nearest
 from illama_deploy.steps.bench import bench
+from illama_deploy.steps.calibrated import site_formats
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import export
 from illama_deploy.steps.inspect import inspect
 from illama_deploy.steps.qat import qat, rewritten_network
-from illama_deploy.steps.quantize import quantize, site_formats
+from illama_deploy.steps.quantize import quantize
 from illama_deploy.targets import TARGETS
 from illama_deploy.targets.onnx_cpu.proof import optimized_graph
 from illama_deploy.targets.open import open_artifact

@@ -15,13 +15,13 @@ from illama_deploy.errors import RuntimeUnavailableError
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.steps.export import ExportResult
 from illama_deploy.targets import TARGETS
-from illama_deploy.versions import floors, is_older, need, too_old
+from illama_deploy.versions import WORK, floors, is_older, need, too_old
 
 from .conftest import ROOT, Cli
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: Extras that the package itself imports from, and all that its tests have besides.
-RUNTIMES = ("trt", "rtx", "openvino", "corruptions")
+RUNTIMES = tuple(extra for extra in PROJECT["optional-dependencies"] if extra not in WORK)
 TESTS = (*RUNTIMES, "test")
 #: Modules of distributions that need not be installed here, or not by their own name.
 NAMES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, DeployError
-from ..model.illama import VARIATIONS, IllamaConfig
+from ..model.config import VARIATIONS, IllamaConfig
 from ..preprocessing import Preprocessing
 from ..tables import typed
 from .seal import SEAL_KEY

@@ -10,6 +10,7 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -121,6 +122,23 @@ def _content(file: BinaryIO, member: _Member) -> bytes:
     return file.read(member.size)
 
 
+def _starts(file: BinaryIO, size: int, storages: Sequence[Storage]) -> dict[str, int]:
+    """Where each storage's numbers start, which stand one behind the other from here on.
+
+    Raises:
+        DamagedError: one has another size, or the file is cut short.
+    """
+    starts, place = {}, file.tell()
+    for known in storages:
+        file.seek(place)
+        if file.read(8) != struct.pack("<q", known.count):
+            raise DamagedError(f"storage {known.key[:40]!r} has another size than its tensors say")
+        starts[known.key], place = place + 8, place + 8 + known.count * known.width
+        if place > size:
+            raise DamagedError("it is cut short")
+    return starts
+
+
 def read_legacy(file: BinaryIO, size: int) -> Content:
     """Open a file of torch before 1.6 (or a bare pickle, which holds no tensors that can be read).
 
@@ -170,13 +188,5 @@ def read_legacy(file: BinaryIO, size: int) -> Content:
     tree, keys = value(), value()
     if not isinstance(keys, list) or len(keys) != len(storages) or {str(key) for key in keys} != set(storages):
         raise DamagedError("its storages are not those of its tensors")
-    place = file.tell()
-    for key in keys:
-        known = storages[key]
-        file.seek(place)
-        if file.read(8) != struct.pack("<q", known.count):
-            raise DamagedError(f"storage {key[:40]!r} has another size than its tensors say")
-        starts[key], place = place + 8, place + 8 + known.count * known.width
-        if place > size:
-            raise DamagedError("it is cut short")
+    starts |= _starts(file, size, [storages[key] for key in keys])
     return Content(tree, tree.get(METADATA_KEY) if isinstance(tree, dict) else None)

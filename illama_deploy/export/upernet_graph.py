@@ -12,8 +12,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -21,15 +21,48 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..model.illama import IllamaConfig
 from ..model.upernet import UperNet
-
-if TYPE_CHECKING:
-    from .float_graph import GraphBuilder
 
 __all__ = ["build_upernet"]
 
 
-def build_upernet(builder: GraphBuilder, head: UperNet, levels: Sequence[ir.Value]) -> ir.Value:
+class Builder(Protocol):
+    """What a UperNet is appended to: see `GraphBuilder`, whose methods these are."""
+
+    config: IllamaConfig
+    output: str
+
+    def linear(self, site: str, x: ir.Value, module: nn.Module) -> ir.Value: ...
+
+    def convolution(self, name: str, x: ir.Value, conv: nn.Module) -> ir.Value: ...
+
+    def pixels(
+        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, relu: str | None = None
+    ) -> ir.Value: ...
+
+    def rows(self, x: ir.Value, size: tuple[int, int], channels: int, name: str) -> ir.Value: ...
+
+    def squares(
+        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, as_rows: bool, relu: str
+    ) -> ir.Value: ...
+
+    def reshape(self, x: ir.Value, shape: Sequence[int], name: str) -> ir.Value: ...
+
+    def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value: ...
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, object] | None = None,
+        *,
+        name: str,
+        output: str | None = None,
+    ) -> ir.Value: ...
+
+
+def build_upernet(builder: Builder, head: UperNet, levels: Sequence[ir.Value]) -> ir.Value:
     """Append a UperNet whose BatchNorms are folded.
 
     Args:
@@ -42,9 +75,9 @@ def build_upernet(builder: GraphBuilder, head: UperNet, levels: Sequence[ir.Valu
 
 
 class _UperNet:
-    """Appends to a `GraphBuilder`; each method returns the value that it makes."""
+    """Appends to a `Builder`; each method returns the value that it makes."""
 
-    def __init__(self, builder: GraphBuilder, head: UperNet) -> None:
+    def __init__(self, builder: Builder, head: UperNet) -> None:
         self.builder, self.head, self.width = builder, head, builder.config.head_width
 
     def logits(self, levels: Sequence[ir.Value]) -> ir.Value:

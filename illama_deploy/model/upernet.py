@@ -18,19 +18,16 @@ Shapes in names: B batch, N image tokens, E embedding dimension, C the head's wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .illama import IllamaConfig, RMSNorm
+from .config import LEVELS, IllamaConfig
+from .norm import RMSNorm
 
 __all__ = ["LEVELS", "POOLS", "ConvNormReLU", "UpNormReLU", "UperNet", "resize"]
 
-#: Feature maps that are read.
-LEVELS = 4
 #: Cells along each side that the coarsest level is averaged over.
 POOLS = (1, 2, 3, 6)
 DROPOUT = 0.1

@@ -25,11 +25,12 @@ from ..quant.learnable import freeze, make_learnable
 from ..quant.quality import LOGITS, measure_sqnr
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
 from ..workspace import Workspace
+from .calibrated import SQNR_IMAGES, rewrite_float
 from .images import calibration_source, which_images
 from .inputs import choose_start, paths_of
 from .kernels import kernel_lines
 from .load_checkpoint import read_source
-from .quantize import SQNR_IMAGES, quantize, rewrite_float
+from .quantize import quantize
 from .train import TrainResult
 
 __all__ = ["format_name", "qat", "rewritten_network"]
@@ -76,12 +77,8 @@ def qat(options: QatOptions) -> TrainResult:
         )
     if is_directory:
         quantized = load_quantized(given)
-        known, sha256, config, names = (
-            quantized.manifest["data"]["kind"],
-            quantized.manifest_sha256,
-            quantized.model.config,
-            tuple(quantized.manifest["classes"]),
-        )
+        known, names = quantized.manifest["data"]["kind"], tuple(quantized.manifest["classes"])
+        sha256, config = quantized.manifest_sha256, quantized.model.config
         hashes = [sha256, quantized.manifest["source"]["sha256"]]
         for line in kernel_lines(quantized.formats.values()):
             shared.say(line)
@@ -98,9 +95,8 @@ def qat(options: QatOptions) -> TrainResult:
     resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else usual))
     identity = {**resolved.identity(), **quantizing, "data": spec, "split": sources[0].split, "start": sha256}
     with join_processes(shared.threads) as processes, ExitStack() as held:
-        run = held.enter_context(
-            RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
-        )
+        going_on = {"resume": shared.resume, "force": shared.force}
+        run = held.enter_context(RunDirectory(out, identity, **going_on, writes=processes.rank == 0))
         if not is_directory and run.writes and run.saved is None:
             at: dict[str, Any] = {"data": spec, "split": shared.split, "out": out / START, "say": shared.say}
             at["recorded"] = False

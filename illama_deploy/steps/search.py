@@ -11,11 +11,11 @@ from __future__ import annotations
 import copy
 import hashlib
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,9 +50,7 @@ from ..search import (
     weight_bytes,
 )
 from ..versions import cpu, versions
-
-if TYPE_CHECKING:
-    from .quantize import Calibrated
+from .calibrated import Calibrated
 
 __all__ = ["Found", "HeldOut", "hold_out", "search", "search_rows"]
 
@@ -207,12 +205,7 @@ def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside:
     formats = [_formats(calibrated, groups, point) for point in points]
     sizes = [stored_size(config, rewrites, each) for each in formats]
     budget = limits.bytes_of(stored_size(config, (), {}))
-    first = next((i for i, size in enumerate(sizes) if size <= budget), None)
-    if first is None:
-        raise UsageError(
-            f"Nothing fits {budget / 1e6:.2f} MB: the smallest assignment has {sizes[-1] / 1e6:.2f} MB.",
-            hint="Raise --max-size, or add a --candidate of fewer bits.",
-        )
+    first = _first_that_fits(sizes, budget)
 
     measured: dict[int, dict[str, Any]] = {}
     kept: dict[int, Illama] = {}
@@ -266,15 +259,32 @@ def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside:
             }
             for number, (point, size) in enumerate(zip(points, sizes, strict=True))
         ],
-        "sensitivity": [
-            {"sites": name, **asdict(choice), "format": choice.format.name}
-            for name, each in choices.items()
-            for choice in each
-        ],
+        "sensitivity": [*_sensitivities(choices)],
         "sensitivity_images": min(SENSITIVITY_IMAGES, len(calibrated.loader)),
         "held_out": {"spec": source.spec, "split": source.split, "indices": list(held_out.loader.indices)},
     }
     return Found(recipe, formats[chosen], model, record, journal)
+
+
+def _first_that_fits(sizes: Sequence[int], budget: float) -> int:
+    """Number of the first assignment of at most so many bytes.
+
+    Raises:
+        UsageError: none is.
+    """
+    for number, size in enumerate(sizes):
+        if size <= budget:
+            return number
+    raise UsageError(
+        f"Nothing fits {budget / 1e6:.2f} MB: the smallest assignment has {sizes[-1] / 1e6:.2f} MB.",
+        hint="Raise --max-size, or add a --candidate of fewer bits.",
+    )
+
+
+def _sensitivities(choices: Mapping[str, Sequence[Choice]]) -> Iterator[dict[str, Any]]:
+    for name, each in choices.items():
+        for choice in each:
+            yield {"sites": name, **asdict(choice), "format": choice.format.name}
 
 
 def search_rows(artifact: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -13,9 +13,9 @@ from ..errors import DeployError
 from ..progress import track
 from ..quant import QuantizedArtifact, SiteSensitivity, load_quantized, measure_sensitivity
 from ..quant.artifact import WEIGHTS
+from .calibrated import rewrite_float
 from .images import calibration_source
 from .load_checkpoint import read_source
-from .quantize import rewrite_float
 
 __all__ = ["SENSITIVITY_IMAGES", "describe_sites"]
 

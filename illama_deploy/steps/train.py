@@ -111,9 +111,8 @@ def train(options: TrainOptions) -> TrainResult:
                     "image_size": config.image_size, "start": start and start.sha256,
                     "select_from": select_from and str(select_from)}  # fmt: skip
         own = EMBEDDED_IMAGES if sources[0].spec == EMBEDDED_IMAGES else None
-        run = held.enter_context(
-            RunDirectory(out, identity, resume=shared.resume, force=shared.force, writes=processes.rank == 0)
-        )
+        going_on = {"resume": shared.resume, "force": shared.force}
+        run = held.enter_context(RunDirectory(out, identity, **going_on, writes=processes.rank == 0))
 
         def keep(network: Illama) -> None:
             state = {key: tensor.to(getattr(torch, resolved.stored)) for key, tensor in network.state_dict().items()}

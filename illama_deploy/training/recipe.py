@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
-from ..model.illama import VARIATIONS, IllamaConfig
+from ..model.config import VARIATIONS, IllamaConfig
 from ..tables import check_types, from_table, of_type, plain_values, read_toml, require_known, shortened
-from .augmentation import why_no_policy
+from .policies import why_no_policy
 
 __all__ = ["FUSED", "SHIPPED", "TrainRecipe", "require_memory"]
 
@@ -138,30 +138,12 @@ class TrainRecipe:
         for name, least in LEAST.items():
             if not getattr(self, name) >= least:
                 raise RecipeError(f"Recipe key {name!r} must be at least {least}.", hint="Raise it.")
-        low, high = self.zoom if len(self.zoom) == 2 else (0.0, 0.0)
-        if not 0 < self.crop <= 1 or not 1 / MOST_ZOOM <= low <= high <= MOST_ZOOM:
-            raise RecipeError(
-                f"'crop' must be a share above 0, and 'zoom' two rising factors of at most {MOST_ZOOM}.",
-                hint="Mend it.",
-            )
-        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise RecipeError("'crop_scale' must be two rising shares above 0.", hint="Mend it.")
         if not self.temperature > 0:
             raise RecipeError("'temperature' must be above 0.", hint="Raise it.")
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"Recipe key {name!r} must be in 0..1, not {getattr(self, name)}.", hint="Mend it.")
-        if len(self.mean) != len(self.std) or not all(deviation > 0 for deviation in self.std):
-            raise RecipeError(
-                "The recipe's 'mean' and 'std' differ in length, or a deviation is not above 0.",
-                hint="Give one of each per channel.",
-            )
-        channels = dict(self.model).get("channels", len(self.mean) or 3)
-        if channels not in (1, 3, 4) or len(self.mean) not in (0, channels):
-            raise RecipeError(
-                f"The recipe has {len(self.mean)} means and a network of {shortened(channels)} channels.",
-                hint="Image files have 1, 3 or 4 channels; give one mean and deviation for each.",
-            )
+        self._check_images()
         for name in SPANS:
             if getattr(self, name) >= self.epochs and getattr(self, name):
                 raise RecipeError(
@@ -177,6 +159,32 @@ class TrainRecipe:
             raise RecipeError(
                 f"Recipe key 'optimizer' does not know {shortened(self.optimizer)} ({why}).",
                 hint="Use one of timm's that needs gradients alone, such as adamw, sgd or lion.",
+            )
+
+    def _check_images(self) -> None:
+        """Refuse what no image can be made of.
+
+        Raises:
+            RecipeError: cuts, scales, means or channels that do not fit.
+        """
+        low, high = self.zoom if len(self.zoom) == 2 else (0.0, 0.0)
+        if not 0 < self.crop <= 1 or not 1 / MOST_ZOOM <= low <= high <= MOST_ZOOM:
+            raise RecipeError(
+                f"'crop' must be a share above 0, and 'zoom' two rising factors of at most {MOST_ZOOM}.",
+                hint="Mend it.",
+            )
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise RecipeError("'crop_scale' must be two rising shares above 0.", hint="Mend it.")
+        if len(self.mean) != len(self.std) or not all(deviation > 0 for deviation in self.std):
+            raise RecipeError(
+                "The recipe's 'mean' and 'std' differ in length, or a deviation is not above 0.",
+                hint="Give one of each per channel.",
+            )
+        channels = dict(self.model).get("channels", len(self.mean) or 3)
+        if channels not in (1, 3, 4) or len(self.mean) not in (0, channels):
+            raise RecipeError(
+                f"The recipe has {len(self.mean)} means and a network of {shortened(channels)} channels.",
+                hint="Image files have 1, 3 or 4 channels; give one mean and deviation for each.",
             )
 
     def lr_at(self, update: int, steps: int) -> float:

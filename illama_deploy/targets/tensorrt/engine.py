@@ -176,29 +176,10 @@ def build_engine(
             f"{name} cannot start a build: " + ("; ".join(complaints) or str(error)), where=onnx.name
         ) from error
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)):
-        errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise ExportError(
-            f"The parser of {name} refuses the file{_opset(onnx)}: " + "; ".join(errors or complaints),
-            where=onnx.name,
-            hint="Another version may accept it; --onnx-only writes the ONNX file alone.",
-        )
+    parser = trt.OnnxParser(network, log)  # outlives the network, whose weights it holds
+    _parse(parser, onnx, name, complaints)
     image = tuple(network.get_input(0).shape)[1:]
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
-    optimization = builder.create_optimization_profile()
-    optimization.set_shape(INPUT, *((size, *image) for size in (profile.minimum, profile.optimum, profile.maximum)))
-    config.add_optimization_profile(optimization)
-    if flavor == "rtx":
-        _set_capabilities(trt, config, capabilities)
-    else:
-        capabilities = (_device_capability(),)
-        load_timing_cache(config, _timing_cache_path(options, trt.__version__, capabilities[0]))
+    config, capabilities = _configure(trt, builder, flavor, profile, image, capabilities, options)
     with phases(f"Building {engine.name} ({flavor})") as shown:
         monitor = make_monitor(trt, shown)
         config.progress_monitor = monitor
@@ -217,27 +198,74 @@ def build_engine(
         if information is not None:
             layers_path(engine).write_text(information, encoding="utf-8")
             layers, source = inspected_layers(information), "engine inspector"
-    output = network.get_output(0)
+    counts = Counter(f"{layer['type']} {layer['precision']}" for layer in layers)
     record = {
-        "engine": {"file": engine.name, "sha256": sha256_file(engine), "bytes": engine.stat().st_size},
         "onnx": {"file": onnx.name, "sha256": sha256_file(onnx)},
         "flavor": flavor,
         "version": trt.__version__,
         "compute_capabilities": list(capabilities),
         "profile": {"input": INPUT, "min": profile.minimum, "opt": profile.optimum, "max": profile.maximum},
-        "input": {"name": INPUT, "shape": list(image)},
-        "output": {"name": output.name, "shape": list(tuple(output.shape)[1:])},
-        "classes": int(output.shape[1]),
+        **_interface(network),
         **_metadata(onnx),
         **about,
-        "layers": {
-            "from": source,
-            "counts": dict(sorted(Counter(f"{layer['type']} {layer['precision']}" for layer in layers).items())),
-            "list": layers,
-        },
+        "layers": {"from": source, "counts": dict(sorted(counts.items())), "list": layers},
         "rebuild": rebuild + options.flags,
     }
-    return write_sidecar(engine, record)
+    file = {"file": engine.name, "sha256": sha256_file(engine), "bytes": engine.stat().st_size}
+    return write_sidecar(engine, {"engine": file, **record})
+
+
+def _parse(parser: Any, onnx: Path, name: str, complaints: ErrorLog) -> None:
+    """Read a file into a parser's network.
+
+    Raises:
+        ExportError: it is refused.
+    """
+    if parser.parse_from_file(str(onnx)):
+        return
+    errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    raise ExportError(
+        f"The parser of {name} refuses the file{_opset(onnx)}: " + "; ".join(errors or complaints),
+        where=onnx.name,
+        hint="Another version may accept it; --onnx-only writes the ONNX file alone.",
+    )
+
+
+def _configure(
+    trt: Any,
+    builder: Any,
+    flavor: str,
+    profile: Profile,
+    image: tuple[int, ...],
+    capabilities: tuple[str, ...],
+    options: BuildOptions,
+) -> tuple[Any, tuple[str, ...]]:
+    """A builder's configuration, and the compute capabilities that it builds for."""
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    optimization = builder.create_optimization_profile()
+    optimization.set_shape(INPUT, *((size, *image) for size in (profile.minimum, profile.optimum, profile.maximum)))
+    config.add_optimization_profile(optimization)
+    if flavor == "rtx":
+        _set_capabilities(trt, config, capabilities)
+    else:
+        capabilities = (_device_capability(),)
+        load_timing_cache(config, _timing_cache_path(options, trt.__version__, capabilities[0]))
+    return config, capabilities
+
+
+def _interface(network: Any) -> dict[str, Any]:
+    """What an engine takes and gives."""
+    given, taken = network.get_input(0), network.get_output(0)
+    return {
+        "input": {"name": INPUT, "shape": list(tuple(given.shape)[1:])},
+        "output": {"name": taken.name, "shape": list(tuple(taken.shape)[1:])},
+        "classes": int(taken.shape[1]),
+    }
 
 
 def _metadata(path: Path) -> dict[str, Any]:
