@@ -26,7 +26,7 @@ def kernel_lines(formats: Iterable[Format]) -> list[str]:
 def _line(base: str, found: dict[str, str]) -> str:
     if found:
         return f"{base} runs in " + "; ".join(f"{TARGETS[name].runtime}: {how}" for name, how in found.items())
-    why = dict.fromkeys(target.missing[base].why for target in TARGETS.values())
+    why = dict.fromkeys(target.gap(base).why for target in TARGETS.values())
     others = [target for name, target in ALL.items() if name not in TARGETS and target.runs(base) is not None]
     only = "".join(f" (only {target.runtime} has, --target {target.name})" for target in others)
     return (

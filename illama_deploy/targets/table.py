@@ -16,6 +16,6 @@ def target_rows() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             if (runs := target.runs(name)) is not None:
                 rows.append((target.runtime, name, "yes", runs, ""))
             else:
-                gap = target.missing[name]
+                gap = target.gap(name)
                 rows.append((target.runtime, name, "simulated" if gap.can_simulate else "no", gap.why, gap.nearest))
     return ("target", "format", "kernel", "what runs it, or why not", "nearest"), rows

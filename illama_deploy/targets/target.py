@@ -94,7 +94,7 @@ class Target(ABC):
         float_format: format of the float file beside the quantized one.
         lowest: the lowest version of each package that loads its files, as the files say; its own first.
         kernels: formats (`Format.base`) that it has kernels for, each with what runs it.
-        missing: the other formats.
+        missing: other formats (see `gap`).
         changed: formats whose weights it takes, with activations in another form than the checkpoint's; each with
             what that is called. What is no GEMM of weights stays, and needs an entry of its own in one of the others.
     """
@@ -125,6 +125,10 @@ class Target(ABC):
         """What runs a format here, or None."""
         return self.changed.get(base) or self.kernels.get(base)
 
+    def gap(self, base: str) -> Missing:
+        """Why there is no kernel for a format; of one that the target has not heard of, that it has not."""
+        return self.missing.get(base) or Missing(f"none is known for {base}", next(iter(self.kernels)))
+
     def label(self, name: str, formats: Iterable[Format]) -> str:
         """The name of an artifact's format for a file of this target, such as `W4A8 as INT4 weight-only …`."""
         for base, how in self.spelled(formats).items():
@@ -143,7 +147,7 @@ class Target(ABC):
         for base, _ in Counter(format_.base for format_ in formats).most_common():
             if base in self.kernels:
                 continue
-            gap = self.missing[base]
+            gap = self.gap(base)
             if not (allowed and gap.can_simulate):
                 raise UsageError(
                     f"{self.runtime} has no kernel for {base}: {gap.why}.",
