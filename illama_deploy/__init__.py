@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from .steps.demo import demo
     from .steps.evaluate import evaluate
     from .steps.export import export
-    from .steps.load_checkpoint import load_checkpoint
     from .steps.qat import qat
     from .steps.quantize import quantize
+    from .steps.shared.load_checkpoint import load_checkpoint
     from .steps.train import train
     from .training.recipe import TrainRecipe
 
@@ -62,10 +62,8 @@ __all__ = [
 _LAZY = {
     "Recipe": "recipe",
     "TrainRecipe": "training.recipe",
-    **{
-        name: f"steps.{name}"
-        for name in ("bench", "check", "demo", "evaluate", "load_checkpoint", "qat", "quantize", "train")
-    },
+    "load_checkpoint": "steps.shared.load_checkpoint",
+    **{name: f"steps.{name}" for name in ("bench", "check", "demo", "evaluate", "qat", "quantize", "train")},
 }
 
 

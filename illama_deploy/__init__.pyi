@@ -15,7 +15,7 @@ from .runtime import Runtime as Runtime
 from .steps.bench import Benchmark as Benchmark
 from .steps.evaluate import Evaluation as Evaluation
 from .steps.export import ExportResult as ExportResult
-from .steps.load_checkpoint import load_checkpoint as load_checkpoint
+from .steps.shared.load_checkpoint import load_checkpoint as load_checkpoint
 from .steps.train import TrainResult as TrainResult
 from .training.recipe import TrainRecipe as TrainRecipe
 from .workspace import Workspace as Workspace

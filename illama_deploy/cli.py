@@ -80,7 +80,7 @@ def evaluate(options: EvaluateOptions) -> None:
 def bench(options: BenchOptions) -> None:
     from .printing import print_benchmark
     from .steps.bench import bench as step
-    from .steps.inputs import exported_files
+    from .steps.shared.inputs import exported_files
 
     if not options.artifacts:
         newest = Path(_newest(options.place.workspace, "export"))
@@ -92,13 +92,13 @@ def bench(options: BenchOptions) -> None:
 
 @command(app, CheckOptions)
 def check(options: CheckOptions) -> None:
-    from .report import FACES, print_report
+    from .report import RENDERERS, print_report
     from .steps.check import check as step
 
     result = step(options.but(command=typed()))
     print_report(result.to_dict())
     place = options.output.out or (options.output.workspace or Workspace()).report
-    say(f"wrote {place}: report.json, {', '.join(face.file for face in FACES.values())}")
+    say(f"wrote {place}: report.json, {', '.join(renderer.file for renderer in RENDERERS.values())}")
     raise typer.Exit(result.exit_code(options.strict))
 
 
@@ -150,7 +150,7 @@ def _top(
 
 def _newest(workspace: Workspace | None, *steps: str) -> str:
     """The newest artifact of the workspace that one of these steps made, and a line that says so."""
-    from .steps.inputs import choose_any
+    from .steps.shared.inputs import choose_any
 
     chosen = choose_any(workspace or Workspace(), *steps)
     say(chosen.why)

@@ -14,7 +14,7 @@ from .report.terminal import print_table
 from .steps.bench import Benchmark
 from .steps.evaluate import Evaluation
 from .steps.export import ExportResult
-from .steps.search import search_rows
+from .steps.shared.search import search_rows
 from .steps.train import TrainResult
 from .targets import ALL, TARGETS
 from .targets.table import target_rows

@@ -29,7 +29,7 @@ from illama_deploy.checkpoint import find_checkpoint, read_checkpoint
 from illama_deploy.onnx_metadata import PREFIX
 from illama_deploy.onnx_seal import append_seal
 from illama_deploy.quant import QuantizedArtifact
-from illama_deploy.report import FACES
+from illama_deploy.report import RENDERERS
 from illama_deploy.sealed import write_sealed
 from illama_deploy.steps.export import ExportResult
 
@@ -693,7 +693,7 @@ def test_output_that_exists_is_kept(cli: Cli, place: Path, steps: dict[str, tupl
     [
         ("quantize", {"manifest.json", "model.safetensors"}),
         ("export", {"export.json", "model.onnx"}),
-        ("check", {"report.json", *(face.file for face in FACES.values())}),
+        ("check", {"report.json", *(renderer.file for renderer in RENDERERS.values())}),
     ],
 )
 def test_force_replaces_the_output(

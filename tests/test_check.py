@@ -15,11 +15,11 @@ from illama_deploy.environment import describe_environment
 from illama_deploy.hashing import canonical_json
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.report import load_schema, read_report, seal
-from illama_deploy.steps.against import compare_with_stored
 from illama_deploy.steps.export import ExportResult
 from illama_deploy.steps.inspect import inspect
-from illama_deploy.steps.lineup import line_up
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.steps.shared.participants import open_participants
+from illama_deploy.steps.shared.stored import compare_with_stored
 from illama_deploy.workspace import Workspace
 
 from .conftest import Cli
@@ -111,7 +111,7 @@ def test_an_export_brings_its_own_baseline(cli: Cli, place: Path) -> None:
 
 def test_torch_is_a_target(place: Path) -> None:
     """The float checkpoint that it was made of, against torchao's kernels; none is compiled before it runs."""
-    [group] = line_up([place / "quantized"], None, ["torch"], Workspace(place), {"threads": 1})
+    [group] = open_participants([place / "quantized"], None, ["torch"], Workspace(place), {"threads": 1})
     assert [member.artifact.info.backend.split(" ")[0] for member in group] == ["torch", "torchao"]
     assert {member.target for member in group} == {"torch"}
 

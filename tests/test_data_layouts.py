@@ -767,7 +767,7 @@ def test_images_that_calibrate_and_judge_are_said(cli: Cli, tmp_path: Path) -> N
 
 def test_sites_are_measured_on_a_flat_folder_and_a_single_file(tmp_path: Path) -> None:
     from illama_deploy.steps.quantize import quantize
-    from illama_deploy.steps.sensitivity import describe_sites
+    from illama_deploy.steps.shared.sites import describe_sites
 
     flat(tmp_path / "images")
     column(tmp_path / "parquet")

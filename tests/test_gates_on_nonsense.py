@@ -20,14 +20,14 @@ from illama_deploy.measure.statistics import Interval
 from illama_deploy.options.steps import EvaluateOptions
 from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.report import Gate, read_report
-from illama_deploy.report.faces import render_properties
+from illama_deploy.report.renderers import render_properties
 from illama_deploy.runtime import Runtime
 from illama_deploy.steps.bench import bench
 from illama_deploy.steps.check import check
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import ExportResult
-from illama_deploy.steps.lineup import line_up
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.steps.shared.participants import open_participants
 from illama_deploy.targets.open import open_artifact
 from illama_deploy.workspace import Workspace
 
@@ -233,7 +233,7 @@ def test_two_quantized_directories_side_by_side(cli: Any, digits_quantized: Quan
 
     # An export under the usual name is taken where it is this one's, and never replaced where it is another's.
     (tmp_path / "q8-onnx").rename(tmp_path / "onnx")
-    groups = line_up(both[:2], None, ["cpu"], Workspace(tmp_path), {"threads": 1})
+    groups = open_participants(both[:2], None, ["cpu"], Workspace(tmp_path), {"threads": 1})
     shown = [Path(group.candidates[0].artifact.info.name).parent.name for group in groups]
     assert shown == ["onnx", "q4-onnx"]
     # One that was quantized again does not go by its old export.

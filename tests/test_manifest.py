@@ -230,7 +230,7 @@ def test_the_manifest_in_typed_values(w4a8: QuantizedArtifact) -> None:
 
 
 def test_the_record_of_a_search_is_sealed(cli: Cli, tmp_path: Path) -> None:
-    from illama_deploy.steps.search import search_rows
+    from illama_deploy.steps.shared.search import search_rows
 
     artifact = quantize(max_size="60%", calib_images=32, held_out_images=100, out=tmp_path / "q")
     assert artifact.about.search is not None

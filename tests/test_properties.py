@@ -24,7 +24,7 @@ from illama_deploy.errors import DataError
 from illama_deploy.formats import parse_format
 from illama_deploy.measure import Accuracy, Binning, fit_temperature
 from illama_deploy.measure.attention_rank import measure_attention_rank, singular_values, values_to_reach
-from illama_deploy.measure.calibration import log_softmax
+from illama_deploy.measure.reliability import log_softmax
 from illama_deploy.measure.shape_bias import decide, shape_bias
 from illama_deploy.model.illama import Attention, Illama, IllamaConfig, apply_rope
 from illama_deploy.preprocessing import Preprocessing

@@ -1,4 +1,4 @@
-"""Verdicts, the document and its faces: one source, the same figures everywhere."""
+"""Verdicts, the document and its renderers: one source, the same figures everywhere."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from illama_deploy.errors import ArtifactError
 from illama_deploy.hashing import canonical_json
 from illama_deploy.measure import Interval
 from illama_deploy.report import (
-    FACES,
     GATES,
+    RENDERERS,
     Gate,
     Report,
     Verdict,
@@ -177,7 +177,7 @@ def test_missing_file(tmp_path: Path) -> None:
         read_report(tmp_path / "gone.json")
 
 
-# --- faces -----------------------------------------------------------------------------------------------------------
+# --- renderers -------------------------------------------------------------------------------------------------------
 
 
 class Page(HTMLParser):
@@ -263,7 +263,7 @@ def test_terminal_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_pages_show_properties() -> None:
     content = document()
-    html, markdown = FACES["html"].render(content), FACES["md"].render(content)
+    html, markdown = RENDERERS["html"].render(content), RENDERERS["md"].render(content)
     for text in (
         "1.2345 (1024 images of train)",
         "39.0 (29.0–49.0)",
@@ -279,10 +279,10 @@ def test_pages_show_properties() -> None:
         one.pop("properties", None)
         if one["accuracy"] is not None:
             del one["accuracy"]["brier"]  # as an older report has it
-    html = FACES["html"].render(bare)
+    html = RENDERERS["html"].render(bare)
     assert "Rank of attention maps" not in html
     assert "Shape or texture" not in html
-    FACES["md"].render(bare)
+    RENDERERS["md"].render(bare)
 
 
 def test_reliability_bars_stand_between_their_edges() -> None:
@@ -295,7 +295,7 @@ def test_reliability_bars_stand_between_their_edges() -> None:
 
 def test_csv_holds_the_json_in_full() -> None:
     content = document()
-    rows = list(csv.DictReader(io.StringIO(FACES["csv"].render(content))))
+    rows = list(csv.DictReader(io.StringIO(RENDERERS["csv"].render(content))))
     assert [row["artifact"] for row in rows] == [one["info"]["name"] for one in content["artifacts"]]
     for row, one in zip(rows, content["artifacts"], strict=True):
         if one["accuracy"] is None:
@@ -317,7 +317,7 @@ def test_csv_holds_the_json_in_full() -> None:
 
 def test_benchmark_json_is_what_the_action_takes() -> None:
     content = document()
-    entries = json.loads(FACES["benchmark-json"].render(content))
+    entries = json.loads(RENDERERS["benchmark-json"].render(content))
     for entry in entries:
         assert {"name", "unit", "value"} <= set(entry) <= {"name", "unit", "value", "range", "extra"}
         assert isinstance(entry["value"], float | int)
@@ -336,7 +336,7 @@ def test_benchmark_json_is_what_the_action_takes() -> None:
 def test_junit_has_a_case_for_each_gate(tmp_path: Path) -> None:
     content = document()
     path = tmp_path / "junit.xml"
-    path.write_text(FACES["junit"].render(content), encoding="utf-8")
+    path.write_text(RENDERERS["junit"].render(content), encoding="utf-8")
     xmlschema.XMLSchema(DATA / "junit.xsd").validate(path)
     suites = list(junitparser.JUnitXml.fromfile(str(path)))
     assert [suite.name for suite in suites] == [INTEGER, OTHER, ENGINE]
@@ -370,7 +370,7 @@ def test_names_are_only_names(tmp_path: Path) -> None:
     assert "script" not in markdown.tags
     assert {len(row) for row in markdown.tables[0]} == {6}
     path = tmp_path / "junit.xml"
-    path.write_text(FACES["junit"].render(content), encoding="utf-8")
+    path.write_text(RENDERERS["junit"].render(content), encoding="utf-8")
     xmlschema.XMLSchema(DATA / "junit.xsd").validate(path)
 
 
@@ -391,8 +391,8 @@ def test_every_face_takes_a_report_of_nothing() -> None:
     data = {"spec": None, "split": None, "images": 0, "skipped": [], "sha256": None}
     empty = document(artifacts=nothing, gates=gates, data=data, quantized=[], notes=[], command=None)
     assert list(Draft202012Validator(load_schema()).iter_errors(empty)) == []
-    for face in FACES.values():
-        assert face.render(empty)
+    for renderer in RENDERERS.values():
+        assert renderer.render(empty)
     assert "no GPU" in render_html(empty)
 
 

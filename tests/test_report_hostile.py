@@ -24,10 +24,10 @@ from illama_deploy.console import one_line
 from illama_deploy.data import read_categories
 from illama_deploy.errors import ArtifactError, DataError
 from illama_deploy.measure import pack_confusions, unpack_confusions
-from illama_deploy.report import FACES, print_report, read_report, render_history
-from illama_deploy.report.faces.markdown import code, escape
+from illama_deploy.report import RENDERERS, print_report, read_report, render_history
+from illama_deploy.report.renderers.markdown import code, escape
 from illama_deploy.sealed import seal
-from illama_deploy.steps.against import compare_with_stored
+from illama_deploy.steps.shared.stored import compare_with_stored
 
 from .conftest import Cli
 from .reports import document
@@ -82,7 +82,7 @@ FOUND_LATER = re.compile(r"(?<!\w)@\w|(?<!\w)#\d|\bGH-\d|https?://\S|\bwww\.\w")
 def test_markdown_is_text(hostile: dict[str, Any]) -> None:
     plain = document(stored=dict.fromkeys(("path", "created", "fingerprint"), "x") | {"content_sha256": "0" * 64})
     markdown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-    for render in (FACES["md"].render, lambda content: render_history([content], [("a|b", "c")])["history.md"]):
+    for render in (RENDERERS["md"].render, lambda content: render_history([content], [("a|b", "c")])["history.md"]):
         text, expected = render(hostile), render(plain)
         kinds = [token.type for token in _tokens(markdown.parse(text)) if token.type != "code_inline"]
         wanted = [token.type for token in _tokens(markdown.parse(expected)) if token.type != "code_inline"]
@@ -134,7 +134,7 @@ class _Tags(HTMLParser):
 
 
 def test_html_is_text(hostile: dict[str, Any]) -> None:
-    for text in (FACES["html"].render(hostile), render_history([hostile], [(HOSTILE, HOSTILE)])["history.html"]):
+    for text in (RENDERERS["html"].render(hostile), render_history([hostile], [(HOSTILE, HOSTILE)])["history.html"]):
         assert "<img src=x" not in text
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u202e]", text)
         page = _Tags(text)
@@ -143,7 +143,7 @@ def test_html_is_text(hostile: dict[str, Any]) -> None:
 
 
 def test_csv_holds_no_formula(hostile: dict[str, Any]) -> None:
-    rows = list(csv.reader(io.StringIO(FACES["csv"].render(hostile))))
+    rows = list(csv.reader(io.StringIO(RENDERERS["csv"].render(hostile))))
     assert len({len(row) for row in rows}) == 1
     numbers = re.compile(r"-?[\d.]+(e[+-]?\d+)?$")
     for row in rows[1:]:
@@ -155,9 +155,9 @@ def test_csv_holds_no_formula(hostile: dict[str, Any]) -> None:
 def test_other_faces_are_text(hostile: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     import xml.etree.ElementTree as ET
 
-    root = ET.fromstring(FACES["junit"].render(hostile))
+    root = ET.fromstring(RENDERERS["junit"].render(hostile))
     assert len(root) == len({gate["artifact"] for gate in hostile["gates"]})
-    for entry in json.loads(FACES["benchmark-json"].render(hostile)):
+    for entry in json.loads(RENDERERS["benchmark-json"].render(hostile)):
         assert "\x1b" not in json.dumps(entry, ensure_ascii=False)
     print_report(hostile)
     shown = capsys.readouterr().out
@@ -227,8 +227,8 @@ def test_a_report_without_sites_is_rendered(tmp_path: Path) -> None:
     content["quantized"][0]["sites"] = []
     path = tmp_path / "report.json"
     path.write_text(json.dumps(seal(content)))
-    for face in FACES.values():
-        face.render(read_report(path))
+    for renderer in RENDERERS.values():
+        renderer.render(read_report(path))
 
 
 def test_confusions_unpack_no_further_than_they_may() -> None:
@@ -306,8 +306,8 @@ def test_mutants_are_refused_or_rendered(tmp_path: Path) -> None:
         except ArtifactError:
             continue
         read += 1
-        for face in FACES.values():
-            assert face.render(content)
+        for renderer in RENDERERS.values():
+            assert renderer.render(content)
         render_history([content, now])
         limits = {"batch": [1], "max_drop": 0.5, "min_effect": 0.02, "confidence": 0.95}
         list(compare_with_stored(now["artifacts"], now["data"], now["environment"], content, **limits))

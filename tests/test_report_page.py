@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from illama_deploy.report import render_history, render_html
-from illama_deploy.report.faces import render_inspection, render_properties
+from illama_deploy.report.renderers import render_inspection, render_properties
 from illama_deploy.report.rows import SITE_COLUMNS, site_rows
 from illama_deploy.steps.inspect import Inspection
 

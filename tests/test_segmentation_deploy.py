@@ -41,17 +41,17 @@ from illama_deploy.quant import (
 )
 from illama_deploy.quant.learnable import freeze, make_learnable
 from illama_deploy.quant.modules import gemm_operands
-from illama_deploy.report import FACES, read_report, seal
+from illama_deploy.report import RENDERERS, read_report, seal
 from illama_deploy.report.pictures import draw_small
-from illama_deploy.rewrites import apply_rewrites, suited
+from illama_deploy.rewrites import apply_rewrites, rewrites_for
 from illama_deploy.rounding import nearest
 from illama_deploy.steps.bench import bench
-from illama_deploy.steps.calibrated import site_formats
 from illama_deploy.steps.evaluate import evaluate
 from illama_deploy.steps.export import export
 from illama_deploy.steps.inspect import inspect
 from illama_deploy.steps.qat import qat, rewritten_network
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.steps.shared.calibrated import site_formats
 from illama_deploy.targets import TARGETS
 from illama_deploy.targets.onnx_cpu.proof import optimized_graph
 from illama_deploy.targets.open import open_artifact
@@ -184,8 +184,8 @@ def test_sites_and_their_ranges() -> None:
 
 def test_what_suits_a_task() -> None:
     names = ["fold_norms", "class_token_last_block", "fold_batch_norms"]
-    assert suited(names, "classification") == ("fold_norms", "class_token_last_block")
-    assert suited(names, "segmentation") == ("fold_batch_norms", "fold_norms")
+    assert rewrites_for(names, "classification") == ("fold_norms", "class_token_last_block")
+    assert rewrites_for(names, "segmentation") == ("fold_batch_norms", "fold_norms")
 
 
 def test_the_manifest_says_what_was_done(place: Place) -> None:
@@ -472,9 +472,9 @@ def test_every_face_shows_it(report: Path) -> None:
     content = read_report(report / "report.json")
     miou = content["artifacts"][1]["accuracy"]["miou"]
     figures = {"md": f"{miou:.2f}", "html": f"{miou:.2f}", "csv": str(miou)}
-    for name, face in FACES.items():
-        text = (report / face.file).read_text(encoding="utf-8")
-        assert text == face.render(content)
+    for name, renderer in RENDERERS.items():
+        text = (report / renderer.file).read_text(encoding="utf-8")
+        assert text == renderer.render(content)
         assert ("mIoU" if name != "csv" else "miou_drop_low") in text
         assert figures.get(name, "") in text
         assert "top-1" not in text

@@ -15,8 +15,8 @@ from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.report import pay_notes, read_report
 from illama_deploy.report.rows import artifact_rows
 from illama_deploy.steps.export import export
-from illama_deploy.steps.kernels import kernel_lines, kernels_of
 from illama_deploy.steps.quantize import quantize
+from illama_deploy.steps.shared.kernels import kernel_lines, kernels_of
 from illama_deploy.targets import TARGETS
 from illama_deploy.workspace import Workspace
 

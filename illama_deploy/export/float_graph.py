@@ -27,7 +27,7 @@ from ..model.illama import Attention, Illama, RMSNorm
 from ..model.upernet import UperNet
 from ..onnx_metadata import PRODUCER
 from ..quant.modules import QuantWeighted, gemm_operands
-from ..rewrites import OnlineRotation, apply_rewrites, suited
+from ..rewrites import OnlineRotation, apply_rewrites, rewrites_for
 from .upernet_graph import build_upernet
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "ROWS", "SITE", "GraphBuilder", "build_float_graph", "site_rows"]
@@ -63,7 +63,7 @@ class GraphBuilder:
         model.config.require_illama()
         if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):  # no graph has them
             model = copy.deepcopy(model)
-            apply_rewrites(model, suited((), model.config.task))
+            apply_rewrites(model, rewrites_for((), model.config.task))
         self.model, self.config = model, model.config
         self.output = OUTPUT
         self.tape = ir.tape.Tape()

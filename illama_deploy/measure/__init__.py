@@ -1,9 +1,9 @@
 """Accuracy and latency of artifacts, with their uncertainty."""
 
 from .accuracy import Accuracy, Comparison, measure_accuracy, pack_correct, run_batch, unpack_correct
-from .calibration import PAPER_BINNING, Binning, fit_temperature
 from .conditions import Conditions, condition_notes
 from .latency import Latency, measure_latency
+from .reliability import PAPER_BINNING, Binning, fit_temperature
 from .segmentation import (
     PixelAccuracy,
     PixelComparison,

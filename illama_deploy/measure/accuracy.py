@@ -13,7 +13,7 @@ import numpy as np
 from ..data.loader import Batch
 from ..quant.quality import sqnr_db
 from ..runtime.runtime import Runtime
-from .calibration import PAPER_BINNING, Binning, calibration_error, log_softmax
+from .reliability import PAPER_BINNING, Binning, calibration_error, log_softmax
 from .statistics import Interval, bootstrap, mean_interval, share_interval
 
 __all__ = ["Accuracy", "Comparison", "measure_accuracy", "pack_correct", "run_batch", "unpack_correct"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .calibration import log_softmax
+from .reliability import log_softmax
 from .statistics import bootstrap
 
 __all__ = ["decide", "shape_bias"]

@@ -62,7 +62,7 @@ def functions_page() -> str:
     homes: dict[str, list[str]] = {}
     for name in sorted(named):
         homes.setdefault(HOMES[name], []).append(name)
-    homes[".errors"], homes[".steps.load_checkpoint"] = errors, ["load_checkpoint"]
+    homes[".errors"], homes[".steps.shared.load_checkpoint"] = errors, ["load_checkpoint"]
     imports = [f"from {home} import {name} as {name}" for home, names in sorted(homes.items()) for name in names]
     return "\n".join(
         [

@@ -4,8 +4,8 @@ from .artifact import QuantizedArtifact, load_quantized, save_quantized, stored_
 from .modules import QuantConv2d, QuantConvTranspose2d, QuantLinear, QuantMatMul, QuantModule, QuantReLU
 from .network import input_scales, quantize_network, quantized_modules
 from .reconstruct import Reconstructed
-from .sensitivity import SiteSensitivity, measure_sensitivity
 from .sequential import quantize_sequentially
+from .site_noise import SiteSensitivity, measure_sensitivity
 from .sites import Site, find_sites, select_sites
 from .temperature import divide_logits
 from .trial import trial_product

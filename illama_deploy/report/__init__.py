@@ -1,22 +1,22 @@
-"""Verdicts and reports. `report.json` is the only source; each other form is a face, rendered from it."""
+"""Verdicts and reports. `report.json` is the only source; each other form is rendered from it (`renderers/`)."""
 
 from .document import SCHEMA, Report, load_schema, read_report, seal
-from .faces import FACES, Face, render_html, render_markdown
 from .gates import GATES, Gate, Verdict, overall
 from .history import render_history
+from .notes import chance_notes, finite_notes, is_at_chance, pay_notes, steadiness_notes
 from .pictures import draw_small
+from .renderers import RENDERERS, Renderer, render_html, render_markdown
 from .summary import append_summary
 from .tasks import TASKS, Task, task_of
 from .terminal import print_report
-from .words import chance_notes, finite_notes, is_at_chance, pay_notes, steadiness_notes
 
 __all__ = [
-    "FACES",
     "GATES",
+    "RENDERERS",
     "SCHEMA",
     "TASKS",
-    "Face",
     "Gate",
+    "Renderer",
     "Report",
     "Task",
     "Verdict",

@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from . import charts
-from .faces.html import page
-from .faces.markdown import MARKS, code, escape, table
+from .renderers.html import page
+from .renderers.markdown import MARKS, code, escape, table
 from .tasks import task_of
 
 __all__ = ["HISTORY_COLUMNS", "history_rows", "render_history"]

@@ -1,4 +1,4 @@
-"""Tables of properties as text, shared by every face; each takes (name of the artifact, its properties)."""
+"""Tables of properties as text, shared by every renderer; each takes (name of the artifact, its properties)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's tables as text, shared by every face that shows one: what they show is the same to the last digit."""
+"""The report's tables as text, shared by all renderers: what they show is the same to the last digit."""
 
 from __future__ import annotations
 

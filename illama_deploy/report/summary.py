@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .faces.markdown import render_markdown, render_short
+from .renderers.markdown import render_markdown, render_short
 
 __all__ = ["LIMIT", "append_summary"]
 

@@ -37,7 +37,7 @@ __all__ = [
     "online_rotations",
     "places",
     "restructure",
-    "suited",
+    "rewrites_for",
 ]
 
 REWRITES: dict[str, Rewrite] = {
@@ -74,7 +74,7 @@ def find_rewrites(names: Sequence[str]) -> list[Rewrite]:
     return [REWRITES[name] for name in names]
 
 
-def suited(names: Sequence[str], task: str) -> tuple[str, ...]:
+def rewrites_for(names: Sequence[str], task: str) -> tuple[str, ...]:
     """Those of some rewrites that are for a task, and what each network of that task needs: its BatchNorms folded."""
     needed = [FOLD_BATCH_NORMS.name] if task in FOLD_BATCH_NORMS.tasks else []
     return tuple(dict.fromkeys([*needed, *(r.name for r in find_rewrites(names) if task in r.tasks)]))

@@ -6,10 +6,10 @@ looks.
 """
 
 from .curve import Choice, Point, cheapest_passing, most_probes, walk
+from .divergence import Divergence, diverge, quantized_alone
 from .groups import bit_operations, count_products, group_sites, weight_bytes
 from .limits import Limits
 from .plot import plot_search
-from .sensitivity import Divergence, diverge, quantized_alone
 
 __all__ = [
     "Choice",

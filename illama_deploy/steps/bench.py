@@ -19,7 +19,7 @@ from ..options.steps import BenchOptions
 from ..progress import track
 from ..runtime import Runtime, Unavailable
 from ..targets.open import open_if_available
-from .inputs import refuse_stale
+from .shared.inputs import refuse_stale
 
 __all__ = ["Benchmark", "bench", "measure_batches"]
 

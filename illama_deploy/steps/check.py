@@ -43,7 +43,7 @@ from ..preprocessing import Preprocessing
 from ..progress import track
 from ..quant.artifact import MANIFEST
 from ..report import (
-    FACES,
+    RENDERERS,
     TASKS,
     Gate,
     Report,
@@ -59,13 +59,13 @@ from ..report import (
 )
 from ..runtime import Runtime, Unavailable
 from ..workspace import Workspace
-from .against import compare_with_stored
 from .bench import measure_batches
 from .evaluate import class_names, open_evaluation_data
-from .inputs import paths_of, refuse_stale
-from .lineup import Group, Member, line_up
-from .properties import Properties, require_known
-from .sensitivity import SENSITIVITY_IMAGES, describe_sites
+from .shared.inputs import paths_of, refuse_stale
+from .shared.participants import Group, Member, open_participants
+from .shared.properties import Properties, require_known
+from .shared.sites import SENSITIVITY_IMAGES, describe_sites
+from .shared.stored import compare_with_stored
 
 __all__ = ["check"]
 
@@ -106,13 +106,15 @@ def check(options: CheckOptions) -> Report:
     out, place = options.output.out, options.output.out or workspace.report
     with workspace.output(out, workspace.report, force=options.output.force, inputs=inputs) as directory:
         opening = {"threads": options.timing.threads, **options.geometry.flat(), **options.running.flat()}
-        groups = line_up(options.candidates, options.baseline, options.targets, workspace, opening, options.output.say)
+        groups = open_participants(
+            options.candidates, options.baseline, options.targets, workspace, opening, options.output.say
+        )
         measured = _measure(groups, options)
         report = _report(measured, options, workspace, stored)
         content = report.to_dict()
         (directory / "report.json").write_text(canonical_json(content), encoding="utf-8")
-        for face in FACES.values():
-            (directory / face.file).write_text(face.render(content), encoding="utf-8")
+        for renderer in RENDERERS.values():
+            (directory / renderer.file).write_text(renderer.render(content), encoding="utf-8")
     workspace.record("check", place, format="report")
     append_summary(content)
     return report

@@ -29,13 +29,13 @@ from ..options.groups import Evaluated, Preparation, SlidingOptions
 from ..options.steps import EvaluateOptions
 from ..progress import track
 from ..report import TASKS, chance_notes, finite_notes
-from ..report.faces import render_properties
 from ..report.overlay import draw_classes
+from ..report.renderers import render_properties
 from ..runtime import Runtime
 from ..targets.open import open_artifact
-from .images import calibrated_on, which_images
-from .inputs import paths_of, refuse_stale
-from .properties import Properties, require_known
+from .shared.images import calibrated_on, which_images
+from .shared.inputs import paths_of, refuse_stale
+from .shared.properties import Properties, require_known
 
 __all__ = ["Evaluation", "class_names", "evaluate", "open_evaluation_data"]
 

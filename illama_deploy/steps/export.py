@@ -28,9 +28,9 @@ from ..targets.parity import Parity
 from ..targets.target import BuildAbout
 from ..versions import versions
 from ..workspace import Workspace
-from .images import EMBEDDED_IMAGES
-from .inputs import choose_network, paths_of
-from .load_checkpoint import read_source
+from .shared.images import EMBEDDED_IMAGES
+from .shared.inputs import choose_network, paths_of
+from .shared.load_checkpoint import read_source
 
 __all__ = ["ExportResult", "export"]
 

@@ -12,13 +12,13 @@ from ..options import step
 from ..options.steps import InspectOptions
 from ..quant import load_quantized
 from ..quant.artifact import MANIFEST
-from ..report.faces import render_inspection
+from ..report.renderers import render_inspection
 from ..report.rows import SITE_COLUMNS, site_rows
 from ..targets import TARGETS, Target, find_target
 from ..targets import LayerTable as Inspection
 from ..targets.open import find_file
-from .inputs import refuse_stale
-from .sensitivity import describe_sites
+from .shared.inputs import refuse_stale
+from .shared.sites import describe_sites
 
 __all__ = ["Inspection", "inspect"]
 

@@ -25,12 +25,12 @@ from ..quant.learnable import freeze, make_learnable
 from ..quant.quality import LOGITS, measure_sqnr
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
 from ..workspace import Workspace
-from .calibrated import SQNR_IMAGES, rewrite_float
-from .images import calibration_source, which_images
-from .inputs import choose_start, paths_of
-from .kernels import kernel_lines
-from .load_checkpoint import read_source
 from .quantize import quantize
+from .shared.calibrated import SQNR_IMAGES, rewrite_float
+from .shared.images import calibration_source, which_images
+from .shared.inputs import choose_start, paths_of
+from .shared.kernels import kernel_lines
+from .shared.load_checkpoint import read_source
 from .train import TrainResult
 
 __all__ = ["format_name", "qat", "rewritten_network"]

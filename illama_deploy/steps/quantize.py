@@ -24,15 +24,15 @@ from ..quant import (
     save_quantized,
 )
 from ..recipe import Recipe
-from ..rewrites import suited
+from ..rewrites import rewrites_for
 from ..search import Limits
 from ..versions import versions
 from ..workspace import Workspace
-from .calibrated import TOOLS, calibrate, choose_sites, figures
-from .images import which_images
-from .inputs import choose_checkpoint, paths_of
-from .kernels import kernel_lines, kernels_of
-from .search import hold_out, search
+from .shared.calibrated import TOOLS, calibrate, choose_sites, figures
+from .shared.images import which_images
+from .shared.inputs import choose_checkpoint, paths_of
+from .shared.kernels import kernel_lines, kernels_of
+from .shared.search import hold_out, search
 
 __all__ = ["quantize"]
 
@@ -66,7 +66,7 @@ def quantize(options: QuantizeOptions) -> QuantizedArtifact:
         out = out if out is not None else usual
         source = read_checkpoint(checkpoint, **geometry.flat())
         _require_searchable(limits, source)
-        resolved = resolved.override(rewrites=suited(resolved.rewrites, source.config.task))
+        resolved = resolved.override(rewrites=rewrites_for(resolved.rewrites, source.config.task))
         expected = source.preprocessing.override(**options.preparation.overrides())
         loader = _open_images(source, expected, images, resolved, options.calib_batch)
         model = source.build()

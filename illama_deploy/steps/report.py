@@ -10,7 +10,7 @@ from ..console import as_text
 from ..errors import ArtifactError, UsageError
 from ..options import step
 from ..options.steps import ReportOptions
-from ..report import FACES, read_report, render_history
+from ..report import RENDERERS, read_report, render_history
 
 __all__ = ["history", "report"]
 
@@ -35,8 +35,8 @@ def report(options: ReportOptions) -> list[Path]:
         return history(options.history, out, options.listener.say)
     if not files or not formats:
         raise UsageError("There is nothing to render.", hint="Name one or more report.json files and a --format.")
-    if unknown := [name for name in formats if name not in FACES]:
-        raise UsageError(f"There is no format {unknown[0]!r}.", hint=f"Use some of: {','.join(FACES)}.")
+    if unknown := [name for name in formats if name not in RENDERERS]:
+        raise UsageError(f"There is no format {unknown[0]!r}.", hint=f"Use some of: {','.join(RENDERERS)}.")
     paths = [Path(file) for file in files]
     contents = [read_report(path) for path in paths]
     folders = [path.parent for path in paths]
@@ -52,10 +52,10 @@ def report(options: ReportOptions) -> list[Path]:
     written = []
     for path, content, folder in zip(paths, contents, folders, strict=True):
         for name in dict.fromkeys(formats):
-            face = FACES[name]
-            with new_file(folder / face.file, force=True, inputs=[path]) as file:
-                file.write_text(face.render(content), encoding="utf-8")
-            written.append(folder / face.file)
+            renderer = RENDERERS[name]
+            with new_file(folder / renderer.file, force=True, inputs=[path]) as file:
+                file.write_text(renderer.render(content), encoding="utf-8")
+            written.append(folder / renderer.file)
     return written
 
 

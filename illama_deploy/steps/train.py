@@ -32,8 +32,8 @@ from ..training import (
     seed_everything,
 )
 from ..workspace import Workspace
-from .images import EMBEDDED_IMAGES, which_images
-from .inputs import paths_of
+from .shared.images import EMBEDDED_IMAGES, which_images
+from .shared.inputs import paths_of
 
 __all__ = ["TrainResult", "train"]
 

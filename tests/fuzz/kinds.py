@@ -72,8 +72,8 @@ CHECK_FILES = f"check onnx/model.onnx --baseline onnx/model.float.onnx {CHECK}"
 FROM_EXPORT = (f"check onnx {CHECK}", f"evaluate onnx/model.onnx {EVALUATE}", f"inspect onnx {INSPECT}")
 FROM_ENGINE = tuple(f"{command} trt/model.engine {rest}" for command, rest in
                     (("inspect", INSPECT), ("evaluate", EVALUATE), ("bench", BENCH)))  # fmt: skip
-FACES = "report report/report.json --format md,html,junit,benchmark-json,csv --out out/faces"
-FROM_REPORT = (FACES, FACES, "report --history report --out out/history",
+RENDERERS = "report report/report.json --format md,html,junit,benchmark-json,csv --out out/faces"
+FROM_REPORT = (RENDERERS, RENDERERS, "report --history report --out out/history",
                f"{CHECK_FILES} --against report/report.json")  # fmt: skip
 FROM_WORKSPACE = ("export --onnx --workspace workspace --out out/onnx", f"check --workspace workspace {CHECK}")
 SHAPES = (

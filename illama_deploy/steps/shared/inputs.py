@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import EMBEDDED
-from ..data import data_paths
-from ..errors import ArtifactError, UsageError
-from ..memory import path_of
-from ..target_names import LINES
-from ..targets import TARGETS
-from ..workspace import NETWORKS, Made, Workspace, identity
+from ...checkpoint import EMBEDDED
+from ...data import data_paths
+from ...errors import ArtifactError, UsageError
+from ...memory import path_of
+from ...target_names import LINES
+from ...targets import TARGETS
+from ...workspace import NETWORKS, Made, Workspace, identity
 from .load_checkpoint import embedded_sha256
 
 __all__ = [

@@ -14,11 +14,19 @@ from .inspection import render_inspection
 from .junit import render_junit
 from .markdown import render_markdown, render_short
 
-__all__ = ["FACES", "Face", "render_html", "render_inspection", "render_markdown", "render_properties", "render_short"]
+__all__ = [
+    "RENDERERS",
+    "Renderer",
+    "render_html",
+    "render_inspection",
+    "render_markdown",
+    "render_properties",
+    "render_short",
+]
 
 
 @dataclass(frozen=True)
-class Face:
+class Renderer:
     """One form of a report.
 
     Attributes:
@@ -32,13 +40,13 @@ class Face:
     render: Callable[[dict[str, Any]], str]
 
 
-FACES: dict[str, Face] = {
-    face.name: face
-    for face in (
-        Face("md", "report.md", render_markdown),
-        Face("html", "report.html", render_html),
-        Face("junit", "junit.xml", render_junit),
-        Face("benchmark-json", "benchmark.json", render_benchmark_json),
-        Face("csv", "report.csv", render_csv),
+RENDERERS: dict[str, Renderer] = {
+    renderer.name: renderer
+    for renderer in (
+        Renderer("md", "report.md", render_markdown),
+        Renderer("html", "report.html", render_html),
+        Renderer("junit", "junit.xml", render_junit),
+        Renderer("benchmark-json", "benchmark.json", render_benchmark_json),
+        Renderer("csv", "report.csv", render_csv),
     )
 }

@@ -20,21 +20,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calib import rebatch, require_finite
-from ..data import Loader, open_data, sample_indices
-from ..errors import UsageError
-from ..formats import Format, NumberType
-from ..hashing import canonical_json
-from ..journal import Journal
-from ..measure import Interval, drop_interval
-from ..model.illama import Illama
-from ..preprocessing import Preprocessing
-from ..progress import track
-from ..quant import Site, stored_size
-from ..recipe import Recipe
-from ..rounding import RoundedWeight, nearest
-from ..sealed import read_sealed, write_sealed
-from ..search import (
+from ...calib import rebatch, require_finite
+from ...data import Loader, open_data, sample_indices
+from ...errors import UsageError
+from ...formats import Format, NumberType
+from ...hashing import canonical_json
+from ...journal import Journal
+from ...measure import Interval, drop_interval
+from ...model.illama import Illama
+from ...preprocessing import Preprocessing
+from ...progress import track
+from ...quant import Site, stored_size
+from ...recipe import Recipe
+from ...rounding import RoundedWeight, nearest
+from ...sealed import read_sealed, write_sealed
+from ...search import (
     Choice,
     Limits,
     Point,
@@ -49,7 +49,7 @@ from ..search import (
     walk,
     weight_bytes,
 )
-from ..versions import cpu, versions
+from ...versions import cpu, versions
 from .calibrated import Calibrated
 
 __all__ = ["Found", "HeldOut", "hold_out", "search", "search_rows"]

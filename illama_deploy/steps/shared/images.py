@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from ..data import Source, data_paths, open_data, spec_from, split_kind
-from ..errors import DataError, UsageError
-from ..memory import images_of
-from ..quant import QuantizedArtifact
+from ...data import Source, data_paths, open_data, spec_from, split_kind
+from ...errors import DataError, UsageError
+from ...memory import images_of
+from ...quant import QuantizedArtifact
 
 __all__ = ["EMBEDDED_IMAGES", "calibration_source", "which_images"]
 

@@ -8,17 +8,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..data import IMAGENET16, Batch, CueConflict, Loader, Source, open_data, read_categories, sample_indices
-from ..data.corruptions import Corruptor, corruption_names
-from ..errors import ArtifactError, UsageError
-from ..measure import Accuracy, Binning, PixelAccuracy, fit_temperature, run_batch
-from ..measure.attention_rank import measure_attention_rank, parse_mask
-from ..measure.shape_bias import decide, shape_bias
-from ..options.groups import PROPERTIES, PropertyOptions
-from ..preprocessing import Preprocessing
-from ..progress import track
-from ..runtime import Runtime
-from ..targets.torch_cpu.simulated import TorchRuntime
+from ...data import IMAGENET16, Batch, CueConflict, Loader, Source, open_data, read_categories, sample_indices
+from ...data.corruptions import Corruptor, corruption_names
+from ...errors import ArtifactError, UsageError
+from ...measure import Accuracy, Binning, PixelAccuracy, fit_temperature, run_batch
+from ...measure.attention_rank import measure_attention_rank, parse_mask
+from ...measure.shape_bias import decide, shape_bias
+from ...options.groups import PROPERTIES, PropertyOptions
+from ...preprocessing import Preprocessing
+from ...progress import track
+from ...runtime import Runtime
+from ...targets.torch_cpu.simulated import TorchRuntime
 
 __all__ = ["Properties", "require_known"]
 

@@ -7,12 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..calib import rebatch
-from ..data import Loader
-from ..errors import DeployError
-from ..progress import track
-from ..quant import QuantizedArtifact, SiteSensitivity, load_quantized, measure_sensitivity
-from ..quant.artifact import WEIGHTS
+from ...calib import rebatch
+from ...data import Loader
+from ...errors import DeployError
+from ...progress import track
+from ...quant import QuantizedArtifact, SiteSensitivity, load_quantized, measure_sensitivity
+from ...quant.artifact import WEIGHTS
 from .calibrated import rewrite_float
 from .images import calibration_source
 from .load_checkpoint import read_source

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from ..checkpoint import EMBEDDED, EMBEDDED_FILE, Checkpoint, read_checkpoint
-from ..errors import ArtifactError, CheckpointError
-from ..hashing import sha256_file
-from ..memory import path_of
-from ..model.illama import Illama
-from ..quant import QuantizedArtifact, load_quantized
-from ..quant.artifact import MANIFEST
+from ...checkpoint import EMBEDDED, EMBEDDED_FILE, Checkpoint, read_checkpoint
+from ...errors import ArtifactError, CheckpointError
+from ...hashing import sha256_file
+from ...memory import path_of
+from ...model.illama import Illama
+from ...quant import QuantizedArtifact, load_quantized
+from ...quant.artifact import MANIFEST
 
 __all__ = ["checkpoint_path", "embedded_sha256", "load_checkpoint", "read_source"]
 

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
-from ..export.record import RECORD, read_record, recorded_proof
-from ..hashing import sha256_file
-from ..quant import load_quantized
-from ..quant.artifact import MANIFEST
-from ..runtime import ArtifactInfo, Runtime, Unavailable
-from ..targets import ALL, TARGETS, Target, find_target
-from ..targets.open import exported_file, find_file, open_artifact, open_if_available
-from ..workspace import Workspace
-from .export import export
+from ...errors import ArtifactError, RuntimeUnavailableError, UsageError
+from ...export.record import RECORD, read_record, recorded_proof
+from ...hashing import sha256_file
+from ...quant import load_quantized
+from ...quant.artifact import MANIFEST
+from ...runtime import ArtifactInfo, Runtime, Unavailable
+from ...targets import ALL, TARGETS, Target, find_target
+from ...targets.open import exported_file, find_file, open_artifact, open_if_available
+from ...workspace import Workspace
+from ..export import export
 from .inputs import choose_exports, choose_network
 from .load_checkpoint import checkpoint_path
 
-__all__ = ["Group", "Member", "line_up"]
+__all__ = ["Group", "Member", "open_participants"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Group:
         return [*self.baselines, *candidates] if candidates or not self.candidates else []
 
 
-def line_up(
+def open_participants(
     candidates: Sequence[str | Path | Runtime],
     baseline: str | Path | Runtime | None,
     targets: Sequence[str],

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...console import visible
-from .. import charts, words
+from .. import charts, notes
 from ..gates import GATES
 from ..rows import (
     GATE_COLUMNS,
@@ -42,7 +42,7 @@ def render_html(report: dict[str, Any]) -> str:
     return page(
         "report.html.j2",
         report=report,
-        headline=words.headline(report),
+        headline=notes.headline(report),
         legend=_legend(report),
         gate_columns=GATE_COLUMNS,
         gates=[
@@ -80,7 +80,7 @@ def page(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("illama_deploy.report.faces"),
+        loader=PackageLoader("illama_deploy.report.renderers"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,16 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ..affine import scale_of
-from ..calib import MagnitudeHistogram, Observed, RangeMethod, collect_ranges, range_method
-from ..data import Loader
-from ..errors import RecipeError, UsageError
-from ..formats import W8A8, Format, IntType
-from ..journal import Journal
-from ..model.illama import Illama
-from ..preprocessing import Preprocessing
-from ..progress import track
-from ..quant import (
+from ...affine import scale_of
+from ...calib import MagnitudeHistogram, Observed, RangeMethod, collect_ranges, range_method
+from ...data import Loader
+from ...errors import RecipeError, UsageError
+from ...formats import W8A8, Format, IntType
+from ...journal import Journal
+from ...model.illama import Illama
+from ...preprocessing import Preprocessing
+from ...progress import track
+from ...quant import (
     Reconstructed,
     Site,
     find_sites,
@@ -32,11 +32,11 @@ from ..quant import (
     select_sites,
     trial_product,
 )
-from ..quant.quality import LOGITS, measure_sqnr
-from ..recipe import Recipe
-from ..rewrites import apply_rewrites
-from ..rounding import rounding_method
-from ..versions import cpu, versions
+from ...quant.quality import LOGITS, measure_sqnr
+from ...recipe import Recipe
+from ...rewrites import apply_rewrites
+from ...rounding import rounding_method
+from ...versions import cpu, versions
 
 __all__ = [
     "SQNR_IMAGES",

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from ..measure import Interval, miou_drop, paired_drop, quotient, unpack_confusions, unpack_correct
-from ..report import Gate, task_of
+from ...measure import Interval, miou_drop, paired_drop, quotient, unpack_confusions, unpack_correct
+from ...report import Gate, task_of
 
 __all__ = ["compare_with_stored"]
 

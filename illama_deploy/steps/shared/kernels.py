@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..formats import BITS, Format
-from ..targets import ALL, TARGETS
+from ...formats import BITS, Format
+from ...targets import ALL, TARGETS
 
 __all__ = ["kernel_lines", "kernels_of"]
 
