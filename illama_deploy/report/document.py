@@ -1,4 +1,4 @@
-"""The report as a value; `to_dict` is `report.json`, from which every other form is made, after `report.schema.json`."""
+"""The report as a value; `to_dict` is `report.json` (`report.schema.json`), from which every other form is made."""
 
 from __future__ import annotations
 
