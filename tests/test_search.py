@@ -39,7 +39,7 @@ from illama_deploy.search import (
     walk,
     weight_bytes,
 )
-from illama_deploy.steps import search as step
+from illama_deploy.steps.shared import search as step
 
 from .conftest import Cli
 

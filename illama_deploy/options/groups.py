@@ -200,7 +200,7 @@ class Running(Options):
     """How a runtime runs an artifact."""
 
     precision: str = option("auto", "Around the integers in OpenVINO: auto | bf16 | f32.")
-    cuda_graph: bool = option(False, "Of engines: replay a CUDA graph for each batch size.")
+    cuda_graph: bool = option(False, "Replay a CUDA graph for each batch size (engines only).")
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class SlidingOptions(Options):
     scales: tuple[float, ...] | None = option(
         None, "Of segmentation: scales to average over, as 0.75,1,1.25.", parse=numbers("--scales"), kind=str
     )
-    flip: bool = option(False, "Of segmentation: average with the mirrored image.")
+    flip: bool = option(False, "Average with the mirrored image (segmentation only).")
 
 
 @dataclass(frozen=True)

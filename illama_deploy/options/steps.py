@@ -174,8 +174,8 @@ class ExportOptions(Options):
     verify: bool = option(False, "Compare every layer with torch; stop at one that departs.")
     source: Any = option(None, MOVED, **PATH)
     geometry: Geometry = group(Geometry)
-    flavor: str = option("auto", "Of TensorRT: auto | tensorrt | rtx.")
-    onnx_only: bool = option(False, "Of TensorRT: build no engine.")
+    flavor: str = option("auto", "Package that builds engines: auto | tensorrt | rtx.")
+    onnx_only: bool = option(False, "Write the TensorRT-ready ONNX alone and build no engine.")
     min_batch: int = option(1, "Smallest batch of an engine.", unit="images")
     opt_batch: int = option(8, "Batch that an engine is tuned for.", unit="images")
     max_batch: int = option(32, "Largest batch of an engine.", unit="images")
@@ -184,12 +184,12 @@ class ExportOptions(Options):
     )
     timing_cache: Path | None = option(
         None,
-        "Of the flavor tensorrt: file of kernel timings to read and extend.",
+        "File of kernel timings that builds of --flavor tensorrt read and extend.",
         otherwise="in the user's cache folder",
     )
     compute_capabilities: tuple[str, ...] = option(
         (),
-        "Of the flavor rtx: such as 8.9; may be given again.",
+        "Compute capability that --flavor rtx builds for, such as 8.9; may be given again.",
         flag="--compute-capability",
         otherwise="8.6, 8.9 and 12.0",
     )
@@ -366,7 +366,7 @@ class InspectOptions(Options):
         python="str | Path | None",
     )
     parity: bool = option(False, "Compare every layer's runtime result with torch.")
-    target: str = option("onnx-cpu", f"Of --parity: {known_targets(exports=True, between=' | ')}.")
+    target: str = option("onnx-cpu", f"Target that --parity runs in: {known_targets(exports=True, between=' | ')}.")
     images: int = option(64, "Calibration images to measure sensitivity on; 0 for none.", unit="images")
     figures: Page = group(Page)
     place: Place = group(Place)
