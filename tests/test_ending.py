@@ -146,7 +146,7 @@ def test_a_signal_in_the_first_second(tmp_path: Path, number: signal.Signals, mo
 SWALLOWED = """
 import os, signal, sys
 import illama_deploy.__main__ as entry
-from illama_deploy.steps import quantize as step
+from illama_deploy.steps.shared import calibrated as step
 inner = step.Calibrated
 def swallows(*args, **options):
     try:

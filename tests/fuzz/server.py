@@ -53,7 +53,7 @@ class Outcome:
 
 def warm_up() -> None:
     """Import what steps import, so that a fork begins at once."""
-    for package in ("steps", "report.renderers", "export.targets", "export.proofs", "runtime", "rounding", "training"):
+    for package in ("steps", "steps.shared", "report.renderers", "targets", "runtime", "rounding", "training"):
         found = importlib.import_module(f"illama_deploy.{package}")
         for module in pkgutil.iter_modules(getattr(found, "__path__", [])):
             importlib.import_module(f"{found.__name__}.{module.name}")
