@@ -140,7 +140,7 @@ def print_environment() -> None:
     import onnxruntime as ort
 
     say(f"{'ort providers':<18} {' '.join(ort.get_available_providers())}")
-    for state in (target.state() for target in ALL.values()):
+    for state in (state for target in ALL.values() for state in target.states()):
         say(f"\n{state.name}")
         say(f"  build: {state.cannot_build or 'yes'}")
         say(f"  run:   {state.cannot_run or 'yes'}")

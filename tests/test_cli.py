@@ -76,6 +76,9 @@ def test_doctor(cli: Cli) -> None:
     assert result.code == 0
     for line in ("torch", "instruction sets", "CPUExecutionProvider", "onnx-cpu", "tensorrt", "  run:   yes"):
         assert line in result.out
+    # Every target, and both packages that build engines.
+    for name in ("onnx-cpu", "onnx-cuda", "openvino", "tensorrt", "tensorrt-rtx", "executorch"):
+        assert f"\n{name}\n  build: " in result.out
 
 
 def test_version_and_help(cli: Cli) -> None:

@@ -13,11 +13,14 @@ import torch
 from illama_deploy import ArtifactError, ExportError, Recipe, UsageError, evaluate, export, quantize
 from illama_deploy.checkpoint import read_checkpoint
 from illama_deploy.formats import FORMATS
-from illama_deploy.quant import QuantizedArtifact, load_quantized
+from illama_deploy.model.illama import Illama, IllamaConfig
+from illama_deploy.quant import QuantizedArtifact, load_quantized, modules
+from illama_deploy.quant.modules import QuantWeighted
 from illama_deploy.sealed import SEAL, write_sealed
 from illama_deploy.steps.export import ExportResult
 from illama_deploy.targets import TARGETS
 from illama_deploy.targets.executorch.lowering import lower
+from illama_deploy.targets.executorch.network import TWINS
 from illama_deploy.targets.open import open_artifact, open_if_available
 
 pytest.importorskip("executorch")
@@ -197,6 +200,15 @@ def test_unsound_constants_are_never_written(
     with pytest.raises(ExportError, match=rf"fc2\.weight.* {says}"):
         TARGET.write(model, tmp_path / "model.pte", {})
     assert not (tmp_path / "model.pte").exists()
+
+
+def test_networks_that_classify_pixels() -> None:
+    """Refused in words; before that, every kind of site has a twin."""
+    sites = [site for site in vars(modules).values() if isinstance(site, type) and issubclass(site, QuantWeighted)]
+    assert set(TWINS) == set(sites) - {QuantWeighted}
+    network = Illama(IllamaConfig(64, 4, 2, image_size=(32, 32), patch_size=8, classes=3, head_width=16))
+    with pytest.raises(UsageError, match="classifiers of whole images"):
+        lower(network)
 
 
 def test_table_is_whole() -> None:

@@ -19,6 +19,7 @@ from illama_deploy.export.record import RECORD, read_record
 from illama_deploy.onnx_metadata import EXTERNAL, PREFIX
 from illama_deploy.onnx_seal import append_seal, read_seal
 from illama_deploy.quant import QuantizedArtifact
+from illama_deploy.runtime import onnx_file
 from illama_deploy.runtime.onnx_file import read_onnx
 from illama_deploy.sealed import write_sealed
 from illama_deploy.steps.export import ExportResult, export
@@ -413,3 +414,12 @@ def test_record_of_an_export_is_sealed(cli: Cli, digits_export: ExportResult, tm
         result = cli(*command, *(["--baseline", "digits", "--out", tmp_path / "r"] if command[0] == "check" else []))
         assert result.code == 2
         assert "edited" in result.err
+
+
+def test_a_file_is_read_once_as_it_is_opened(digits_export: ExportResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large files are hashed as they are read, and those of other origin are tried in a process of their own."""
+    reads: list[Path] = []
+    inner = onnx_file.read_seal
+    monkeypatch.setattr(onnx_file, "read_seal", lambda path: reads.append(path) or inner(path))
+    open_artifact(digits_export.directory)
+    assert reads == [digits_export.model]

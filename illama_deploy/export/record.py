@@ -41,6 +41,11 @@ class FileRecord:
     sha256: str
     bytes: int
 
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """A file as it is now."""
+        return cls(sha256_file(path), path.stat().st_size)
+
 
 @dataclass(frozen=True)
 class LayerRecord:
@@ -138,7 +143,7 @@ def read_record(directory: Path, *, files: bool = False) -> ExportRecord:
         raise ArtifactError(f"The record of the export cannot be used: {error}.", where=path, hint=AGAIN) from error
     for name, about in record.files.items() if files else ():
         file = directory / name
-        if file.is_file() and (file.stat().st_size != about.bytes or sha256_file(file) != about.sha256):
+        if file.is_file() and FileRecord.of(file) != about:
             raise ArtifactError(
                 "The file is not the one that was exported (its hash differs).", where=file, hint="Export it again."
             )

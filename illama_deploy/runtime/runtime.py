@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,10 +105,10 @@ class Runtime(ABC):
         data: data spec that it belongs to, or None.
         threads: threads that it uses.
         batches: batch sizes that it takes; any where None.
-        target: name of the target that it runs in.
+        target: name of the target that it runs in; empty for one of somebody's own.
     """
 
-    target: str
+    target: str = ""
     info: ArtifactInfo
     preprocessing: Preprocessing
     classes: int
@@ -118,17 +119,21 @@ class Runtime(ABC):
     batches: BatchLimits | None = None
 
     @staticmethod
-    def require(file: OnnxFile, package: str, installed: str) -> None:
+    def require(runtimes: Mapping[str, str], package: str, installed: str, where: Path) -> None:
         """Hold an installed runtime to the lowest that a file says it loads in.
+
+        Args:
+            runtimes: package to the lowest version, as the file says.
+            where: the file.
 
         Raises:
             RuntimeUnavailableError: it is older.
         """
-        lowest = file.runtimes.get(package)
+        lowest = runtimes.get(package)
         if lowest is not None and is_older(installed, lowest):
             raise RuntimeUnavailableError(
                 f"It needs {package} {lowest} or newer, and {installed} is installed.",
-                where=file.path,
+                where=where,
                 hint=f"pip install '{package}>={lowest}'",
             )
 

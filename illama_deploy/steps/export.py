@@ -14,7 +14,6 @@ from ..export.batches import proof_batches, prove_batches
 from ..export.proof import KernelProof
 from ..export.record import ExportRecord, FileRecord, ParityRecord, ProofRecord
 from ..formats import Format, label_simulated
-from ..hashing import sha256_file
 from ..model.illama import Illama
 from ..options import step
 from ..options.groups import Geometry
@@ -274,7 +273,7 @@ class _Job:
             simulated=self.simulated,
             spelled=dict(self.spelled),
             temperature=self.options.temperature,
-            files={name: _file_record(self.directory / name) for name in self.files},
+            files={name: FileRecord.of(self.directory / name) for name in self.files},
             engines=self.built,
             online_rotations=self.rotations,
             batches=list(self.batches),
@@ -328,10 +327,6 @@ class _Job:
             about["temperature"] = repr(self.options.temperature)
         self.models.append(path.name)
         self.files += [file.name for file in self.target.write(network, path, about)]
-
-
-def _file_record(path: Path) -> FileRecord:
-    return FileRecord(sha256_file(path), path.stat().st_size)
 
 
 def _source(artifact: QuantizedArtifact, source: str | Path | None) -> Checkpoint:

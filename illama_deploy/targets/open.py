@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..checkpoint import EMBEDDED, read_checkpoint
 from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
 from ..quant.artifact import MANIFEST
 from ..runtime import Runtime, Unavailable
-from ..runtime.onnx_file import read_onnx
+from ..runtime.onnx_file import OnnxFile, read_onnx
 from . import ALL, TARGETS, find_target
 from .onnx_target import OnnxTarget
 from .target import Opening, Target
@@ -27,10 +27,11 @@ OTHER_ONNX = "onnx-cpu"
 
 @dataclass(frozen=True)
 class _Exported:
-    """A file of an export, and the target that it was written for."""
+    """A file of an export, and the target that it was written for; of ONNX, what it says of itself."""
 
     path: Path
     target: Target
+    onnx: OnnxFile | None = None
 
 
 def open_artifact(
@@ -69,7 +70,7 @@ def open_artifact(
     if (path / MANIFEST).is_file():
         return _running(chosen, ALL["torch"], path).open(label, path, opening)
     if (found := find_file(path)) is not None:
-        return _running(chosen, found.target, path).open(label, found.path, opening)
+        return _running(chosen, found.target, path).open(label, found.path, replace(opening, onnx=found.onnx))
     if path.is_dir():
         raise ArtifactError(
             "The directory holds neither a quantized checkpoint nor an export.",
@@ -109,7 +110,8 @@ def find_file(path: Path) -> _Exported | None:
     if not targets:
         return None
     if all(path.suffix == target.suffix and isinstance(target, OnnxTarget) for target in targets):
-        return _Exported(path, TARGETS.get(read_onnx(path).target or "", TARGETS[OTHER_ONNX]))
+        file = read_onnx(path)
+        return _Exported(path, TARGETS.get(file.target or "", TARGETS[OTHER_ONNX]), file)
     return _Exported(path, next(target for target in targets if path.suffix == target.runs_suffix))
 
 

@@ -20,6 +20,7 @@ from ..model.illama import Illama
 from ..options.steps import ExportOptions
 from ..quant import quantized_modules, weight_only
 from ..runtime import ArtifactInfo, BatchLimits, Runtime
+from ..runtime.onnx_file import OnnxFile
 from .parity import Parity
 
 __all__ = ["LayerTable", "Missing", "Opening", "Target", "TargetState", "explained", "layer_table"]
@@ -58,12 +59,14 @@ class Opening:
         precision: of what is not quantized, where the runtime lets one choose: `auto`, `bf16` or `f32`.
         cuda_graph: replay a CUDA graph for each batch size, where there is a GPU.
         chosen: whether the user named this target for it, whatever it was made for.
+        onnx: what an ONNX file says of itself, where it was read already.
     """
 
     threads: int
     precision: str = "auto"
     cuda_graph: bool = False
     chosen: bool = False
+    onnx: OnnxFile | None = None
 
 
 @dataclass(frozen=True)
@@ -280,8 +283,9 @@ class Target(ABC):
         raise ArtifactError(f"Layers of {self.runtime} are not known here.", where=path)
 
     @abstractmethod
-    def state(self) -> TargetState:
-        """Look at packages, providers and devices; nothing is built."""
+    def states(self) -> list[TargetState]:
+        """Look at packages, providers and devices; nothing is built. One for each package that may build or run its
+        files, the usual one first."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ...quant import load_quantized
 from ...quant.artifact import MANIFEST
 from ...runtime import ArtifactInfo, Runtime, Unavailable
 from ...targets import ALL, TARGETS, Target, find_target
-from ...targets.open import exported_file, find_file, open_artifact, open_if_available
+from ...targets.open import exported_file, open_artifact, open_if_available
 from ...workspace import Workspace
 from ..export import export
 from .inputs import choose_exports, choose_network
@@ -38,8 +38,8 @@ class Member:
 
     @property
     def target(self) -> str:
-        """Name of the target that it runs in, or was made for."""
-        return self.artifact.target
+        """Name of the target that it runs in, or was made for; of a runtime of somebody's own, its backend."""
+        return self.artifact.target or self.artifact.info.backend
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,6 @@ def _export_group(
     target: Target,
     baseline: str | Path | Runtime | None,
     options: dict[str, Any],
-    made_by: str = "export",
 ) -> Group:
     """What lies in the directory of an export: what runs of the quantized file against that of the float one."""
     model, other = directory / target.model, directory / target.float_model
@@ -238,7 +237,7 @@ def _export_group(
             hint="Quantize the checkpoint and export that; 'evaluate' and 'bench' take the float file.",
         )
     if not model.is_file():
-        why = target.state().cannot_build or "export it again"
+        why = target.states()[0].cannot_build or "export it again"
         unbuilt = Unavailable(
             target.describe_unbuilt(directory), f"no {model.suffix[1:]} was built: {why}", None, target.name
         )
@@ -246,7 +245,7 @@ def _export_group(
     candidate = Member(open_if_available(model, **options), proof)
     if baseline is not None:
         return Group(_baselines(baseline, options, demanded=True), (candidate,))
-    Workspace().need(other, made_by)
+    Workspace().need(other, "export")
     return Group(_baselines(other, options, demanded=isinstance(candidate.artifact, Runtime)), (candidate,))
 
 
@@ -272,9 +271,8 @@ def _float_beside(candidates: Sequence[str | Path | Runtime], workspace: Workspa
         if isinstance(candidate, Runtime):
             continue
         path = Path(candidate)
-        found = find_file(path) if path.is_file() else None
-        beside = None if found is None else path.parent / f"model.float{path.suffix}"
-        if beside is not None and beside.is_file() and beside != path:
+        beside = path.parent / f"model.float{path.suffix}"
+        if path.is_file() and beside.is_file() and beside != path:
             return beside
         if not (path / MANIFEST).is_file():
             continue

@@ -72,9 +72,7 @@ class ExecuTorch(Target):
             outputs = explained(lambda: load_method(path), self.runtime)(images.numpy())
         wanted = torch_outputs(network, set(names), images)
         layers: list[LayerParity] = []
-        for name, found in sorted(
-            zip(names, outputs, strict=True), key=lambda pair: names.index(pair[0]) or len(names)
-        ):
+        for name, found in zip((*names[1:], names[0]), (*outputs[1:], outputs[0]), strict=True):  # logits come last
             layers.append(LayerParity(name, agreement(_rows(wanted[name]), torch.from_numpy(found))))
             if not layers[-1].sqnr_db >= PARITY_DB:
                 return Parity(self.runtime, tuple(layers), name)
@@ -95,9 +93,9 @@ class ExecuTorch(Target):
             proof = prove_program(path, program.gemms, {}).to_dict()
         return layer_table([{**layer, "time_share": None} for layer in proof["layers"]], str(proof["summary"]))
 
-    def state(self) -> TargetState:
+    def states(self) -> list[TargetState]:
         why = installed_too_old("executorch", INSTALL)
-        return TargetState(self.name, why, why)
+        return [TargetState(self.name, why, why)]
 
 
 def _rows(output: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def lower(network: Illama, *, watch: bool = False) -> tuple[bytes, list[str]]:
     """Make the bytes of a `.pte` whose method `forward` takes one image [1, C, H, W] and gives logits [1, classes].
 
     Args:
-        network: float, or quantized in formats that the delegate has kernels for (see `executorch_network`).
+        network: float, or quantized in formats that the delegate has kernels for (see `per_token`).
         watch: give the output [rows, channels] of every GEMM of weights as well, in order of execution.
 
     Returns:
@@ -129,8 +129,8 @@ class _Gemm(nn.Module):
         super().__init__()
         integer = isinstance(module, QuantWeighted)
         weight = cast(Tensor, module.weight_q if integer else module.weight).detach().flatten(1)
-        bias = cast(Tensor | None, module.float_bias if isinstance(module, QuantWeighted) else module.bias)
-        scale = module.weight_scale if isinstance(module, QuantWeighted) else None
+        bias = cast(Tensor | None, module.float_bias if integer else module.bias)
+        scale = cast(Tensor, module.weight_scale) if integer else None
         self.limit: float | None = None
         if isinstance(module, QuantWeighted):
             bits = next(width for width in WIDTHS if width >= module.format.weights.bits)
@@ -203,9 +203,8 @@ class _Attention(nn.Module):
         self.first = shared.tokens - 1 if attn.last_query_only else 0
         self.qkv = _Gemm(attn.qkv, shared, shared.tokens, shared.order)
         self.proj = _Gemm(attn.proj, shared, shared.tokens - self.first)
-        cos, sin = shared.cos, shared.sin
-        self.register_buffer("cos", cos)
-        self.register_buffer("sin", sin)
+        self.register_buffer("cos", shared.cos)
+        self.register_buffer("sin", shared.sin)
         for name, place in (("turn_q", attn.rotate_q), ("turn_k", attn.rotate_k)):
             self.register_buffer(name, shared.rotation(place, inside=shared.halves))
         # The last token sees everything.
@@ -355,7 +354,7 @@ class _Network(nn.Module):
 
 
 def _compile(lowered: nn.Module, image: Tensor) -> bytes:
-    import torch.ao.quantization.fx._decomposed
+    import torch.ao.quantization.fx._decomposed  # registers the operators
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 

@@ -7,19 +7,15 @@ formats that cannot take this arithmetic instead.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...formats import IntType
 from ...model.illama import Illama
-from ...quant.modules import QuantConv2d, QuantLinear, QuantModule, QuantWeighted
-from ...quant.network import quantized_modules
-from ...quant.weight_only import is_gemm
+from ...quant.modules import QuantConv2d, QuantConvTranspose2d, QuantLinear, QuantWeighted
+from ...quant.weight_only import with_twins
 
 __all__ = ["QMAX", "QMIN", "PerToken", "per_token", "pinned"]
 
@@ -28,16 +24,7 @@ QMIN, QMAX = -128, 127
 
 
 class PerToken(QuantWeighted):
-    """A site whose activations XNNPACK quantizes; the format stays that of the network it was made from."""
-
-    def set_values(
-        self, weight_q: Tensor, weight_scale: Tensor, bias: Tensor | None, input_scale: Tensor | None
-    ) -> None:
-        """Fill the buffers; no step size of the input is kept, and the bias stays float."""
-        self.input_scale = self.bias_q = None
-        self.bias = None if bias is None else bias.detach().clone().float()
-        self.weight_q.copy_(weight_q)
-        self.weight_scale.copy_(weight_scale)
+    """A site whose activations XNNPACK quantizes; the format stays that of the network it was made from, dynamic."""
 
     def _linear(self, x: Tensor) -> Tensor:
         q_x, scale = quantize_per_token(x)
@@ -52,10 +39,16 @@ class PerTokenLinear(PerToken, QuantLinear):
 class PerTokenConv2d(PerToken, QuantConv2d):
     """The patch embedding on integers, with a step size and a zero point for each patch."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        size, (rows, columns) = self.shape[2:], self._cells(x)
-        patches_BNK = F.unfold(x, size, padding=self.padding, stride=self.stride).transpose(1, 2)
-        return self._linear(patches_BNK).transpose(1, 2).reshape(len(x), -1, rows, columns)
+
+class PerTokenConvTranspose2d(PerToken, QuantConvTranspose2d):
+    """A transposed convolution on integers, with a step size and a zero point for each pixel."""
+
+
+TWINS: dict[type[QuantWeighted], type[PerToken]] = {
+    QuantLinear: PerTokenLinear,
+    QuantConv2d: PerTokenConv2d,
+    QuantConvTranspose2d: PerTokenConvTranspose2d,
+}
 
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,38 +64,15 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x * steps).round().add(zero).clamp(QMIN, QMAX) - zero, 1.0 / steps
 
 
-def pinned(module: QuantModule) -> bool:
-    """Whether the delegate computes with a site's own integers: those of fixed step sizes, at most 8 bits wide."""
-    format_ = module.format
-    return isinstance(module, QuantWeighted) and format_.is_integer and module.input_scale is not None
+def pinned(module: QuantWeighted) -> bool:
+    """Whether the delegate computes with a site's own integers: those of fixed step sizes."""
+    return module.format.is_integer
 
 
 def per_token(model: Illama, bases: Collection[str]) -> Illama:
-    """The network whose GEMMs in the formats of these names (`Format.base`) quantize each token as XNNPACK does.
+    """The network whose GEMMs in the formats of these names (`Format.base`), which are dynamic, quantize each token as
+    XNNPACK does.
 
-    Their integers, the step sizes of their weights and their biases stay.
-
-    Returns:
-        A copy, or the network itself where there is nothing to change.
+    See `with_twins` for what stays.
     """
-    chosen = [
-        name
-        for name, module in quantized_modules(model)
-        if module.format.base in bases and is_gemm(module) and not isinstance(module, PerToken)
-    ]
-    if not chosen:
-        return model
-    model = copy.deepcopy(model)
-    for name in chosen:
-        model.set_submodule(name, _twin(model.get_submodule(name)))
-    return model.requires_grad_(False).eval()
-
-
-def _twin(module: Any) -> QuantWeighted:
-    kinds = {QuantLinear: PerTokenLinear, QuantConv2d: PerTokenConv2d}
-    bias = module.float_bias
-    assert isinstance(module.format.weights, IntType)
-    twin = kinds[type(module)](module.shape, bias is not None, module.format)
-    twin.copy_form(module)
-    twin.set_values(module.weight_q, module.weight_scale, bias, None)
-    return twin
+    return with_twins(model, bases, lambda site: TWINS[type(site)](site.shape, site.bias is not None, site.format))

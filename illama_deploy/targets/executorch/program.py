@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ArtifactError
-from ...export.record import plain_name, short
-from ...hashing import sha256_file
+from ...export.record import FileRecord, short
 from ...preprocessing import Preprocessing
 from ...runtime import ArtifactInfo
 from ...sealed import read_sealed, write_sealed
@@ -23,18 +22,11 @@ AGAIN = "Export it again: illama-deploy export --executorch."
 
 
 @dataclass(frozen=True)
-class _File:
-    file: str
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True)
 class Program:
     """A program by what stands beside it.
 
     Attributes:
-        program: its name, hash and size.
+        program: its hash and size.
         image: (channels, height, width) of the one image that it takes at a time.
         classes: number of logits.
         gemms: names of its GEMMs, in the order in which they run; a quantized site's is the site's.
@@ -42,7 +34,7 @@ class Program:
         data: `digits` where it belongs to the embedded data, or None.
     """
 
-    program: _File
+    program: FileRecord
     format: str
     target: str
     image: tuple[int, int, int]
@@ -77,7 +69,7 @@ def write_sidecar(
         about: as ONNX files take it (`export.file`).
     """
     program = Program(
-        _File(path.name, sha256_file(path), path.stat().st_size),
+        FileRecord.of(path),
         about["format"],
         about["target"],
         image,
@@ -115,7 +107,6 @@ def read_program(path: Path) -> Program:
         )
         for text in texts:
             short(text)
-        plain_name(found.program.file)
         if len(found.class_names) not in (0, found.classes):
             raise ValueError(f"it names {len(found.class_names)} of {found.classes} classes")
         if min(*found.image, found.classes) < 1:
@@ -126,20 +117,20 @@ def read_program(path: Path) -> Program:
             f"What stands beside the program cannot be used: {error}.", where=beside, hint=AGAIN
         ) from error
     try:
-        size, sha256 = path.stat().st_size, sha256_file(path)
+        here = FileRecord.of(path)
     except OSError as error:
         raise ArtifactError(f"It cannot be read: {error.strerror or error}.", where=path) from error
-    if (size, sha256) != (found.program.bytes, found.program.sha256):
+    if here != found.program:
         raise ArtifactError("The program is not the one that was exported (its hash differs).", where=path, hint=AGAIN)
     return found
 
 
-def describe(name: str, program: Program, provider: str, backend: str = "executorch") -> ArtifactInfo:
+def describe(name: str, program: Program, provider: str) -> ArtifactInfo:
     """What a report says of it."""
     return ArtifactInfo(
         name,
         program.format,
-        backend,
+        "executorch",
         provider,
         program.program.bytes,
         program.program.sha256,

@@ -12,7 +12,7 @@ import torch
 from ...errors import ArtifactError, RuntimeUnavailableError, UsageError
 from ...export.batches import RunFile
 from ...runtime import Runtime
-from ...versions import is_older, need, package_version
+from ...versions import need, package_version
 from .program import Program, describe, read_program
 from .quiet import quiet
 
@@ -77,11 +77,7 @@ class ExecuTorchRuntime(Runtime):
         program = read_program(path)
         need_executorch(path)
         here = package_version("executorch") or ""
-        lowest = program.runtimes.get("executorch")
-        if lowest is not None and is_older(here, lowest):
-            raise RuntimeUnavailableError(
-                f"It needs executorch {lowest} or newer, and {here} is installed.", where=path, hint=INSTALL
-            )
+        self.require(program.runtimes, "executorch", here, path)
         _set_threads(threads, path)
         try:
             self._run = load_method(path)

@@ -57,13 +57,13 @@ class OnnxCpu(OnnxTarget):
         return [times.get(layer["name"]) for layer in layers]
 
     def open(self, name: str, path: Path, opening: Opening) -> Runtime:
-        return OnnxRuntime(name, read_onnx(path), opening.threads)
+        return OnnxRuntime(name, opening.onnx or read_onnx(path), opening.threads)
 
-    def state(self) -> TargetState:
+    def states(self) -> list[TargetState]:
         vnni = {"avx512_vnni", "avx_vnni", "asimddp"} & set(cpu_features())
         slow = "runs, but without VNNI instructions: INT8 is exact here (U8×U8) and hardly faster than float"
         old = installed_too_old("onnxruntime") or installed_too_old("onnxruntime-gpu")
-        return TargetState(self.name, None, old or (None if vnni else slow))
+        return [TargetState(self.name, None, old or (None if vnni else slow))]
 
 
 TARGET = OnnxCpu(

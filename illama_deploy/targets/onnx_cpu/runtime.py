@@ -22,7 +22,7 @@ class OnnxRuntime(Runtime):
         import onnxruntime as ort
 
         provider = PROVIDERS[device]
-        self.require(file, "onnxruntime", ort.__version__)
+        self.require(file.runtimes, "onnxruntime", ort.__version__, file.path)
         if device == "cuda" and (problem := _no_cuda(ort.get_available_providers())) is not None:
             raise RuntimeUnavailableError(
                 f"It was written for CUDA, and {problem}.",

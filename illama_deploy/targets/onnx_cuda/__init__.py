@@ -35,14 +35,14 @@ class OnnxCuda(OnnxTarget):
     """ONNX Runtime on a GPU of this machine."""
 
     def open(self, name: str, path: Path, opening: Opening) -> Runtime:
-        return OnnxRuntime(name, read_onnx(path), opening.threads, device="cuda")
+        return OnnxRuntime(name, opening.onnx or read_onnx(path), opening.threads, device="cuda")
 
-    def state(self) -> TargetState:
+    def states(self) -> list[TargetState]:
         import onnxruntime as ort
 
         provided = "CUDAExecutionProvider" in ort.get_available_providers()
         why = installed_too_old("onnxruntime-gpu") or cuda_problem()
-        return TargetState(self.name, None, why or (None if provided else "this onnxruntime has no CUDA provider"))
+        return [TargetState(self.name, None, why or (None if provided else "this onnxruntime has no CUDA provider"))]
 
 
 TARGET = OnnxCuda(

@@ -72,7 +72,7 @@ class OpenVino(OnnxTarget):
         return [seconds for _, seconds in times]
 
     def open(self, name: str, path: Path, opening: Opening) -> Runtime:
-        return OpenVinoCpu(name, read_onnx(path), opening.threads, precision=opening.precision)
+        return OpenVinoCpu(name, opening.onnx or read_onnx(path), opening.threads, precision=opening.precision)
 
     def baselines(self, opened: Runtime, again: Callable[[str], Runtime]) -> tuple[Runtime, ...]:
         """Where the CPU has bfloat16, float32 does not run so unless one asks for it: both take part."""
@@ -82,9 +82,9 @@ class OpenVino(OnnxTarget):
         opened.info = replace(info, name=f"{info.name} (bf16)", format="bfloat16")
         return again("f32"), opened
 
-    def state(self) -> TargetState:
+    def states(self) -> list[TargetState]:
         missing = installed_too_old("openvino", INSTALL)
-        return TargetState(self.name, None, missing)
+        return [TargetState(self.name, None, missing)]
 
 
 TARGET = OpenVino(

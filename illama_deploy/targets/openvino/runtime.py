@@ -21,7 +21,7 @@ class OpenVinoCpu(Runtime):
         need("openvino", install=install, where=file.path)
         import openvino as ov
 
-        self.require(file, "openvino", ov.__version__)
+        self.require(file.runtimes, "openvino", ov.__version__, file.path)
         core = ov.Core()
         if precision == "auto":
             precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"

@@ -92,7 +92,7 @@ class TensorRT(OnnxTarget):
 
     def open(self, name: str, path: Path, opening: Opening) -> Runtime:
         if path.suffix == self.suffix:
-            return OnnxRuntime(name, read_onnx(path), opening.threads)
+            return OnnxRuntime(name, opening.onnx or read_onnx(path), opening.threads)
         return TensorRTEngine(name, path, opening.threads, cuda_graph=opening.cuda_graph)
 
     def describe(self, name: str, path: Path) -> tuple[ArtifactInfo, BatchLimits | None]:
@@ -112,9 +112,12 @@ class TensorRT(OnnxTarget):
         figures = [dict(zip(("name", *columns[1:]), row, strict=True)) for row in rows]
         return LayerTable(columns, rows, f"{len(rows)} layers, from the {sidecar.layers_from}", {"layers": figures})
 
-    def state(self) -> TargetState:
-        why = installed_too_old("tensorrt", "pip install 'illama-deploy[trt]'") or cuda_problem()
-        return TargetState(self.name, why, why)
+    def states(self) -> list[TargetState]:
+        """`tensorrt` builds on a GPU alone, TensorRT for RTX anywhere."""
+        no_gpu = cuda_problem()
+        why = installed_too_old("tensorrt", "pip install 'illama-deploy[trt]'") or no_gpu
+        missing = installed_too_old("tensorrt-rtx", "pip install 'illama-deploy[rtx]'")
+        return [TargetState(self.name, why, why), TargetState("tensorrt-rtx", missing, missing or no_gpu)]
 
 
 def _profile(options: ExportOptions) -> Profile:

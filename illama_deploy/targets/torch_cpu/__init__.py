@@ -42,9 +42,9 @@ class TorchCpu(Target):
     def describe(self, name: str, path: Path) -> tuple[ArtifactInfo, BatchLimits | None]:
         self._nothing_to_export()
 
-    def state(self) -> TargetState:
+    def states(self) -> list[TargetState]:
         why = installed_too_old("torch") or installed_too_old("torchao")
-        return TargetState("torch (simulation, or torchao's kernels with --target torch)", why, why)
+        return [TargetState("torch (simulation, or torchao's kernels with --target torch)", why, why)]
 
     def _nothing_to_export(self) -> NoReturn:
         raise UsageError("torch runs checkpoints as they are.", hint="Name another target.")
