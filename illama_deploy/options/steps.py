@@ -244,7 +244,7 @@ class EvaluateOptions(Options):
 
     artifact: Any = argument(
         None,
-        "Float checkpoint, quantized directory, .onnx or .engine.",
+        "Float checkpoint, quantized directory, or the file or directory of an export.",
         otherwise="the workspace's newest",
         **ARTIFACT,
     )
@@ -272,7 +272,7 @@ class BenchOptions(Options):
 
     artifacts: tuple[Any, ...] = argument(
         (),
-        "Artifacts, .engine too; the first is what others are compared with.",
+        "Artifacts; the first is what others are compared with.",
         otherwise="what 'export' left last",
         **ARTIFACTS,
     )
@@ -290,7 +290,7 @@ class CheckOptions(Options):
 
     candidates: tuple[Any, ...] = argument(
         (),
-        "Artifacts, .engine too, or quantized directories.",
+        "Artifacts: quantized directories, exports, or their files.",
         otherwise="the workspace's export",
         **ARTIFACTS,
     )
@@ -360,7 +360,7 @@ class InspectOptions(Options):
 
     artifact: Any = argument(
         None,
-        "Quantized directory, directory of an export, .onnx or .engine.",
+        "Quantized directory, or the file or directory of an export.",
         otherwise="the workspace's newest",
         kind=Path,
         python="str | Path | None",
