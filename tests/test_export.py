@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from onnx_ir.passes import PostconditionError, PreconditionError
 from illama_deploy import ExportError
 from illama_deploy.checkpoint import read_checkpoint
 from illama_deploy.export import build_float_graph
-from illama_deploy.export.batch_major import build_batch_major_graph
 from illama_deploy.export.batches import proof_batches
 from illama_deploy.export.float_graph import GraphBuilder
+from illama_deploy.export.layout import BATCH_MAJOR, SEQUENCE_MAJOR, Layout
 from illama_deploy.export.passes import (
     ActivationSpelling,
     HalfPrecision,
@@ -32,6 +31,7 @@ from illama_deploy.export.passes import (
 )
 from illama_deploy.export.record import read_record
 from illama_deploy.model import Illama, IllamaConfig
+from illama_deploy.model.illama import Attention
 from illama_deploy.onnx_metadata import PREFIX
 from illama_deploy.onnx_session import session_options
 from illama_deploy.quant import QuantizedArtifact, load_quantized
@@ -88,14 +88,14 @@ def test_float_graph_is_the_network(rewrites: list[str], batch: int) -> None:
     np.testing.assert_allclose(_run(build_float_graph(model), images), model(images).numpy(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("build", [build_float_graph, build_batch_major_graph], ids=["sequence-major", "batch-major"])
+@pytest.mark.parametrize("layout", [SEQUENCE_MAJOR, BATCH_MAJOR], ids=["sequence-major", "batch-major"])
 @torch.no_grad()
-def test_online_rotations_are_gemms_with_one_matrix(build: Callable[[Illama], ir.Model]) -> None:
+def test_online_rotations_are_gemms_with_one_matrix(layout: Layout) -> None:
     model = _network(hidden=160)
     images = torch.randn(3, 3, 16, 24)
     expected = model(images).numpy()
     apply_rewrites(model, ["class_token_last_block", "rotate_qk_online", "rotate_swiglu_online"])
-    graph = build(model)
+    graph = build_float_graph(model, layout)
     np.testing.assert_allclose(_run(graph, images), expected, rtol=1e-4, atol=1e-4)
     gemms = [node for node in graph.graph if node.op_type == "MatMul" and ".rotate" in (node.name or "")]
     turned = {node.name: node.inputs[1] for node in gemms}
@@ -142,12 +142,11 @@ def test_a_file_that_depends_on_the_batch_is_not_kept(
 ) -> None:
     """As it was: images along the operator's sequence, so that its tables end before the batch does."""
 
-    def rope(self: GraphBuilder, x: ir.Value, first: int, name: str) -> ir.Value:
-        attn = self.model.blocks[0].attn
+    def rope(self: GraphBuilder, attn: Attention, x: ir.Value, span: range, name: str) -> ir.Value:
         cos, sin = (self.constant(f"rope.{n}", t.numpy()) for n, t in (("cos", attn.cos_SD), ("sin", attn.sin_SD)))
-        tokens = np.arange(first, self.config.tokens, dtype=np.int64)[:, None]
+        tokens = np.array(span, dtype=np.int64)[:, None]
         shape = self.op("Concat", [self.integers(len(tokens)), self.batch], {"axis": 0}, name=f"{name}.shape")
-        ids = self.op("Expand", [self.constant(f"ids.{first}", tokens), shape], name=f"{name}.ids")
+        ids = self.op("Expand", [self.constant(f"ids.{span.start}", tokens), shape], name=f"{name}.ids")
         flat = self.reshape(x, (len(tokens), -1, self.config.dim), f"{name}.flat")
         attributes = {"interleaved": 1, "num_heads": attn.heads}
         turned = self.op("RotaryEmbedding", [flat, cos, sin, ids], attributes, name=f"{name}.rope")

@@ -58,7 +58,7 @@ def test_training_starts_at_the_very_integers_and_loses_nothing(tmp_path: Path, 
     artifact = quantize_step(format=name, calib_images=64, out=tmp_path / "q")
     target = rewritten_network(artifact)
     before = {key: tensor.clone() for key, tensor in artifact.model.state_dict().items()}
-    make_learnable(artifact.model, target)
+    make_learnable(artifact.model, target, artifact.model.structure.shared_inputs())
     mlp = artifact.model.blocks[0].mlp
     shared = {id(getattr(mlp, fc).input_step) for fc in ("fc1", "fc3")}
     assert len(shared) == 1  # one input, quantized once
@@ -81,6 +81,6 @@ def test_training_starts_at_the_very_integers_and_loses_nothing(tmp_path: Path, 
 
 def test_fixed_steps_stay(digits_quantized: QuantizedArtifact) -> None:
     model = load_quantized(digits_quantized.path).model
-    make_learnable(model, rewritten_network(digits_quantized), learn_steps=False)
+    make_learnable(model, rewritten_network(digits_quantized), [], learn_steps=False)
     assert not any(p.requires_grad for name, p in model.named_parameters() if name.endswith("theta"))
     model(torch.randn(2, 1, 32, 32)).sum().backward()

@@ -276,11 +276,11 @@ def test_rank_of_a_network(ratio: float) -> None:
     model = illama_deploy.load_checkpoint("digits").eval()
     images = torch.randn(6, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     before = model(images)
-    model.blocks[-1].attn.last_query_only = True
+    model.blocks[-1].attn.class_query_only = True
     found = measure_attention_rank(model, images.split(4), ratio)
-    assert model.blocks[-1].attn.last_query_only
+    assert model.blocks[-1].attn.class_query_only
     assert torch.allclose(model(images), before, atol=1e-5)  # the network is as it was
-    model.blocks[-1].attn.last_query_only = False
+    model.blocks[-1].attn.class_query_only = False
     assert np.array(found["rank"]) == pytest.approx(np.array(_by_hand(model, images, ratio)))
     assert (found["images"], found["tokens"]) == (6, model.config.tokens)
     curve = np.array(found["curve"])

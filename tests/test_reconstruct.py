@@ -31,6 +31,8 @@ from illama_deploy.rounding import nearest
 
 W3A3 = parse_format("W3A3")
 
+SHARED = (("mlp.fc1", "mlp.fc3"),)
+
 
 def _network(format_: str = "W3A3") -> tuple[Illama, Illama]:
     """A float network and its twin, quantized with made-up ranges."""
@@ -52,7 +54,10 @@ def test_reconstruction_brings_a_block_nearer_and_repeats_itself() -> None:
     inputs = list(torch.randn(64, 17, 64).split(8))
     targets = [model.blocks[0](x) for x in inputs]
     blocks = [copy.deepcopy(quantized.blocks[0]) for _ in range(2)]
-    done = [reconstruct_block(b, model.blocks[0], inputs, targets, steps=40, seed=0, name="b") for b in blocks]
+    done = [
+        reconstruct_block(b, model.blocks[0], inputs, targets, shared=SHARED, steps=40, seed=0, name="b")
+        for b in blocks
+    ]
     assert done[0].after_db > done[0].before_db + 1
     states = [b.state_dict() for b in blocks]
     assert done[0] == done[1] and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
@@ -72,7 +77,9 @@ def test_what_gets_worse_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("illama_deploy.quant.reconstruct.LR_INTEGERS", 50.0)
     monkeypatch.setattr("illama_deploy.quant.reconstruct.LR_STEPS", 1.0)
     state = {k: v.clone() for k, v in quantized.blocks[0].state_dict().items()}
-    done = reconstruct_block(quantized.blocks[0], model.blocks[0], inputs, targets, steps=3, seed=0, name="b")
+    done = reconstruct_block(
+        quantized.blocks[0], model.blocks[0], inputs, targets, shared=SHARED, steps=3, seed=0, name="b"
+    )
     assert done.before_db == done.after_db
     assert all(torch.equal(v, quantized.blocks[0].state_dict()[k]) for k, v in state.items())
 

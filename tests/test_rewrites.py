@@ -89,7 +89,7 @@ def test_each_changes_something(name: str) -> None:
     before, after = model.state_dict(), rewritten.state_dict()
     values = any(not torch.equal(before[key], after[key]) for key in before)
     structure = any(
-        (a.attn.scale, a.attn.last_query_only, str(a)) != (b.attn.scale, b.attn.last_query_only, str(b))
+        (a.attn.scale, a.attn.class_query_only, str(a)) != (b.attn.scale, b.attn.class_query_only, str(b))
         for a, b in zip(model.blocks, rewritten.blocks, strict=True)
     )
     assert values or structure

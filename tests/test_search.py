@@ -52,14 +52,17 @@ QUICK = {"recipe": "w8a8", "calib_images": 48, "held_out_images": 200}
 # --- the parts -------------------------------------------------------------------------------------------------------
 
 
+SHARED = Illama(CONFIG).structure.shared_inputs()
+
+
 def test_sites_of_one_input_go_together() -> None:
-    groups = group_sites(find_sites(Illama(CONFIG)))
+    groups = group_sites(find_sites(Illama(CONFIG)), SHARED)
     assert [site.name for site in groups["blocks.1.mlp.fc[13]"]] == ["blocks.1.mlp.fc1", "blocks.1.mlp.fc3"]
     for name, sites in groups.items():
         recipe = Recipe(overrides=((name, "W4A8"),))
         named = [site for site in find_sites(Illama(CONFIG)) if recipe.format_of(site.name) == W4A8]
         assert named == list(sites)
-    assert list(group_sites(find_sites(Illama(CONFIG))[-2:-1])) == ["blocks.1.mlp.fc3"]
+    assert list(group_sites(find_sites(Illama(CONFIG))[-2:-1], SHARED)) == ["blocks.1.mlp.fc3"]
 
 
 @pytest.mark.parametrize("cheap", ["W4A8", "W4A16-g32", "W2A16", "W3A3"])

@@ -202,8 +202,8 @@ def test_the_last_block_computes_every_token() -> None:
     for change in (partial(apply_rewrites, seed=0), restructure):
         model = _hard_network()
         change(model, ["class_token_last_block"])  # type: ignore[operator]
-        assert not any(block.attn.last_query_only for block in model.blocks)
-    model.blocks[-1].attn.last_query_only = True  # what the rewrite must not do here cannot go unseen
+        assert not any(block.attn.class_query_only for block in model.blocks)
+    model.blocks[-1].attn.class_query_only = True  # what the rewrite must not do here cannot go unseen
     with pytest.raises(RuntimeError):
         model(IMAGES)
 

@@ -23,7 +23,7 @@ DIM, HIDDEN, HEADS, LAYERS = 64, 100, 8, 3
 
 
 def llama(key_heads: int = HEADS) -> State:
-    """Random tensors with the names and shapes that Hugging Renderer's LLaMA has."""
+    """Random tensors with the names and shapes that Hugging Face's LLaMA has."""
     generator = torch.Generator().manual_seed(key_heads)
     keys = DIM // HEADS * key_heads
     shapes = {

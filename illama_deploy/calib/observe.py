@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..model.illama import Illama
-from ..rewrites import places
+from ..rewrites import places, row_places
 from .collect import collect_channel_maxima, run_observed
 
 __all__ = ["Observed", "collect_rows"]
@@ -76,8 +76,7 @@ class Observed:
     def rows(self, place: str) -> Tensor:
         """A fixed draw of the tokens that come by, float32 [rows, channels]."""
         if not self._rows:
-            names = [name for name in places(self.model) if not name.endswith(("rotate_q", "rotate_k"))]
-            self._rows = collect_rows(self.model, names, self.images())
+            self._rows = collect_rows(self.model, row_places(self.model), self.images())
         return self._rows[place]
 
     def divided(self, place: str, scale: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..model.illama import Illama, IllamaConfig
+from ..model.structure import image_tokens
 from ..model.upernet import LEVELS
 from ..preprocessing import LARGEST_SIDE
 
@@ -235,14 +236,21 @@ def require_room(config: IllamaConfig, weights: int, *, where: object | None = N
         )
 
 
-def interpolate_positions(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resize a position embedding [1, N+1, E] from grid `old` to `new`: bicubic, the class token's row kept."""
+def interpolate_positions(
+    pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int], class_index: int = -1
+) -> Tensor:
+    """Resize a position embedding [1, N+1, E] from grid `old` to `new`: bicubic, the class token's row kept.
+
+    Args:
+        class_index: where the class token stands, -1 or 0.
+    """
     if old == new:
         return pos_embed
-    image, last = pos_embed[:, :-1], pos_embed[:, -1:]
+    image, own = pos_embed[:, image_tokens(class_index)], pos_embed[:, class_index, None]
     planes = image.reshape(1, *old, -1).permute(0, 3, 1, 2)
     planes = F.interpolate(planes, size=new, mode="bicubic", align_corners=False, antialias=False)
-    return torch.cat((planes.permute(0, 2, 3, 1).flatten(1, 2), last), 1)
+    rows = planes.permute(0, 2, 3, 1).flatten(1, 2)
+    return torch.cat((rows, own) if class_index else (own, rows), 1)
 
 
 def resample_patches(weight: Tensor, patch_size: int) -> Tensor:

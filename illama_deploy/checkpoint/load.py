@@ -314,14 +314,13 @@ def _tell(chosen: WeightSet, path: Path, ema: bool) -> None:
 def _resize(
     config: IllamaConfig, state: dict[str, Tensor], image_size: tuple[int, int], patch_size: int, weights: int
 ) -> tuple[IllamaConfig, dict[str, Tensor]]:
-    config.require_illama()  # where its class token is first, the position embedding would be cut elsewhere
     try:
         resized = replace(config, image_size=image_size, patch_size=patch_size)
     except ValueError as error:
         multiple = patch_size * (2 if config.head_width else 1)
         raise UsageError(f"--image-size does not fit: {error}.", hint=f"Use multiples of {multiple}.") from error
     require_room(resized, weights, hint="Use a smaller --image-size.")
-    positions = interpolate_positions(state["pos_embed"], config.grid, resized.grid)
+    positions = interpolate_positions(state["pos_embed"], config.grid, resized.grid, config.class_index)
     patches = resample_patches(state[PATCHES], patch_size)
     return resized, {**state, "pos_embed": positions, PATCHES: patches}
 

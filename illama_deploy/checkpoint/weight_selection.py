@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-#: What iLLaMA calls parts of a block to what Hugging Renderer's LLaMA calls parts of a layer.
+#: What iLLaMA calls parts of a block to what Hugging Face's LLaMA calls parts of a layer.
 PARTS = {
     "norm1.weight": ("input_layernorm.weight",),
     "norm2.weight": ("post_attention_layernorm.weight",),
@@ -72,7 +72,7 @@ def select_weights(config: IllamaConfig, source: str | Path, *, heads: int | Non
 
     Args:
         config: of the network to make.
-        source: an iLLaMA checkpoint; or LLaMA in Hugging Renderer's format, as a directory, its index, or one
+        source: an iLLaMA checkpoint; or LLaMA in Hugging Face's format, as a directory, its index, or one
             `.safetensors` file. Of the latter no more than one tensor is in memory at a time.
         heads: of an iLLaMA, as in `read_checkpoint`.
 
@@ -126,7 +126,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Llama:
-    """A LLaMA in Hugging Renderer's format.
+    """A LLaMA in Hugging Face's format.
 
     Attributes:
         files: tensor name to the file that holds it, and the tensor; each is opened anew when it is read.
@@ -172,7 +172,7 @@ def _open_llama(path: Path) -> _Llama | None:
             raise CheckpointError(
                 f"The directory holds neither {INDEX} nor {SINGLE}.",
                 where=path,
-                hint="Give a LLaMA as Hugging Renderer stores it in safetensors, or an iLLaMA checkpoint file.",
+                hint="Give a LLaMA as Hugging Face stores it in safetensors, or an iLLaMA checkpoint file.",
             )
     elif path.suffix == ".safetensors" and path.is_file():
         index = path  # a LLaMA, or an iLLaMA

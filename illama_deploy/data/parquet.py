@@ -1,4 +1,4 @@
-"""Hugging Renderer parquet: encoded image bytes and a label, in one file or in split-named shards."""
+"""Hugging Face parquet: encoded image bytes and a label, in one file or in split-named shards."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def _image_column(schema: Any, named: str | None, path: Path) -> str:
             where=shown(path),
             hint="Say which with parquet:PATH?image=COLUMN."
             if chosen
-            else "Write it as Hugging Renderer data sets do: an Image feature and a ClassLabel.",
+            else "Write it as Hugging Face data sets do: an Image feature and a ClassLabel.",
         )
     return chosen[0]
 
@@ -315,7 +315,7 @@ def _label_column(schema: Any, image: str, named: str | None, path: Path) -> tup
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...]:
-    """Read class names from the Hugging Renderer features, where the file carries them."""
+    """Read class names from the Hugging Face features, where the file carries them."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         names = features[label]["names"]

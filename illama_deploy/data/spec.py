@@ -33,7 +33,7 @@ SCHEMES: dict[str, tuple[Opener, tuple[str, ...], str]] = {
     "parquet": (
         open_parquet,
         ("image", "label"),
-        "parquet:PATH: Hugging Renderer parquet, a file or a directory of split-named shards",
+        "parquet:PATH: Hugging Face parquet, a file or a directory of split-named shards",
     ),
     "list": (open_listing, (), "list:PATH: a text file with the path of an image on each line; only to calibrate"),
     "segmentation": (

@@ -1,11 +1,8 @@
 """The one float ONNX graph of a network, from which passes make each target's form.
 
 It is written down directly (opset 23) rather than traced: every GEMM then has a known name, and the ops are
-the ones that runtimes fuse (RMSNormalization, RotaryEmbedding, x·sigmoid(x)).
-
-The token stream is two-dimensional and sequence-major: row s·B + b is token s of image b. So all GEMMs are
-plain 2-D ones, the class tokens are the last B rows, and image tokens and class token are joined by
-appending rows. Values in the graph are named after the module that makes them.
+the ones that runtimes fuse (RMSNormalization, RotaryEmbedding, x·sigmoid(x)). What is written down is the network's
+`Structure`; how its tokens lie is a `Layout`. Values in the graph are named after the module that makes them.
 
 Each GEMM node carries metadata: `site`, the module's name, and `rows`, which output channels of the module
 it computes ("0:192" for the queries of qkv; "0:192 halves 64" where the channels of each head of 64 are reordered,
@@ -17,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
@@ -24,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from ..model.illama import Attention, Illama, RMSNorm
+from ..model.structure import AttentionParts, FfnParts
 from ..model.upernet import UperNet
 from ..onnx_metadata import PRODUCER
 from ..quant.modules import QuantWeighted, gemm_operands
 from ..rewrites import OnlineRotation, apply_rewrites, rewrites_for
+from .layout import SEQUENCE_MAJOR, Layout
 from .upernet_graph import build_upernet
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "ROWS", "SITE", "GraphBuilder", "build_float_graph", "site_rows"]
@@ -36,20 +36,37 @@ OPSET = 23
 IR_VERSION = 10
 INPUT, OUTPUT = "images", "logits"
 SITE, ROWS = "illama.site", "illama.rows"
+END = np.iinfo(np.int64).max  # of a Slice that goes to the last
 
 
-def build_float_graph(model: Illama) -> ir.Model:
+def build_float_graph(model: Illama, layout: Layout = SEQUENCE_MAJOR) -> ir.Model:
     """Write a network down as ONNX: `images` float32 [batch, C, H, W] to `logits` float32 [batch, classes], of pixels
     [batch, classes, H, W].
 
     Quantized sites appear with the float weights that their integers stand for.
     """
-    return GraphBuilder(model).build()
+    return GraphBuilder(model, layout).build()
 
 
 def site_rows(node: ir.Node) -> Tensor:
     """Output channels of the site's weight that a GEMM node computes, in its order: int64 [n]."""
-    return GraphBuilder.rows_of(node.metadata_props[ROWS])
+    return _rows_of(node.metadata_props[ROWS])
+
+
+def _rows_of(text: str) -> Tensor:
+    span, _, order = text.partition(" halves ")
+    rows = torch.arange(*map(int, span.split(":")))
+    if order:
+        heads = rows.view(-1, int(order))
+        rows = torch.cat((heads[:, 0::2], heads[:, 1::2]), 1).flatten()
+    return rows
+
+
+def _operands(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Float weight [out, ...] and bias [out] of a module, or those that its integers stand for."""
+    if isinstance(module, QuantWeighted):
+        return module.dequantized_weight(), module.float_bias
+    return gemm_operands(module)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
@@ -59,12 +76,12 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 class GraphBuilder:
     """Appends nodes in execution order; each method returns the value that it makes."""
 
-    def __init__(self, model: Illama) -> None:
-        model.config.require_illama()
+    def __init__(self, model: Illama, layout: Layout = SEQUENCE_MAJOR) -> None:
+        self.structure = model.structure
         if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):  # no graph has them
             model = copy.deepcopy(model)
             apply_rewrites(model, rewrites_for((), model.config.task))
-        self.model, self.config = model, model.config
+        self.model, self.config, self.layout = model, model.config, layout
         self.output = OUTPUT
         self.tape = ir.tape.Tape()
         self.constants: dict[str, ir.Value] = {}
@@ -75,32 +92,27 @@ class GraphBuilder:
         )
 
     def build(self) -> ir.Model:
-        config, model = self.config, self.model
-        x = self.tokens(self.images)
-        length = config.tokens
-        head = model.head
-        levels: list[ir.Value] = []
-        for i, block in enumerate(model.blocks):
-            name = f"blocks.{i}"
-            kept = 1 if block.attn.last_query_only else length
-            attended = self.attention(f"{name}.attn", self.norm(f"{name}.norm1", block.norm1, x), i, length, kept)
-            if kept != length:
-                x = self.last_rows(x, f"{name}.residual")
-                length = kept
-            x = self.op("Add", [x, attended], name=f"{name}.add1")
-            fed = self.swiglu(f"{name}.mlp", self.norm(f"{name}.norm2", block.norm2, x), i)
-            x = self.op("Add", [x, fed], name=f"{name}.add2")
-            if isinstance(head, UperNet) and i in config.levels:
-                read = f"head.norms.{len(levels)}"
-                levels.append(self.norm(read, head.norms[len(levels)], self.image_rows(x, f"{read}.tokens")))
-        if isinstance(head, UperNet):
-            logits = build_upernet(self, head, levels)
-        else:
-            if length != 1:
-                x = self.last_rows(x, "class_token")
-            logits = self.logits(self.norm("norm", model.norm, x))
+        config, head = self.config, self.model.head
+        x, length = self.tokens(self.images), config.tokens
+        read: list[ir.Value] = []
+        for i, parts in enumerate(self.structure.blocks):
+            asking = self.span(self.attention_module(parts.attention))
+            attended = self.attention(parts.attention, self.norm(parts.attention_read.norm, x), asking)
+            if len(asking) != length:
+                x, length = self.class_rows(x, f"{parts.name}.residual"), len(asking)
+            x = self.op("Add", [x, attended], name=f"{parts.name}.add1")
+            fed = self.ffn(parts.ffn, self.norm(parts.ffn_read.norm, x))
+            x = self.op("Add", [x, fed], name=f"{parts.name}.add2")
+            for outlet in self.structure.outlets:
+                if outlet.block == i:
+                    some = self.image_rows(x, f"{outlet.read.norm}.tokens") if outlet.tokens == "image" else x
+                    if outlet.tokens == "class" and length != 1:
+                        some = self.class_rows(x, "class_token")
+                    read.append(self.norm(outlet.read.norm, some))
+        logits = build_upernet(self, head, read) if isinstance(head, UperNet) else self.logits(read[0])
         logits.type = ir.TensorType(ir.DataType.FLOAT)
-        logits.shape = ir.Shape(["batch", config.classes, *(config.image_size if levels else ())])
+        pixels = config.image_size if isinstance(head, UperNet) else ()
+        logits.shape = ir.Shape(["batch", config.classes, *pixels])
         graph = ir.Graph(
             [self.images],
             [logits],
@@ -113,109 +125,194 @@ class GraphBuilder:
 
     # Parts of the network
 
+    def attention_module(self, parts: AttentionParts) -> Attention:
+        """The module that knows heads, scale and mask."""
+        return cast(Attention, self.model.get_submodule(parts.name))
+
+    def span(self, attn: Attention) -> range:
+        """The positions of the tokens that ask."""
+        return range(self.config.tokens)[attn.asking]
+
     def logits(self, x: ir.Value) -> ir.Value:
         """The head."""
-        return self.linear("head", x, self.model.head, output=self.output)
+        if self.layout.batch_first:
+            x = self.reshape(x, (-1, self.config.dim), "pooled")
+        name = self.structure.outlets[0].read.place
+        return self.linear(name, x, output=self.output)
 
     def tokens(self, images: ir.Value) -> ir.Value:
-        """Patch embedding as one GEMM over unfolded patches, positions added, class tokens appended."""
-        config, conv = self.config, self.model.patch_embed.proj
+        """Patch embedding as one GEMM over unfolded patches, positions added, class tokens joined on."""
+        config, layout, embedding = self.config, self.layout, self.structure.embedding
         (rows, columns), patch, dim = config.grid, config.patch_size, config.dim
         x = self.reshape(images, (-1, config.channels, rows, patch, columns, patch), "patches.split")
-        # [B, C, rows, p, columns, p] -> [rows, columns, B, C, p, p]
-        x = self.op("Transpose", [x], {"perm": [2, 4, 0, 1, 3, 5]}, name="patches.transpose")
-        x = self.reshape(x, (-1, config.channels * patch * patch), "patches")
-        x = self.linear("patch_embed.proj", x, conv)
-        # To [N, B, E], so that positions add by broadcasting over images.
-        x = self.reshape(x, (rows * columns, -1, dim), "patch_embed.tokens")
-        positions = _numpy(self.model.pos_embed)[0]
-        x = self.op("Add", [x, self.constant("pos_embed", positions[:-1, None])], name="patch_embed.add")
+        perm = layout.perm("BChpwq", layout.pixel_axes + "Cpq")
+        x = self.op("Transpose", [x], {"perm": perm}, name="patches.transpose")
+        x = self.reshape(x, layout.joined(rows * columns, config.channels * patch * patch), "patches")
+        x = self.linear(embedding.patches, x)
+        if not layout.batch_first:  # so that positions add by broadcasting over images
+            x = self.reshape(x, layout.apart(rows * columns, dim), "patch_embed.tokens")
+        positions = _numpy(self.model.get_parameter(embedding.positions))[0]
+        own, class_index = _numpy(self.model.get_parameter(embedding.class_token)), self.structure.class_index
+        image = np.expand_dims(positions[self.structure.image_tokens], layout.batch_axis)
+        x = self.op("Add", [x, self.constant("pos_embed", image)], name="patch_embed.add")
         # The class token starts as a constant row: token and its position folded into one.
-        last = (_numpy(self.model.cls_token)[0] + positions[-1:])[None]
+        own = own + positions[class_index]
         shape = self.op("Shape", [x], name="tokens.shape")
-        batch = self.op("Slice", [shape, self.integers(1), self.integers(2), self.integers(0)], name="tokens.batch")
-        self.batch = batch
-        wanted = self.op("Concat", [self.integers(1), batch, self.integers(dim)], {"axis": 0}, name="cls_token.shape")
-        token = self.op("Expand", [self.constant("cls_token", last), wanted], name="cls_token.expand")
-        x = self.op("Concat", [x, token], {"axis": 0}, name="tokens.concat")
-        return self.reshape(x, (-1, dim), "tokens")
+        axis = layout.batch_axis
+        found = [shape, self.integers(axis), self.integers(axis + 1), self.integers(0)]
+        self.batch = self.op("Slice", found, name="tokens.batch")
+        one = self.integers(1)
+        order = [self.batch, one] if layout.batch_first else [one, self.batch]
+        wanted = self.op("Concat", [*order, self.integers(dim)], {"axis": 0}, name="cls_token.shape")
+        token = self.op("Expand", [self.constant("cls_token", own), wanted], name="cls_token.expand")
+        both = [x, token] if class_index else [token, x]
+        x = self.op("Concat", both, {"axis": layout.token_axis}, name="tokens.concat")
+        return x if layout.batch_first else self.reshape(x, (-1, dim), "tokens")
 
-    def norm(self, name: str, norm: RMSNorm, x: ir.Value) -> ir.Value:
-        weight = self.constant(f"{name}.weight", _numpy(norm.weight))
-        return self.op("RMSNormalization", [x, weight], {"axis": -1, "epsilon": norm.eps}, name=name)
+    def norm(self, name: str, x: ir.Value) -> ir.Value:
+        """RMSNorm."""
+        norm = cast(RMSNorm, self.model.get_submodule(name))
+        if self.layout.norm == "operator":
+            weight = self.constant(f"{name}.weight", _numpy(norm.weight))
+            return self.op("RMSNormalization", [x, weight], {"axis": -1, "epsilon": norm.eps}, name=name)
+        two = self.constant("two", np.float32(2))
+        squares = self.op("Pow", [x, two], name=f"{name}.squares")
+        mean = self.op("ReduceMean", [squares, self.integers(-1)], {"keepdims": 1}, name=f"{name}.mean")
+        epsilon = self.constant(f"epsilon.{norm.eps}", np.float32(norm.eps))
+        mean = self.op("Add", [mean, epsilon], name=f"{name}.shifted")
+        root = self.op("Sqrt", [mean], name=f"{name}.root")
+        scale = self.op("Div", [self.constant("one", np.float32(1)), root], name=f"{name}.scale")
+        x = self.op("Mul", [x, scale], name=f"{name}.normed")
+        return self.op("Mul", [x, self.constant(f"{name}.weight", _numpy(norm.weight))], name=name)
 
-    def attention(self, name: str, x: ir.Value, block: int, length: int, kept: int) -> ir.Value:
-        """Rotary attention with the multiplied mask; the last `kept` tokens ask, all answer."""
-        attn = self.model.blocks[block].attn
-        dim = self.config.dim
-        asking = x if kept == length else self.last_rows(x, f"{name}.asking")
-        q = self.linear(f"{name}.qkv", asking, attn.qkv, slice(0, dim), suffix=".q")
-        k = self.linear(f"{name}.qkv", x, attn.qkv, slice(dim, 2 * dim), suffix=".k")
-        v = self.linear(f"{name}.qkv", x, attn.qkv, slice(2 * dim, 3 * dim), suffix=".v")
-        heads = (attn.heads, attn.head_dim)
-        q = self.rope(self.reshape(q, (kept, -1, *heads), f"{name}.q_SBHD"), length - kept, f"{name}.q")
-        k = self.rope(self.reshape(k, (length, -1, *heads), f"{name}.k_SBHD"), 0, f"{name}.k")
-        v = self.reshape(v, (length, -1, *heads), f"{name}.v_SBHD")
-        q = self.rotated(attn.rotate_q, q, f"{name}.rotate_q")
-        k = self.rotated(attn.rotate_k, k, f"{name}.rotate_k")
-        q = self.op("Transpose", [q], {"perm": [1, 2, 0, 3]}, name=f"{name}.q_BHSD")
-        k = self.op("Transpose", [k], {"perm": [1, 2, 3, 0]}, name=f"{name}.k_BHDS")
-        v = self.op("Transpose", [v], {"perm": [1, 2, 0, 3]}, name=f"{name}.v_BHSD")
-        scores = self.op("MatMul", [q, k], name=f"{name}.qk", metadata={SITE: f"{name}.qk"})
+    def attention(self, parts: AttentionParts, x: ir.Value, asking: range) -> ir.Value:
+        """Attention with its mask; the tokens at `asking` ask, all answer."""
+        name, attn, layout = parts.name, self.attention_module(parts), self.layout
+        source = x if len(asking) == self.config.tokens else self.class_rows(x, f"{name}.asking")
+        q, k, v = (self.heads_as_rows if layout.rope == "operator" else self.heads_apart)(parts, source, x, asking)
+        scores = self.op("MatMul", [q, k], name=parts.scores, metadata={SITE: parts.scores})
         if attn.scale != 1.0:
             scale = self.constant(f"{name}.scale", np.float32(attn.scale))
             scores = self.op("Mul", [scores, scale], name=f"{name}.scaled")
+        if attn.mask == "additive":
+            scores = self.masked(scores, attn, name)
         weights = self.op("Softmax", [scores], {"axis": -1}, name=f"{name}.softmax")
-        weights = self.masked(weights, attn, kept, name)
-        out = self.op("MatMul", [weights, v], name=f"{name}.pv", metadata={SITE: f"{name}.pv"})
-        out = self.op("Transpose", [out], {"perm": [2, 0, 1, 3]}, name=f"{name}.out_SBHD")
-        return self.linear(f"{name}.proj", self.reshape(out, (-1, dim), f"{name}.out"), attn.proj)
+        if attn.mask != "additive":
+            weights = self.masked(weights, attn, name)
+        out = self.op("MatMul", [weights, v], name=parts.mix, metadata={SITE: parts.mix})
+        order = f"{layout.letters}HD"
+        out = self.op("Transpose", [out], {"perm": layout.perm("BHSD", order)}, name=f"{name}.out_{order}")
+        return self.linear(parts.proj, self.reshape(out, layout.joined(len(asking), self.config.dim), f"{name}.out"))
 
-    def masked(self, weights: ir.Value, attn: Attention, kept: int, name: str) -> ir.Value:
-        """Multiply attention weights [B, H, kept, S] by the causal (soft) mask."""
-        mask = _numpy(attn.mask_SS)[-kept:]
-        if (mask == 1).all():  # the class token's row is all ones
-            return weights
-        shared = self.constant(f"mask.{kept}.{attn.soft_mask}", mask)
-        return self.op("Mul", [weights, shared], name=f"{name}.masked")
+    def heads_as_rows(
+        self, parts: AttentionParts, source: ir.Value, x: ir.Value, asking: range
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Queries [B, H, s, D] of `source`, keys [B, H, D, S] and values [B, H, S, D] of `x`, turned as
+        [S, B, H, D]."""
+        name, attn, layout, dim = parts.name, self.attention_module(parts), self.layout, self.config.dim
+        everyone = range(self.config.tokens)
+        heads, order = (attn.heads, attn.head_dim), f"{layout.letters}HD"
+        q = self.linear(parts.qkv, source, slice(0, dim), suffix=".q")
+        k = self.linear(parts.qkv, x, slice(dim, 2 * dim), suffix=".k")
+        v = self.linear(parts.qkv, x, slice(2 * dim, 3 * dim), suffix=".v")
+        q = self.rope(
+            attn, self.reshape(q, layout.apart(len(asking), *heads), f"{name}.q_{order}"), asking, f"{name}.q"
+        )
+        k = self.rope(
+            attn, self.reshape(k, layout.apart(len(everyone), *heads), f"{name}.k_{order}"), everyone, f"{name}.k"
+        )
+        v = self.reshape(v, layout.apart(len(everyone), *heads), f"{name}.v_{order}")
+        q = self.rotated(parts.rotate_q, q)
+        k = self.rotated(parts.rotate_k, k)
+        q = self.op("Transpose", [q], {"perm": layout.perm(order, "BHSD")}, name=f"{name}.q_BHSD")
+        k = self.op("Transpose", [k], {"perm": layout.perm(order, "BHDS")}, name=f"{name}.k_BHDS")
+        v = self.op("Transpose", [v], {"perm": layout.perm(order, "BHSD")}, name=f"{name}.v_BHSD")
+        return q, k, v
 
-    def rope(self, x: ir.Value, first: int, name: str) -> ir.Value:
-        """Rotate [S, B, H, D] for positions from `first` on.
+    def heads_apart(
+        self, parts: AttentionParts, source: ir.Value, x: ir.Value, asking: range
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """As `heads_as_rows`, turned as [B, H, S, D]."""
+        name, attn, layout, dim = parts.name, self.attention_module(parts), self.layout, self.config.dim
+        everyone, order, made = range(self.config.tokens), f"{layout.letters}HD", []
+        for part, (letter, given, span) in enumerate((("q", source, asking), ("k", x, everyone), ("v", x, everyone))):
+            turned = attn.rope and part < 2
+            rows = slice(part * dim, (part + 1) * dim)
+            y = self.linear(parts.qkv, given, rows, suffix=f".{letter}", halves=attn.head_dim if turned else 0)
+            y = self.reshape(y, layout.apart(len(span), attn.heads, attn.head_dim), f"{name}.{letter}_{order}")
+            y = self.op("Transpose", [y], {"perm": layout.perm(order, "BHSD")}, name=f"{name}.{letter}_BHSD")
+            if turned:
+                y = self.halves_rope(attn, y, span, f"{name}.{letter}")
+            if part < 2:
+                y = self.rotated((parts.rotate_q, parts.rotate_k)[part], y, halves=turned)
+            made.append(y)
+        q, k, v = made
+        k = self.op("Transpose", [k], {"perm": layout.perm("BHSD", "BHDS")}, name=f"{name}.k_BHDS")
+        return q, k, v
+
+    def masked(self, x: ir.Value, attn: Attention, name: str) -> ir.Value:
+        """Multiply attention weights [B, H, s, S] by the causal (soft) mask, or add it to the scores; left out where it
+        changes nothing, as in the row of a class token that sees everything."""
+        mask, additive = _numpy(attn.mask_SS)[attn.asking], attn.mask == "additive"
+        if (mask == (0 if additive else 1)).all():
+            return x
+        kind = ".additive" if additive else ""
+        shared = self.constant(f"mask.{len(mask)}.{attn.soft_mask}{kind}", mask)
+        return self.op("Add" if additive else "Mul", [x, shared], name=f"{name}.masked")
+
+    def rope(self, attn: Attention, x: ir.Value, span: range, name: str) -> ir.Value:
+        """Rotate [S, B, H, D] for these positions.
 
         The operator calls its axes batch, heads, sequence and channels, and gives every entry of the last but one a
         position. That is our axis of heads, all of a token at one position: so no transpose is needed, positions are
         constants, and nothing depends on the batch. Runtimes refuse a "sequence" longer than the tables, which would
         be any batch of more images than tokens if images stood there.
         """
-        attn = self.model.blocks[0].attn
-        heads, longest = attn.heads, max(attn.heads, len(attn.cos_SD))
+        if not attn.rope:
+            return x
+        longest = max(attn.heads, len(attn.cos_SD))
         tables = [
             self.constant(f"rope.{part}", np.pad(_numpy(table), ((0, longest - len(table)), (0, 0)), "edge"))
             for part, table in (("cos", attn.cos_SD), ("sin", attn.sin_SD))
         ]
-        return self.op(
-            "RotaryEmbedding", [x, *tables, self.positions(first, heads)], {"interleaved": 1}, name=f"{name}.rope"
-        )
+        # The position of each token, once for each of its heads: int64 [tokens, H].
+        ids = np.repeat(np.asarray(span, dtype=np.int64)[:, None], attn.heads, 1)
+        positions = self.constant(f"positions.{self.span_name(span)}", ids)
+        return self.op("RotaryEmbedding", [x, *tables, positions], {"interleaved": 1}, name=f"{name}.rope")
 
-    def positions(self, first: int, heads: int) -> ir.Value:
-        """Position of each token, once for each of its heads: int64 [tokens from `first` on, H]."""
-        tokens = np.arange(first, self.config.tokens, dtype=np.int64)
-        return self.constant(f"positions.{first}", np.repeat(tokens[:, None], heads, 1))
+    def halves_rope(self, attn: Attention, x: ir.Value, span: range, name: str) -> ir.Value:
+        """Rotate [B, H, S, D], channels in halves, for these positions."""
+        half, which = attn.head_dim // 2, self.span_name(span)
+        cos, sin = (np.tile(_numpy(table)[span.start : span.stop], 2) for table in (attn.cos_SD, attn.sin_SD))
+        axis, end = self.integers(-1), self.integers(END)
+        low = self.op("Slice", [x, self.integers(0), self.integers(half), axis], name=f"{name}.low")
+        high = self.op("Slice", [x, self.integers(half), end, axis], name=f"{name}.high")
+        swapped = [self.op("Neg", [high], name=f"{name}.neg"), low]
+        turned = self.op("Concat", swapped, {"axis": -1}, name=f"{name}.turned")
+        one = self.op("Mul", [x, self.constant(f"rope.cos.{which}", cos[None, None])], name=f"{name}.cos")
+        two = self.op("Mul", [turned, self.constant(f"rope.sin.{which}", sin[None, None])], name=f"{name}.sin")
+        return self.op("Add", [one, two], name=f"{name}.rope")
 
-    def swiglu(self, name: str, x: ir.Value, block: int) -> ir.Value:
-        mlp = self.model.blocks[block].mlp
-        gate = self.linear(f"{name}.fc1", x, mlp.fc1)
+    def span_name(self, span: range) -> str:
+        """A name for constants of these positions."""
+        return f"{span.start}" if span.stop == self.config.tokens else f"{span.start}.{span.stop}"
+
+    def ffn(self, parts: FfnParts, x: ir.Value) -> ir.Value:
+        """SwiGLU."""
+        name = parts.name
+        gate = self.linear(parts.gate, x)
         sigmoid = self.op("Sigmoid", [gate], name=f"{name}.sigmoid")
         gate = self.op("Mul", [gate, sigmoid], name=f"{name}.silu")
-        product = self.op("Mul", [gate, self.linear(f"{name}.fc3", x, mlp.fc3)], name=f"{name}.product")
-        return self.linear(f"{name}.fc2", self.rotated(mlp.rotate, product, f"{name}.rotate"), mlp.fc2)
+        product = self.op("Mul", [gate, self.linear(parts.up, x)], name=f"{name}.product")
+        return self.linear(parts.down, self.rotated(parts.rotate, product))
 
-    def rotated(self, rotation: nn.Module, x: ir.Value, name: str, *, halves: bool = False) -> ir.Value:
-        """An online rotation of the last axis of `x`, where there is one; all of a size share one matrix.
+    def rotated(self, name: str, x: ir.Value, *, halves: bool = False) -> ir.Value:
+        """The online rotation of that name on the last axis of `x`, where there is one; all of a size share one matrix.
 
         Args:
             halves: the channels of `x` stand in halves, even ones first (those of the result as in the network).
         """
+        rotation = self.model.get_submodule(name)
         if not isinstance(rotation, OnlineRotation):
             return x
         whole = rotation.block == rotation.width
@@ -223,37 +320,46 @@ class GraphBuilder:
         if halves:
             matrix, size = np.concatenate((matrix[0::2], matrix[1::2])), f"{size}.halves"
         if not whole:
-            x = self.reshape(x, self.split(rotation.block), f"{name}.blocks")
+            x = self.reshape(x, self.layout.blocks(rotation.block), f"{name}.blocks")
         x = self.op("MatMul", [x, self.constant(f"rotation.{size}", matrix)], name=name)
-        return x if whole else self.reshape(x, self.joined(rotation.width), f"{name}.joined")
+        return x if whole else self.reshape(x, self.layout.unblocked(rotation.width), f"{name}.joined")
 
     def linear(
         self,
         site: str,
         x: ir.Value,
-        module: nn.Module,
         rows: slice | None = None,
         *,
         suffix: str = "",
         output: str | None = None,
+        halves: int = 0,
     ) -> ir.Value:
-        """A GEMM of `x` [M, in] with (some output rows of) a module's weight, stored as [in, out]."""
-        weight, bias = self.operands(module)
+        """A GEMM of `x` [..., in] with (some output rows of) a site's weight, stored as [in, out].
+
+        Args:
+            halves: the size of heads whose output channels are reordered, even ones first.
+        """
+        weight, bias = _operands(self.model.get_submodule(site))
         rows = rows or slice(0, weight.shape[0])
-        inputs = [x, self.constant(f"{site}{suffix}.weight", np.ascontiguousarray(_numpy(weight[rows].flatten(1)).T))]
-        if bias is not None:
-            inputs.append(self.constant(f"{site}{suffix}.bias", _numpy(bias[rows])))
+        metadata = {SITE: site, ROWS: f"{rows.start}:{rows.stop}" + (f" halves {halves}" if halves else "")}
+        order = _rows_of(metadata[ROWS])
+        name = f"{site}{suffix}"
+        inputs = [x, self.constant(f"{name}.weight", np.ascontiguousarray(_numpy(weight[order].flatten(1)).T))]
+        apart = self.layout.linear == "MatMul" and bias is not None
+        if bias is not None and not apart:
+            inputs.append(self.constant(f"{name}.bias", _numpy(bias[order])))
+        kind = "Gemm" if len(inputs) == 3 else "MatMul"
+        y = self.op(kind, inputs, name=name, metadata=metadata, output=None if apart else output)
+        if not apart:
+            return y
+        assert bias is not None
         return self.op(
-            "MatMul" if bias is None else "Gemm",
-            inputs,
-            name=f"{site}{suffix}",
-            metadata={SITE: site, ROWS: f"{rows.start}:{rows.stop}"},
-            output=output,
+            "Add", [y, self.constant(f"{name}.bias", _numpy(bias[order]))], name=f"{name}.add", output=output
         )
 
     def convolution(self, name: str, x: ir.Value, conv: nn.Module) -> ir.Value:
         """Conv of a map of the same size, and Relu: two sites."""
-        weight, bias = self.operands(conv)
+        weight, bias = _operands(conv)
         rows, height, width = weight.shape[0], *weight.shape[2:]
         inputs = [x, self.constant(f"{name}.conv.weight", _numpy(weight))]
         if bias is not None:
@@ -263,74 +369,63 @@ class GraphBuilder:
         y = self.op("Conv", inputs, shape, name=f"{name}.conv", metadata=metadata)
         return self.op("Relu", [y], name=f"{name}.relu", metadata={SITE: f"{name}.relu", ROWS: f"0:{rows}"})
 
-    # Layouts: rows of pixels, as GEMMs take them, and maps
+    # Tokens, and the pixels of maps
+
+    def class_rows(self, x: ir.Value, name: str) -> ir.Value:
+        """The class token of each image."""
+        if self.layout.batch_first:
+            span = (-1, END) if self.structure.class_index else (0, 1)
+            return self.op("Slice", [x, *map(self.integers, span), self.integers(1)], name=name)
+        if self.structure.class_index:
+            end = self.integers(END)
+            return self.op("Slice", [x, self.negative_batch(), end, self.integers(0)], name=name)
+        return self.op("Slice", [x, self.integers(0), self.batch, self.integers(0)], name=name)
 
     def image_rows(self, x: ir.Value, name: str) -> ir.Value:
-        """All but the class tokens: the first N·B rows of [S·B, E]."""
-        return self.op("Slice", [x, self.integers(0), self.negative_batch(), self.integers(0)], name=name)
-
-    def pixels(
-        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, relu: str | None = None
-    ) -> ir.Value:
-        """Rows [h·w·B, C] to a map [B, C, h, w]."""
-        x = self.reshape(x, (*size, -1, channels), f"{name}.split")
-        if relu is not None:
-            x = self.op("Relu", [x], name=relu)
-        return self.op("Transpose", [x], {"perm": [2, 3, 0, 1]}, name=name)
-
-    def rows(self, x: ir.Value, size: tuple[int, int], channels: int, name: str) -> ir.Value:
-        """A map [B, C, h, w] to rows [h·w·B, C]."""
-        x = self.op("Transpose", [x], {"perm": [2, 3, 0, 1]}, name=f"{name}.transpose")
-        return self.reshape(x, (-1, channels), name)
-
-    def squares(
-        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, as_rows: bool, relu: str
-    ) -> ir.Value:
-        """Rows of 2×2 squares [h·w·B, C·2·2] to a map [B, C, 2h, 2w], or to rows of its pixels."""
-        (h, w), C = size, channels
-        x = self.op("Relu", [self.reshape(x, (h, w, -1, C, 2, 2), f"{name}.split")], name=relu)
-        perm, shape = ([0, 4, 1, 5, 2, 3], (-1, C)) if as_rows else ([2, 3, 0, 4, 1, 5], (-1, C, 2 * h, 2 * w))
-        return self.reshape(self.op("Transpose", [x], {"perm": perm}, name=f"{name}.transpose"), shape, name)
-
-    # Small helpers
-
-    @staticmethod
-    def split(block: int) -> tuple[int, ...]:
-        """Shape that cuts channels [S·B, E] into rows of so many."""
-        return -1, block
-
-    @staticmethod
-    def joined(width: int) -> tuple[int, ...]:
-        """Shape that undoes `split`."""
-        return -1, width
-
-    @staticmethod
-    def operands(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-        """Float weight [out, ...] and bias [out] of a module, or those that its integers stand for."""
-        if isinstance(module, QuantWeighted):
-            return module.dequantized_weight(), module.float_bias
-        return gemm_operands(module)
-
-    @staticmethod
-    def rows_of(text: str) -> Tensor:
-        """Output channels that a ROWS entry names, in its order: int64 [n]."""
-        span, _, order = text.partition(" halves ")
-        rows = torch.arange(*map(int, span.split(":")))
-        if order:
-            heads = rows.view(-1, int(order))
-            rows = torch.cat((heads[:, 0::2], heads[:, 1::2]), 1).flatten()
-        return rows
-
-    def last_rows(self, x: ir.Value, name: str) -> ir.Value:
-        """The class tokens: the last B rows of [S·B, E]."""
-        end = self.integers(np.iinfo(np.int64).max)
-        return self.op("Slice", [x, self.negative_batch(), end, self.integers(0)], name=name)
+        """All but the class token of each image."""
+        if self.layout.batch_first:
+            span = (0, -1) if self.structure.class_index else (1, END)
+            return self.op("Slice", [x, *map(self.integers, span), self.integers(1)], name=name)
+        if self.structure.class_index:
+            return self.op("Slice", [x, self.integers(0), self.negative_batch(), self.integers(0)], name=name)
+        return self.op("Slice", [x, self.batch, self.integers(END), self.integers(0)], name=name)
 
     def negative_batch(self) -> ir.Value:
         """-B: where the class tokens start, counted from the end."""
         if "batch.negative" not in self.constants:
             self.constants["batch.negative"] = self.op("Neg", [self.batch], name="batch.negative")
         return self.constants["batch.negative"]
+
+    def pixels(
+        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, relu: str | None = None
+    ) -> ir.Value:
+        """Pixels, as Linear layers give them, to a map [B, C, h, w]."""
+        x = self.reshape(x, self.layout.pixels(size, channels), f"{name}.split")
+        if relu is not None:
+            x = self.op("Relu", [x], name=relu)
+        perm = self.layout.perm(self.layout.pixel_axes + "C", "BChw")
+        return self.op("Transpose", [x], {"perm": perm}, name=name)
+
+    def rows(self, x: ir.Value, size: tuple[int, int], channels: int, name: str) -> ir.Value:
+        """A map [B, C, h, w] to pixels as Linear layers take them."""
+        perm = self.layout.perm("BChw", self.layout.pixel_axes + "C")
+        x = self.op("Transpose", [x], {"perm": perm}, name=f"{name}.transpose")
+        return self.reshape(x, self.layout.joined(size[0] * size[1], channels), name)
+
+    def squares(
+        self, x: ir.Value, size: tuple[int, int], channels: int, name: str, *, as_rows: bool, relu: str
+    ) -> ir.Value:
+        """Squares of 2×2 pixels, C·2·2 as Linear layers give them, to a map [B, C, 2h, 2w] or to rows of its pixels."""
+        (h, w), C, layout = size, channels, self.layout
+        x = self.op("Relu", [self.reshape(x, layout.pixels(size, C, 2, 2), f"{name}.split")], name=relu)
+        # p and q are the row and the column inside a square.
+        pixels = layout.pixel_axes.replace("h", "hp").replace("w", "wq")
+        given, wanted = layout.pixel_axes + "Cpq", pixels + "C" if as_rows else "BChpwq"
+        shape = layout.joined(4 * h * w, C) if as_rows else (-1, C, 2 * h, 2 * w)
+        perm = layout.perm(given, wanted)
+        return self.reshape(self.op("Transpose", [x], {"perm": perm}, name=f"{name}.transpose"), shape, name)
+
+    # Small helpers
 
     def reshape(self, x: ir.Value, shape: Sequence[int], name: str) -> ir.Value:
         return self.op("Reshape", [x, self.integers(*shape)], name=name)

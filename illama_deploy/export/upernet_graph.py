@@ -33,7 +33,7 @@ class Builder(Protocol):
     config: IllamaConfig
     output: str
 
-    def linear(self, site: str, x: ir.Value, module: nn.Module) -> ir.Value: ...
+    def linear(self, site: str, x: ir.Value) -> ir.Value: ...
 
     def convolution(self, name: str, x: ir.Value, conv: nn.Module) -> ir.Value: ...
 
@@ -82,10 +82,7 @@ class _UperNet:
 
     def logits(self, levels: Sequence[ir.Value]) -> ir.Value:
         builder, head = self.builder, self.head
-        rows = [
-            builder.linear(f"head.reads.{i}", x, read)
-            for i, (x, read) in enumerate(zip(levels, head.reads, strict=True))
-        ]
+        rows = [builder.linear(f"head.reads.{i}", x) for i, x in enumerate(levels)]
         (h, w), C = head.grid, self.width
         sizes = [(4 * h, 4 * w), (2 * h, 2 * w), (h, w), (h // 2, w // 2)]
         laterals = head.laterals
@@ -110,23 +107,21 @@ class _UperNet:
         for i, x in enumerate((*smooth[1:], maps[-1]), 1):
             same.append(self.resize(x, sizes[i], sizes[0], f"head.fine.{i}"))
         fused = self.conv("head.fuse", self.concat(same, "head.fuse.concat"), head.fuse)
-        classified = builder.linear(
-            "head.classifier", builder.rows(fused, sizes[0], C, "head.fuse.rows"), head.classifier
-        )
+        classified = builder.linear("head.classifier", builder.rows(fused, sizes[0], C, "head.fuse.rows"))
         classes = builder.config.classes
         logits = builder.pixels(classified, sizes[0], classes, "head.classifier.map")
         return self.resize(logits, sizes[0], head.image_size, "head.logits", builder.output)
 
     def pointwise(self, name: str, x: ir.Value, module: nn.Module, size: tuple[int, int]) -> ir.Value:
         """A 1×1 convolution of rows, and its ReLU: a map."""
-        y = self.builder.linear(f"{name}.conv", x, module.get_submodule("conv"))
+        y = self.builder.linear(f"{name}.conv", x)
         return self.builder.pixels(y, size, self.width, f"{name}.map", relu=f"{name}.relu")
 
     def up(
         self, name: str, x: ir.Value, module: nn.Module, size: tuple[int, int], *, as_rows: bool = False
     ) -> ir.Value:
         """A transposed convolution of rows, and its ReLU: a map (or rows) of twice the size."""
-        y = self.builder.linear(f"{name}.conv", x, module.get_submodule("conv"))
+        y = self.builder.linear(f"{name}.conv", x)
         kind = "rows" if as_rows else "map"
         return self.builder.squares(y, size, self.width, f"{name}.{kind}", as_rows=as_rows, relu=f"{name}.relu")
 

@@ -113,7 +113,7 @@ def _seen_maps(model: Illama, ratio: float) -> Iterator[list[Tensor]]:
     """Keep the maps [B, H, S, S] of each forward pass, of all tokens, layer by layer, under another mask."""
     seen: list[Tensor] = []
     attentions = [block.attn for block in model.blocks]
-    before = [(attention.last_query_only, attention.soft_mask) for attention in attentions]
+    before = [(attention.class_query_only, attention.soft_mask) for attention in attentions]
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen.append(_as_multiplied(module, inputs[0]))
@@ -123,15 +123,15 @@ def _seen_maps(model: Illama, ratio: float) -> Iterator[list[Tensor]]:
         model.set_soft_mask(ratio)
         for attention in attentions:
             # The class token alone asks in the last block; what others would ask changes no logit.
-            attention.last_query_only = False
+            attention.class_query_only = False
         with torch.inference_mode():
             yield seen
     finally:
         for hook in hooks:
             hook.remove()
         model.set_soft_mask(before[0][1])
-        for attention, (last_query_only, _) in zip(attentions, before, strict=True):
-            attention.last_query_only = last_query_only
+        for attention, (class_query_only, _) in zip(attentions, before, strict=True):
+            attention.class_query_only = class_query_only
 
 
 def _as_multiplied(product: nn.Module, map_BHSS: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UsageError
+from .structure import image_tokens
 
 __all__ = ["LEVELS", "VARIATIONS", "IllamaConfig", "swiglu_hidden"]
 
@@ -19,6 +20,9 @@ VARIATIONS = {
     "class_token": ("last", "first"),
     "positions": ("both", "learned", "rope"),
 }
+
+#: Of these, the ones that bring operators which rewrites, quantization and export do not know.
+OPERATORS = ("ffn", "norm")
 
 
 def swiglu_hidden(dim: int) -> int:
@@ -37,7 +41,7 @@ class IllamaConfig:
         head_width: channels of a UperNet, which classifies every pixel; 0 for a classifier of whole images.
         ffn: `swiglu`, or `gelu` for ViT's MLP with biases.
         norm: `rms`, or `layer` for LayerNorm.
-        mask: causal, `multiplied` after softmax or `additive` before it (-inf, the paper's Eq. 1); `modified` is
+        mask: causal, `multiplied` after softmax or `additive` before it (the paper's Eq. 1); `modified` is
             multiplied with the class token's row left whole; `none` is bidirectional.
         class_token: `last` or `first` in the sequence.
         positions: `learned`, `rope` or `both`. With `rope` the position embedding stays zero and is not trained.
@@ -109,15 +113,25 @@ class IllamaConfig:
         """Options that differ from iLLaMA's."""
         return {name: value for name, known in VARIATIONS.items() if (value := getattr(self, name)) != known[0]}
 
-    def require_illama(self) -> None:
-        """Refuse variations, for what knows iLLaMA alone.
+    @property
+    def class_index(self) -> int:
+        """Where the class token stands in the sequence."""
+        return 0 if self.class_token == "first" else -1
+
+    @property
+    def image_tokens(self) -> slice:
+        """Where the image tokens stand in the sequence."""
+        return image_tokens(self.class_index)
+
+    def require_known_operators(self) -> None:
+        """Refuse variations with other operators, for what knows iLLaMA's alone.
 
         Raises:
             UsageError: naming the options that differ.
         """
-        if self.variation:
-            differs = ", ".join(f"{name} = {value!r}" for name, value in self.variation.items())
+        if differs := {name: value for name, value in self.variation.items() if name in OPERATORS}:
+            shown = ", ".join(f"{name} = {value!r}" for name, value in differs.items())
             raise UsageError(
-                f"This network is not iLLaMA but a step on the road to it ({differs}).",
-                hint="Train and evaluate it as it is; rewriting, quantizing and exporting take iLLaMA only.",
+                f"This network has other operators than iLLaMA ({shown}).",
+                hint="Train and evaluate it as it is; rewriting, quantizing and exporting know SwiGLU and RMSNorm.",
             )

@@ -12,8 +12,9 @@ weights need each of them:
 With a UperNet for a head (`IllamaConfig.head_width`) every image token is read instead of the class token, which stays
 in the sequence: it sees everything and nothing sees it, but for softmax's denominators.
 
-`IllamaConfig` can also express the steps of the paper's road from ViT to iLLaMA (its *variations*), for training
-and for evaluation in torch; rewrites, quantization and export take the network above only.
+`IllamaConfig` can also express the steps of the paper's road from ViT to iLLaMA (its *variations*). Those that change
+no operator (mask, positions, place of the class token) go all the way; GELU and LayerNorm are for training and
+evaluation in torch.
 
 Shapes in names: B batch, H heads, S sequence (N image tokens + 1), D head dimension, E embedding dimension.
 """
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from .config import IllamaConfig, swiglu_hidden
 from .norm import NORM_EPS, RMSNorm
+from .structure import AttentionParts, BlockParts, Embedding, FfnParts, Outlet, Read, Structure
 from .upernet import LEVELS, UperNet
 
 __all__ = [
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 ROPE_BASE = 10000.0
+#: What an additive mask adds to the scores it hides: softmax makes 0 of them, as of -inf, and float16 and files hold it.
+MASKED = -3e4
 
 
 class MatMul(nn.Module):
@@ -91,7 +95,7 @@ class Attention(nn.Module):
     """Rotary attention with the multiplied mask (or another, see `IllamaConfig.mask`).
 
     `scale` is 1/sqrt(D), or 1 once a rewrite has folded it into the query rows of `qkv`.
-    With `last_query_only`, only the last token asks; keys and values are still made for all.
+    With `class_query_only`, only the class token asks; keys and values are still made for all.
     `rotate_q` and `rotate_k` see each head of the rotary-embedded queries and keys; a rewrite may put a rotation there.
     """
 
@@ -102,10 +106,10 @@ class Attention(nn.Module):
     def __init__(self, config: IllamaConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.heads, config.head_dim
-        self.mask, self.class_token = config.mask, config.class_token
+        self.mask, self.class_index = config.mask, config.class_index
         self.rope = config.positions != "learned"
         self.scale = config.head_dim**-0.5
-        self.last_query_only = False
+        self.class_query_only = False
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.rotate_q: nn.Module = nn.Identity()
         self.rotate_k: nn.Module = nn.Identity()
@@ -125,27 +129,34 @@ class Attention(nn.Module):
         if self.mask != "none":
             visible = visible.tril()
         if self.mask == "modified":
-            visible[0 if self.class_token == "first" else -1] = 1.0
+            visible[self.class_index] = 1.0
         mask = ratio + (1 - ratio) * visible
-        self.mask_SS.copy_(mask.log() if self.mask == "additive" else mask)
+        self.mask_SS.copy_(mask.log().clamp(min=MASKED) if self.mask == "additive" else mask)
+
+    @property
+    def asking(self) -> slice:
+        """The tokens that ask."""
+        if not self.class_query_only:
+            return slice(None)
+        return slice(len(self.mask_SS) - 1, None) if self.class_index else slice(0, 1)
 
     def forward(self, x_BSE: Tensor) -> Tensor:
         B, S, E = x_BSE.shape
         q, k, v = self.qkv(x_BSE).view(B, S, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        first = S - 1 if self.last_query_only else 0
-        q = q[:, :, first:]
+        asking = self.asking
+        q = q[:, :, asking]
         if self.rope:
-            q = apply_rope(q, self.cos_SD[first:], self.sin_SD[first:])
+            q = apply_rope(q, self.cos_SD[asking], self.sin_SD[asking])
             k = apply_rope(k, self.cos_SD, self.sin_SD)
         q, k = self.rotate_q(q), self.rotate_k(k)
         scores_BHSS = self.qk(q, k.transpose(-2, -1))
         if self.scale != 1.0:
             scores_BHSS = scores_BHSS * self.scale
         if self.mask == "additive":
-            map_BHSS = (scores_BHSS + self.mask_SS[first:]).softmax(-1)
+            map_BHSS = (scores_BHSS + self.mask_SS[asking]).softmax(-1)
         else:
-            map_BHSS = scores_BHSS.softmax(-1) * self.mask_SS[first:]
-        return self.proj(self.pv(map_BHSS, v).transpose(1, 2).reshape(B, S - first, E))
+            map_BHSS = scores_BHSS.softmax(-1) * self.mask_SS[asking]
+        return self.proj(self.pv(map_BHSS, v).transpose(1, 2).reshape(B, -1, E))
 
 
 class SwiGLU(nn.Module):
@@ -174,7 +185,7 @@ class GeluMlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-# Typed as iLLaMA's own parts: what looks inside them refuses variations first.
+# Typed as iLLaMA's own parts: what looks inside them asks for the structure first, which refuses others.
 
 
 def _norm(config: IllamaConfig) -> RMSNorm:
@@ -201,8 +212,8 @@ class Block(nn.Module):
 
     def forward(self, x_BSE: Tensor) -> Tensor:
         attended = self.drop_path(self.attn(self.norm1(x_BSE)))
-        # With `last_query_only` the residual of the last token alone goes on.
-        x_BSE = x_BSE[:, -attended.shape[1] :] + attended
+        # With `class_query_only` the residual of the class token alone goes on.
+        x_BSE = x_BSE[:, self.attn.asking] + attended
         return x_BSE + self.drop_path(self.mlp(self.norm2(x_BSE)))
 
 
@@ -215,6 +226,25 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         return self.proj(images_BCHW).flatten(2).transpose(1, 2)
+
+
+def _block_parts(name: str) -> BlockParts:
+    attn, mlp = f"{name}.attn", f"{name}.mlp"
+    return BlockParts(
+        name,
+        AttentionParts(
+            attn,
+            qkv=f"{attn}.qkv",
+            scores=f"{attn}.qk",
+            mix=f"{attn}.pv",
+            proj=f"{attn}.proj",
+            rotate_q=f"{attn}.rotate_q",
+            rotate_k=f"{attn}.rotate_k",
+        ),
+        FfnParts(mlp, gate=f"{mlp}.fc1", up=f"{mlp}.fc3", down=f"{mlp}.fc2", rotate=f"{mlp}.rotate"),
+        attention_read=Read(f"{name}.norm1", (f"{attn}.qkv",)),
+        ffn_read=Read(f"{name}.norm2", (f"{mlp}.fc1", f"{mlp}.fc3")),
+    )
 
 
 class Illama(nn.Module):
@@ -262,6 +292,32 @@ class Illama(nn.Module):
     def _classifier(self, classes: int) -> nn.Linear:
         return nn.Linear(self.config.dim, classes) if classes else cast(nn.Linear, nn.Identity())
 
+    @property
+    def structure(self) -> Structure:
+        """What the network is made of.
+
+        Raises:
+            UsageError: it has operators that only training and evaluation know (GELU, LayerNorm).
+        """
+        self.config.require_known_operators()
+        if isinstance(self.head, UperNet):
+            outlets = tuple(
+                Outlet(Read(f"head.norms.{i}", (f"head.reads.{i}",)), level, "image")
+                for i, level in enumerate(self.config.levels)
+            )
+        else:
+            outlets = (Outlet(Read("norm", ("head",)), self.config.depth - 1, "class"),)
+        return Structure(
+            Embedding("patch_embed.proj", "cls_token", "pos_embed"),
+            tuple(_block_parts(f"blocks.{i}") for i in range(self.config.depth)),
+            outlets,
+            class_index=self.config.class_index,
+        )
+
+    def set_class_query_only(self, alone: bool) -> None:
+        """Let the class token alone ask in the last block: the same logits, where nothing but it is read."""
+        self.blocks[-1].attn.class_query_only = alone
+
     def set_soft_mask(self, ratio: float) -> None:
         """Let `ratio` (1: bidirectional, 0: causal) of the masked-out attention through, in every block."""
         for block in self.blocks:
@@ -271,32 +327,29 @@ class Illama(nn.Module):
         """Names of parameters that weight decay leaves alone (timm's convention)."""
         return {"pos_embed", "cls_token"}
 
-    def stream(self, images_BCHW: Tensor) -> Iterator[Tensor]:
-        """Yield the residual stream [B, S, E] after each block."""
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """The residual stream [B, S, E] that the first block reads."""
         x_BNE = self.patch_embed(images_BCHW)
         cls_B1E = self.cls_token.expand(len(x_BNE), -1, -1)
         first = self.config.class_token == "first"
-        x_BSE = torch.cat((cls_B1E, x_BNE) if first else (x_BNE, cls_B1E), 1) + self.pos_embed
+        return torch.cat((cls_B1E, x_BNE) if first else (x_BNE, cls_B1E), 1) + self.pos_embed
+
+    def stream(self, images_BCHW: Tensor) -> Iterator[Tensor]:
+        """Yield the residual stream [B, S, E] after each block."""
+        x_BSE = self.embed(images_BCHW)
         for block in self.blocks:
             x_BSE = block(x_BSE)
             yield x_BSE
 
-    def reads(self) -> list[tuple[str, RMSNorm, nn.Linear]]:
-        """What reads the residual stream behind blocks: (name of the Linear layer, the norm before it, the layer)."""
-        if isinstance(self.head, UperNet):
-            pairs = zip(self.head.norms, self.head.reads, strict=True)
-            return [(f"head.reads.{i}", norm, read) for i, (norm, read) in enumerate(pairs)]
-        return [("head", self.norm, self.head)]
-
     def decode(self, stream: Iterable[Tensor]) -> Tensor:
         """Logits from what `stream` yields."""
-        first = self.config.class_token == "first"
         if not isinstance(self.head, UperNet):
             for x_BSE in stream:  # noqa: B007
                 pass
-            return self.head(self.norm(x_BSE[:, 0 if first else -1]))
-        image = slice(1, None) if first else slice(None, -1)
-        return self.head([x_BSE[:, image] for i, x_BSE in enumerate(stream) if i in self.config.levels])
+            return self.head(self.norm(x_BSE[:, self.config.class_index]))
+        return self.head(
+            [x_BSE[:, self.config.image_tokens] for i, x_BSE in enumerate(stream) if i in self.config.levels]
+        )
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         return self.decode(self.stream(images_BCHW))
@@ -307,8 +360,11 @@ class Illama(nn.Module):
         """What `forward_head` takes: every token behind the last norm [B, S, E]; of a UperNet, the image tokens
         [B, N, E] of each level."""
         if isinstance(self.head, UperNet):
-            image = slice(1, None) if self.config.class_token == "first" else slice(None, -1)
-            return [x[:, image] for i, x in enumerate(self.stream(images_BCHW)) if i in self.config.levels]
+            return [
+                x[:, self.config.image_tokens]
+                for i, x in enumerate(self.stream(images_BCHW))
+                if i in self.config.levels
+            ]
         for x_BSE in self.stream(images_BCHW):  # noqa: B007
             pass
         return self.norm(x_BSE)
@@ -319,7 +375,7 @@ class Illama(nn.Module):
             if pre_logits:
                 raise TypeError("a UperNet has no features of the whole image")
             return self.head(features)
-        token_BE = cast(Tensor, features)[:, 0 if self.config.class_token == "first" else -1]
+        token_BE = cast(Tensor, features)[:, self.config.class_index]
         return token_BE if pre_logits else self.head(token_BE)
 
     def get_classifier(self) -> nn.Module:

@@ -14,13 +14,13 @@ Source: Esser et al., *Learned Step Size Quantization* (arXiv 1902.08153).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..affine import quantize, round_through
-from ..model.illama import SwiGLU
 from .modules import (
     BIAS_LIMIT,
     Operands,
@@ -194,11 +194,19 @@ WEIGHTED: dict[type[QuantWeighted], type[LearnableWeighted]] = {
 }
 
 
-def make_learnable(part: nn.Module, reference: nn.Module, *, learn_steps: bool = True, towards: float = 1.0) -> None:
+def make_learnable(
+    part: nn.Module,
+    reference: nn.Module,
+    shared: Sequence[Sequence[str]],
+    *,
+    learn_steps: bool = True,
+    towards: float = 1.0,
+) -> None:
     """Put learnable modules in the places of the quantized ones of a network (or of a part of one), in place.
 
     Args:
         reference: the same part in float, rewritten alike: where its weights start towards.
+        shared: layers of the part that take one input, by name (`Structure.shared_inputs`): it stays quantized once.
         learn_steps: learn step sizes too.
         towards: share of the way from a weight's integer to its float value at which it starts; at 1, what was
             rounded away from the nearest integer is about to go back there.
@@ -214,11 +222,11 @@ def make_learnable(part: nn.Module, reference: nn.Module, *, learn_steps: bool =
             weight = gemm_operands(reference.get_submodule(name))[0].detach()
             twin = WEIGHTED[type(module)](module, weight, learn_steps=learn_steps, towards=towards)
         part.set_submodule(name, twin)
-    for mlp in [module for module in part.modules() if isinstance(module, SwiGLU)]:
-        fc1, fc3 = (mlp.get_submodule(name) for name in ("fc1", "fc3"))
-        # Both see one input; it stays quantized once.
-        if isinstance(fc1, LearnableLinear) and isinstance(fc3, LearnableLinear) and fc1.shares_input(fc3):
-            fc3.input_step = fc1.input_step
+    for names in shared:
+        first, *others = (part.get_submodule(name) for name in names)
+        for other in others:
+            if isinstance(first, LearnableLinear) and isinstance(other, LearnableLinear) and first.shares_input(other):
+                other.input_step = first.input_step
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ def reconstruct_block(
     inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
     *,
+    shared: Sequence[Sequence[str]],
     steps: int,
     seed: int,
     name: str,
@@ -52,6 +53,7 @@ def reconstruct_block(
         reference: the float block; its weights are where the integers came from.
         inputs: what the quantized network gives to the block, [images, tokens, channels] each.
         targets: what the float network's block makes of its own inputs, in the same order.
+        shared: layers of the block that take one input, by name.
         steps: of Adam, on 32 images each.
         seed, name: choose the images of each step; the name also stands on the progress bar.
     """
@@ -60,7 +62,7 @@ def reconstruct_block(
     before = _sqnr(block, inputs, targets, held)
     state = {key: value.clone() for key, value in block.state_dict().items()}
     with torch.enable_grad():
-        make_learnable(block, reference)
+        make_learnable(block, reference, shared)
         _learn(block, inputs, targets, learn, steps, seed, name)
     freeze(block)
     after = _sqnr(block, inputs, targets, held)

@@ -18,41 +18,33 @@ from ..calib import Moments, collect_moments, rebatch
 from ..formats import Format, NumberType
 from ..journal import Journal
 from ..model.illama import Illama
+from ..model.structure import Outlet
 from ..rounding import RoundedWeight, RoundingMethod, nearest
-from .network import quantize_network, restructure_sites
+from .network import quantize_network, quantized_modules, restructure_sites
 from .reconstruct import Reconstructed, reconstruct_block
 from .sites import Site
 
 __all__ = ["quantize_sequentially"]
 
-#: Sites of a block that can be rounded on one run, in the order of computation.
-STAGES = (("attn.qkv",), ("attn.qk", "attn.pv", "attn.proj"), ("mlp.fc1", "mlp.fc3"), ("mlp.fc2",))
 #: Entry of a reconstructed block in the journal, besides its sites.
 ERRORS = "reconstructed"
 
 
-class _Read(nn.Module):
-    """What one level of a UperNet reads of the stream."""
+class _Outlet(nn.Module):
+    """What reads the stream behind a block and leads out of the network."""
 
-    def __init__(self, model: Illama, level: int) -> None:
+    def __init__(self, model: Illama, outlet: Outlet) -> None:
         super().__init__()
-        _, self.norm, read = model.reads()[level]
-        self.name = str(level)
-        self.add_module(self.name, read)
+        self.tokens = model.structure.class_index if outlet.tokens == "class" else model.structure.image_tokens
+        self.norm = model.get_submodule(outlet.read.norm)
+        self.names = [_split(name)[1] for name in outlet.read.linears]
+        for name, full in zip(self.names, outlet.read.linears, strict=True):
+            self.add_module(name, model.get_submodule(full))
 
-    def forward(self, x_BSE: Tensor) -> Tensor:
-        return self.get_submodule(self.name)(self.norm(x_BSE[:, :-1]))
-
-
-class _Head(nn.Module):
-    """What follows the last block."""
-
-    def __init__(self, model: Illama) -> None:
-        super().__init__()
-        self.norm, self.head = model.norm, model.head
-
-    def forward(self, x_BSE: Tensor) -> Tensor:
-        return self.head(self.norm(x_BSE[:, -1]))
+    def forward(self, x_BSE: Tensor) -> None:
+        x = self.norm(x_BSE[:, self.tokens])
+        for name in self.names:
+            self.get_submodule(name)(x)
 
 
 @torch.no_grad()
@@ -85,41 +77,47 @@ def quantize_sequentially(
     """
     run = _Run(model, {site.name: site for site in sites}, thresholds, formats, method, clip, journal)
     beside = method.needs_reference
-    if "patch_embed.proj" in run.sites:
-        twin = reference.patch_embed if beside else None
+    structure = model.structure
+    prefix, name = _split(structure.embedding.patches)
+    if structure.embedding.patches in run.sites:
+        part = prefix.removesuffix(".")
+        twin = reference.get_submodule(part) if beside else None
         twin_images = rebatch(images()) if beside else None
-        run.stage(model.patch_embed, "patch_embed.", ("proj",), rebatch(images()), twin, twin_images)
-    stream = [_embed(model, x) for x in rebatch(images())]
-    float_stream = [_embed(reference, x) for x in rebatch(images())] if beside or reconstruct else []
+        run.stage(model.get_submodule(part), prefix, (name,), rebatch(images()), twin, twin_images)
+    stream = [model.embed(x) for x in rebatch(images())]
+    float_stream = [reference.embed(x) for x in rebatch(images())] if beside or reconstruct else []
     reconstructed: dict[str, Reconstructed] = {}
-    dense = model.config.task == "segmentation"
-    for i, (block, twin_block) in enumerate(zip(model.blocks, reference.blocks, strict=True)):
-        name = f"blocks.{i}"
-        inside = [site for site in run.sites if site.startswith(f"{name}.")]
-        finished = run.recall(name, inside) if reconstruct and inside else None
+    for i, parts in enumerate(structure.blocks):
+        block, twin_block = model.get_submodule(parts.name), reference.get_submodule(parts.name)
+        prefix = f"{parts.name}."
+        inside = [site for site in run.sites if site.startswith(prefix)]
+        finished = run.recall(parts.name, inside) if reconstruct and inside else None
         if finished is None:
-            for names in STAGES:
-                run.stage(block, f"{name}.", names, stream, *((twin_block, float_stream) if beside else (None, None)))
+            for stage in parts.stages:
+                names = [name.removeprefix(prefix) for name in stage]
+                run.stage(block, prefix, names, stream, *((twin_block, float_stream) if beside else (None, None)))
         _advance(twin_block, float_stream)
         if finished is not None:
-            reconstructed[name] = Reconstructed(*finished[ERRORS].tolist())
+            reconstructed[parts.name] = Reconstructed(*finished[ERRORS].tolist())
         elif reconstruct and inside:
-            reconstructed[name] = reconstruct_block(
-                block, twin_block, stream, float_stream, steps=reconstruct, seed=seed, name=name
+            shared = structure.shared_inputs(prefix)
+            reconstructed[parts.name] = reconstruct_block(
+                block, twin_block, stream, float_stream, shared=shared, steps=reconstruct, seed=seed, name=parts.name
             )
-            run.keep(name, inside, {ERRORS: torch.tensor(reconstructed[name], dtype=torch.float64)})
+            run.keep(parts.name, inside, {ERRORS: torch.tensor(reconstructed[parts.name], dtype=torch.float64)})
         _advance(block, stream)
-        if dense and i in model.config.levels:
-            level = model.config.levels.index(i)
-            twin_read = (_Read(reference, level), float_stream) if beside else (None, None)
-            run.stage(_Read(model, level), "head.reads.", (str(level),), stream, *twin_read)
+        for outlet in structure.outlets:
+            if outlet.block == i:
+                prefix = _split(outlet.read.place)[0]
+                names = [name.removeprefix(prefix) for name in outlet.read.linears]
+                twin_outlet = (_Outlet(reference, outlet), float_stream) if beside else (None, None)
+                run.stage(_Outlet(model, outlet), prefix, names, stream, *twin_outlet)
+    done = {name for name, _ in quantized_modules(model)}
     for name in run.sites:
-        # Convolutions: their second moments would be those of whole patches, nine times as wide.
-        if dense and name.startswith("head.") and not name.startswith("head.reads."):
+        # What stands behind an outlet are convolutions: their second moments would be those of whole patches, nine
+        # times as wide.
+        if name not in done:
             run.quantize(name, partial(_nearest, clip))
-    if "head" in run.sites:
-        twin_head = (_Head(reference), float_stream) if beside else (None, None)
-        run.stage(_Head(model), "", ("head",), stream, *twin_head)
     return reconstructed
 
 
@@ -208,10 +206,10 @@ def _no_weight(weight: Tensor, dtype: NumberType, group: int | None) -> RoundedW
     raise AssertionError("a product of activations has no weight")
 
 
-def _embed(model: Illama, images: Tensor) -> Tensor:
-    """The residual stream at the first block."""
-    x = model.patch_embed(images)
-    return torch.cat((x, model.cls_token.expand(len(x), -1, -1)), 1) + model.pos_embed
+def _split(name: str) -> tuple[str, str]:
+    """What stands before the last part of a module's name, with its point, and that part."""
+    parent, point, last = name.rpartition(".")
+    return parent + point, last
 
 
 def _advance(block: nn.Module, stream: list[Tensor]) -> None:

@@ -44,9 +44,9 @@ def find_sites(model: Illama) -> list[Site]:
     """All sites, in the order of the modules.
 
     Raises:
-        UsageError: the network is a variation of iLLaMA.
+        UsageError: the network has operators that quantization does not know.
     """
-    model.config.require_illama()
+    model.config.require_known_operators()
     sites, modules = [], dict(model.named_modules())
     for name, module in modules.items():
         if isinstance(module, MatMul):

@@ -18,7 +18,7 @@ from .fold_attention_scale import FOLD_ATTENTION_SCALE
 from .fold_batch_norms import FOLD_BATCH_NORMS
 from .fold_norms import FOLD_NORMS
 from .online_rotation import OnlineRotation, online_rotations
-from .rewrite import Observations, Rewrite, places
+from .rewrite import Observations, Rewrite, places, row_places
 from .rotate_qk_online import ROTATE_QK_ONLINE
 from .rotate_residual import ROTATE_RESIDUAL
 from .rotate_swiglu_online import ROTATE_SWIGLU_ONLINE
@@ -38,6 +38,7 @@ __all__ = [
     "places",
     "restructure",
     "rewrites_for",
+    "row_places",
 ]
 
 REWRITES: dict[str, Rewrite] = {
@@ -91,10 +92,10 @@ def apply_rewrites(
         seed: of random choices; each rewrite has its own stream of them, whatever others there are.
 
     Raises:
-        UsageError: the network is a variation of iLLaMA.
+        UsageError: the network has operators that rewrites do not know.
         RecipeError: a rewrite is unknown, or needs images.
     """
-    model.config.require_illama()
+    model.config.require_known_operators()
     observations: Observations | None = None
     for rewrite in _for_task(model, names):
         rewrite.fold(model)

@@ -13,8 +13,7 @@ __all__ = ["CLASS_TOKEN_LAST_BLOCK"]
 
 
 def _restructure(model: Illama) -> None:
-    if len(model.blocks):
-        model.blocks[-1].attn.last_query_only = True
+    model.set_class_query_only(True)
 
 
 CLASS_TOKEN_LAST_BLOCK = Rewrite("class_token_last_block", tasks=("classification",), restructure=_restructure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..model.illama import Illama
+from .parts import attentions, linear
 from .rewrite import Rewrite
 
 __all__ = ["FOLD_ATTENTION_SCALE"]
@@ -12,16 +13,16 @@ __all__ = ["FOLD_ATTENTION_SCALE"]
 
 @torch.no_grad()
 def _fold(model: Illama) -> None:
-    for block in model.blocks:
-        attention = block.attn
+    for parts, attention in attentions(model):
+        qkv = linear(model, parts.qkv)
         queries = slice(0, attention.heads * attention.head_dim)
-        for tensor in (attention.qkv.weight, attention.qkv.bias):
+        for tensor in (qkv.weight, qkv.bias):
             tensor[queries] = (tensor[queries].double() * attention.scale).float()
 
 
 def _restructure(model: Illama) -> None:
-    for block in model.blocks:
-        block.attn.scale = 1.0
+    for _, attention in attentions(model):
+        attention.scale = 1.0
 
 
 FOLD_ATTENTION_SCALE = Rewrite("fold_attention_scale", fold=_fold, restructure=_restructure)

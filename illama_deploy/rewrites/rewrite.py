@@ -11,16 +11,25 @@ from torch import Tensor
 
 from ..model.illama import Illama
 
-__all__ = ["Observations", "Rewrite", "places"]
+__all__ = ["Observations", "Rewrite", "head_places", "places", "row_places"]
 
 
 def places(model: Illama) -> list[str]:
-    """Names of the modules whose inputs a rewrite can look at: what reads a norm (fc3 sees what fc1 does), and where an
-    online rotation stands or could stand, so that what is seen there is not rotated yet."""
-    inside = ("attn.qkv", "attn.rotate_q", "attn.rotate_k", "mlp.fc1", "mlp.rotate")
-    return [f"blocks.{i}.{name}" for i in range(len(model.blocks)) for name in inside] + [
-        name for name, _, _ in model.reads()
-    ]
+    """Names of the modules whose inputs a rewrite can look at: what reads a norm (of layers that share one, the first),
+    and where an online rotation stands or could stand, so that what is seen there is not rotated yet."""
+    return [*row_places(model), *head_places(model)]
+
+
+def row_places(model: Illama) -> list[str]:
+    """Those of `places` that see rows of channels."""
+    structure = model.structure
+    return [*(read.place for read in structure.reads), *(pair.place for pair in structure.pairs)]
+
+
+def head_places(model: Illama) -> list[str]:
+    """Those of `places` that see heads apart."""
+    attentions = [block.attention for block in model.structure.blocks]
+    return [name for parts in attentions for name in (parts.rotate_q, parts.rotate_k)]
 
 
 class Observations(Protocol):
@@ -30,7 +39,7 @@ class Observations(Protocol):
         """Largest magnitude of each channel, float32 [channels], or [H, D] where heads stand apart."""
 
     def rows(self, place: str) -> Tensor:
-        """A fixed draw of the tokens that come by, float32 [rows, channels] (not of `rotate_q` and `rotate_k`)."""
+        """A fixed draw of the tokens that come by, float32 [rows, channels] (not where heads stand apart)."""
 
     def divided(self, place: str, scale: Tensor) -> None:
         """A rewrite has divided the channels there by scale [channels] (or [H, D]); what is known of them follows."""

@@ -12,6 +12,7 @@ import torch
 
 from ..model.illama import Illama
 from .online_rotation import OnlineRotation
+from .parts import attentions, linear
 from .rewrite import Rewrite
 from .scale_rotary_pairs import scale_pairs
 
@@ -19,16 +20,15 @@ __all__ = ["ROTATE_QK_ONLINE"]
 
 
 def _restructure(model: Illama) -> None:
-    for block in model.blocks:
-        size = block.attn.head_dim
-        block.attn.rotate_q = OnlineRotation(size, size)
-        block.attn.rotate_k = OnlineRotation(size, size)
+    for parts, attention in attentions(model):
+        for place in (parts.rotate_q, parts.rotate_k):
+            model.set_submodule(place, OnlineRotation(attention.head_dim, attention.head_dim))
 
 
 def _draw(model: Illama, generator: torch.Generator) -> None:
-    for block in model.blocks:
-        pairs = (block.attn.heads, block.attn.head_dim // 2)
-        scale_pairs(block.attn, (torch.randint(0, 2, pairs, generator=generator) * 2.0 - 1.0).double())
+    for parts, attention in attentions(model):
+        pairs = (attention.heads, attention.head_dim // 2)
+        scale_pairs(linear(model, parts.qkv), (torch.randint(0, 2, pairs, generator=generator) * 2.0 - 1.0).double())
 
 
 ROTATE_QK_ONLINE = Rewrite("rotate_qk_online", restructure=_restructure, draw=_draw)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import torch
 
-from ..model.illama import Illama, SwiGLU
+from ..model.illama import Illama
 from .online_rotation import OnlineRotation
+from .parts import linear
 from .rewrite import Rewrite
 from .smooth import divide_hidden
 
@@ -22,27 +23,28 @@ __all__ = ["ROTATE_SWIGLU_ONLINE"]
 BLOCK = 64
 
 
-def _rotation(mlp: SwiGLU) -> OnlineRotation:
-    return OnlineRotation.of(mlp.fc2.in_features, BLOCK)
+def _rotation(width: int) -> OnlineRotation:
+    return OnlineRotation.of(width, BLOCK)
 
 
 @torch.no_grad()
 def _fold(model: Illama) -> None:
-    for block in model.blocks:
-        if not isinstance(block.mlp.rotate, OnlineRotation):
-            weight = block.mlp.fc2.weight
-            weight.copy_(_rotation(block.mlp)(weight.double()).float())
+    for pair in model.structure.pairs:
+        if not isinstance(model.get_submodule(pair.place), OnlineRotation):
+            second = linear(model, pair.second)
+            second.weight.copy_(_rotation(second.in_features)(second.weight.double()).float())
 
 
 def _restructure(model: Illama) -> None:
-    for block in model.blocks:
-        block.mlp.rotate = _rotation(block.mlp)
+    for pair in model.structure.pairs:
+        model.set_submodule(pair.place, _rotation(linear(model, pair.second).in_features))
 
 
 def _draw(model: Illama, generator: torch.Generator) -> None:
-    for block in model.blocks:
-        signs = torch.randint(0, 2, (block.mlp.fc2.in_features,), generator=generator) * 2.0 - 1.0
-        divide_hidden(block.mlp, signs.double())
+    for pair in model.structure.pairs:
+        width = linear(model, pair.second).in_features
+        signs = torch.randint(0, 2, (width,), generator=generator) * 2.0 - 1.0
+        divide_hidden(model, pair, signs.double())
 
 
 ROTATE_SWIGLU_ONLINE = Rewrite("rotate_swiglu_online", fold=_fold, restructure=_restructure, draw=_draw)

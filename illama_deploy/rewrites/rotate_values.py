@@ -12,6 +12,7 @@ import torch
 
 from ..model.illama import Illama
 from .hadamard import random_rotation
+from .parts import attentions, linear
 from .rewrite import Rewrite
 
 __all__ = ["ROTATE_VALUES"]
@@ -19,14 +20,13 @@ __all__ = ["ROTATE_VALUES"]
 
 @torch.no_grad()
 def _draw(model: Illama, generator: torch.Generator) -> None:
-    for block in model.blocks:
-        attention = block.attn
+    for parts, attention in attentions(model):
+        qkv, proj = linear(model, parts.qkv), linear(model, parts.proj)
         size = attention.head_dim
         for head in range(attention.heads):
             rotation = random_rotation(size, generator)
             columns = slice(head * size, (head + 1) * size)
             rows = slice((2 * attention.heads + head) * size, (2 * attention.heads + head + 1) * size)
-            qkv, proj = attention.qkv, attention.proj
             qkv.weight[rows] = (rotation.T @ qkv.weight[rows].double()).float()
             qkv.bias[rows] = (qkv.bias[rows].double() @ rotation).float()
             proj.weight[:, columns] = (proj.weight[:, columns].double() @ rotation).float()

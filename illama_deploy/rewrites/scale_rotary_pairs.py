@@ -12,9 +12,10 @@ Source: van Breugel et al., *FPTQuant* (arXiv 2506.04985), its merged pre-RoPE t
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..model.illama import Attention, Illama
+from ..model.illama import Illama
+from .parts import attentions, linear
 from .rewrite import Observations, Rewrite
 
 __all__ = ["SCALE_ROTARY_PAIRS", "scale_pairs"]
@@ -23,22 +24,22 @@ SMALLEST = 1e-5  # as for channels in `smooth`
 
 
 @torch.no_grad()
-def scale_pairs(attention: Attention, scale: Tensor) -> None:
+def scale_pairs(qkv: nn.Linear, scale: Tensor) -> None:
     """Multiply pairs of q by scale, float64 [H, D/2], and divide those of k by it."""
     queries = scale.repeat_interleave(2, -1).flatten()
     rows = torch.cat((queries, 1 / queries))
-    for tensor in (attention.qkv.weight, attention.qkv.bias):
+    for tensor in (qkv.weight, qkv.bias):
         part = tensor[: len(rows)]
         part.copy_((part.double() * rows.view(-1, *[1] * (part.ndim - 1))).float())
 
 
 def _balance(model: Illama, observations: Observations) -> None:
-    for i, block in enumerate(model.blocks):
-        q, k = (f"blocks.{i}.attn.rotate_{letter}" for letter in "qk")
-        shape = (block.attn.heads, -1, 2)
+    for parts, attention in attentions(model):
+        q, k = parts.rotate_q, parts.rotate_k
+        shape = (attention.heads, -1, 2)
         q_HP, k_HP = (observations.maxima(x).view(shape).amax(-1).double().clamp(SMALLEST) for x in (q, k))
         scale = (k_HP / q_HP).sqrt()
-        scale_pairs(block.attn, scale)
+        scale_pairs(linear(model, parts.qkv), scale)
         observations.divided(q, 1 / scale.repeat_interleave(2, -1))
         observations.divided(k, scale.repeat_interleave(2, -1))
 

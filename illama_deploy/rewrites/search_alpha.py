@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..model.illama import Illama
 from .online_rotation import unrotated
+from .parts import linear, norm_and_readers
 from .rewrite import Observations, Rewrite
-from .smooth import divide_hidden, divide_norm, normed_linears, smoothing_scale
+from .smooth import divide_hidden, divide_norm, smoothing_scale
 
 __all__ = ["SEARCH_SMOOTH_NORMS", "SEARCH_SMOOTH_SWIGLU"]
 
@@ -62,22 +63,23 @@ def _search(
 
 @torch.no_grad()
 def _search_norms(model: Illama, observations: Observations) -> None:
-    for place, norm, followers in normed_linears(model):
-        scale = _search(observations, place, {name: linear.weight.double() for name, linear in followers.items()})
+    for read in model.structure.reads:
+        norm, readers = norm_and_readers(model, read)
+        scale = _search(observations, read.place, {name: linear.weight.double() for name, linear in readers.items()})
         if scale is not None:
-            divide_norm(norm, followers.values(), scale)
-            observations.divided(place, scale)
+            divide_norm(norm, readers.values(), scale)
+            observations.divided(read.place, scale)
 
 
 @torch.no_grad()
 def _search_swiglu(model: Illama, observations: Observations) -> None:
-    for i, block in enumerate(model.blocks):
-        place, mlp = f"blocks.{i}.mlp.rotate", block.mlp
-        weights = {f"blocks.{i}.mlp.fc2": unrotated(mlp.rotate, mlp.fc2.weight)}
-        scale = _search(observations, place, weights, mlp.rotate)
+    for pair in model.structure.pairs:
+        rotate = model.get_submodule(pair.place)
+        weights = {pair.second: unrotated(rotate, linear(model, pair.second).weight)}
+        scale = _search(observations, pair.place, weights, rotate)
         if scale is not None:
-            divide_hidden(mlp, scale)
-            observations.divided(place, scale)
+            divide_hidden(model, pair, scale)
+            observations.divided(pair.place, scale)
 
 
 SEARCH_SMOOTH_NORMS = Rewrite("search_smooth_norms", balance=_search_norms)

@@ -13,16 +13,18 @@ Source: Xiao et al., *SmoothQuant* (arXiv 2211.10438), Eq. 4. Two places of this
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from ..model.illama import Illama, RMSNorm, SwiGLU
+from ..model.illama import Illama, RMSNorm
+from ..model.structure import ScalePair
 from .online_rotation import unrotated
+from .parts import linear, norm_and_readers
 from .rewrite import Observations, Rewrite
 
-__all__ = ["SMOOTH_NORMS", "SMOOTH_SWIGLU", "divide_hidden", "divide_norm", "normed_linears", "smoothing_scale"]
+__all__ = ["SMOOTH_NORMS", "SMOOTH_SWIGLU", "divide_hidden", "divide_norm", "smoothing_scale"]
 
 ALPHA = 0.7
 SMALLEST = 1e-5  # a channel quieter than this is left where it is
@@ -36,44 +38,39 @@ def smoothing_scale(activation_max: Tensor, *weights: Tensor, alpha: float = ALP
     return scale / scale.log().mean().exp()
 
 
-def normed_linears(model: Illama) -> Iterator[tuple[str, RMSNorm, dict[str, nn.Linear]]]:
-    """Every norm, with the place behind it and the Linear layers that read it, by name."""
-    for i, block in enumerate(model.blocks):
-        yield f"blocks.{i}.attn.qkv", block.norm1, {f"blocks.{i}.attn.qkv": block.attn.qkv}
-        ffn = {f"blocks.{i}.mlp.fc1": block.mlp.fc1, f"blocks.{i}.mlp.fc3": block.mlp.fc3}
-        yield f"blocks.{i}.mlp.fc1", block.norm2, ffn
-    for name, norm, read in model.reads():
-        yield name, norm, {name: read}
-
-
 @torch.no_grad()
 def divide_norm(norm: RMSNorm, followers: Iterable[nn.Linear], scale: Tensor) -> None:
     """Divide what a norm gives by scale, float64 [E], and multiply it into the columns of those that read it."""
     norm.weight.copy_((norm.weight.double() / scale).float())
-    for linear in followers:
-        linear.weight.copy_((linear.weight.double() * scale).float())
+    for reader in followers:
+        reader.weight.copy_((reader.weight.double() * scale).float())
 
 
 @torch.no_grad()
-def divide_hidden(mlp: SwiGLU, scale: Tensor) -> None:
-    """Divide the product silu(fc1 x) · fc3 x by scale, float64 [hidden], and multiply it into fc2, rotated or not."""
-    mlp.fc3.weight.copy_((mlp.fc3.weight.double() / scale[:, None]).float())
-    mlp.fc2.weight.copy_(mlp.rotate(unrotated(mlp.rotate, mlp.fc2.weight) * scale).float())
+def divide_hidden(model: Illama, pair: ScalePair, scale: Tensor) -> None:
+    """Divide what the first layer of a pair puts out by scale, float64 [hidden], and multiply it into the second,
+    rotated or not."""
+    first, second, rotate = linear(model, pair.first), linear(model, pair.second), model.get_submodule(pair.place)
+    first.weight.copy_((first.weight.double() / scale[:, None]).float())
+    if first.bias is not None:
+        first.bias.copy_((first.bias.double() / scale).float())
+    second.weight.copy_(rotate(unrotated(rotate, second.weight) * scale).float())
 
 
 def _smooth_norms(model: Illama, observations: Observations) -> None:
-    for place, norm, followers in normed_linears(model):
-        scale = smoothing_scale(observations.maxima(place), *(linear.weight for linear in followers.values()))
-        divide_norm(norm, followers.values(), scale)
-        observations.divided(place, scale)
+    for read in model.structure.reads:
+        norm, readers = norm_and_readers(model, read)
+        scale = smoothing_scale(observations.maxima(read.place), *(linear.weight for linear in readers.values()))
+        divide_norm(norm, readers.values(), scale)
+        observations.divided(read.place, scale)
 
 
 def _smooth_swiglu(model: Illama, observations: Observations) -> None:
-    for i, block in enumerate(model.blocks):
-        place = f"blocks.{i}.mlp.rotate"
-        scale = smoothing_scale(observations.maxima(place), unrotated(block.mlp.rotate, block.mlp.fc2.weight))
-        divide_hidden(block.mlp, scale)
-        observations.divided(place, scale)
+    for pair in model.structure.pairs:
+        weight = unrotated(model.get_submodule(pair.place), linear(model, pair.second).weight)
+        scale = smoothing_scale(observations.maxima(pair.place), weight)
+        divide_hidden(model, pair, scale)
+        observations.divided(pair.place, scale)
 
 
 SMOOTH_NORMS = Rewrite("smooth_norms", balance=_smooth_norms)

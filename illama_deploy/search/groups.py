@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,16 +19,27 @@ __all__ = ["bit_operations", "count_products", "group_sites", "stored_bits", "we
 FLOAT_BITS = 16
 
 
-def group_sites(sites: Iterable[Site]) -> dict[str, tuple[Site, ...]]:
-    """Join the sites that take the same tensor, fc1 and fc3: one step size serves both, and targets merge them.
+def group_sites(sites: Iterable[Site], shared: Iterable[Sequence[str]]) -> dict[str, tuple[Site, ...]]:
+    """Join the sites that take the same tensor: one step size serves them, and targets merge them.
+
+    Args:
+        shared: names of the sites that do (`Structure.shared_inputs`).
 
     Returns:
         Glob that matches the group's sites and no other, such as `blocks.0.mlp.fc[13]`, to the sites.
     """
+    globs = {name: _glob(names) for names in shared for name in names}
     groups: dict[str, list[Site]] = {}
     for site in sites:
-        groups.setdefault(re.sub(r"\.fc[13]$", ".fc[13]", site.name), []).append(site)
+        groups.setdefault(globs.get(site.name, site.name), []).append(site)
     return {name if len(group) > 1 else group[0].name: tuple(group) for name, group in groups.items()}
+
+
+def _glob(names: Sequence[str]) -> str:
+    """The glob that matches these names, which differ in one character, and no other."""
+    columns = list(zip(*names, strict=True))
+    assert sum(len(set(column)) > 1 for column in columns) == 1, names
+    return "".join(column[0] if len(set(column)) == 1 else f"[{''.join(sorted(column))}]" for column in columns)
 
 
 def stored_bits(format_: Format, inputs: int = 4096) -> float:

@@ -107,7 +107,8 @@ def qat(options: QatOptions) -> TrainResult:
         images, held_out = shared.load(sources, resolved, artifact.preprocessing, processes, classes)
         target = rewritten_network(artifact, source)
         model.requires_grad_(True)
-        make_learnable(model, target, learn_steps=resolved.steps == "learned", towards=TOWARDS)
+        shared_inputs = model.structure.shared_inputs()
+        make_learnable(model, target, shared_inputs, learn_steps=resolved.steps == "learned", towards=TOWARDS)
         # A copy, for it moves to the device, and `target` is compared with the network on the CPU.
         teacher = copy.deepcopy(target) if resolved.teacher or resolved.features else None
         trainer = Trainer(model, teacher, images, held_out, run, shared, judge=measure_held_out, finish=_frozen)

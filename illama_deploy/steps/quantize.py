@@ -71,7 +71,7 @@ def quantize(options: QuantizeOptions) -> QuantizedArtifact:
         loader = _open_images(source, expected, images, resolved, options.calib_batch)
         model = source.build()
         sites, choices = choose_sites(model, resolved, limits.candidates if limits else ())
-        held_out = None if limits is None else hold_out(loader, expected, sites, choices, limits, resolved.seed)
+        held_out = None if limits is None else hold_out(model, loader, expected, sites, choices, limits, resolved.seed)
         named = {"name": source.path.resolve().name, "sha256": source.sha256}
         origin = {**named, "heads": source.config.heads, "ema": geometry.ema}
         calibrated = calibrate(model, origin, expected, resolved, loader, sites, choices)

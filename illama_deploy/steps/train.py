@@ -120,7 +120,7 @@ def train(options: TrainOptions) -> TrainResult:
 
         distilled = _teacher(resolved, teacher or checkpoint, config, heads=heads, ema=ema)
         for network in (model, distilled):
-            if network is not None and config.class_token == "last":
+            if network is not None:
                 restructure(network, ["class_token_last_block"])  # the same function, for 10/12 of a block less
         then: dict[str, Any] = {"finish": lambda m: _rounded(m, resolved), "keep": keep}
         trainer = Trainer(model, distilled, images, held_out, run, shared, judge=measure_held_out, **then)
@@ -215,5 +215,5 @@ def _rounded(model: Illama, recipe: TrainRecipe) -> Illama:
     network = copy.deepcopy(model).cpu().eval()
     if recipe.stored == "float16":
         network.load_state_dict({key: tensor.half() for key, tensor in network.state_dict().items()})
-    network.blocks[-1].attn.last_query_only = False
+    network.set_class_query_only(False)
     return network

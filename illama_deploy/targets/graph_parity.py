@@ -73,17 +73,18 @@ def measure_graph_parity(
         ]
 
     layers: list[LayerParity] = []
+    class_index = network.structure.class_index
     for (node, _), name in zip(watched, names, strict=True):
         wanted = expected[node.metadata_props[SITE]]
-        least = min(_agreement(node, wanted[:count], outputs[name]) for count, outputs in runs)
+        least = min(_agreement(node, wanted[:count], outputs[name], class_index) for count, outputs in runs)
         layers.append(LayerParity(node.name or name, least))
         if not layers[-1].sqnr_db >= PARITY_DB:
             return Parity(runtime, tuple(layers), layers[-1].name)
     return Parity(runtime, tuple(layers), None)
 
 
-def _agreement(node: ir.Node, wanted: Tensor, output: np.ndarray) -> float:
-    wanted, found = _align(node, wanted, torch.from_numpy(np.asarray(output, np.float32)), len(wanted))
+def _agreement(node: ir.Node, wanted: Tensor, output: np.ndarray, class_index: int) -> float:
+    wanted, found = _align(node, wanted, torch.from_numpy(np.asarray(output, np.float32)), len(wanted), class_index)
     return agreement(wanted, found)
 
 
@@ -111,7 +112,7 @@ def _result(node: ir.Node) -> ir.Value:
     return value
 
 
-def _align(node: ir.Node, wanted: Tensor, found: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+def _align(node: ir.Node, wanted: Tensor, found: Tensor, batch: int, class_index: int) -> tuple[Tensor, Tensor]:
     """Bring both to [B, S, channels], with the channels and the tokens that this GEMM computes."""
     if found.ndim == 4:  # products of attention, [B, H, S, S], and maps
         return wanted, found.view(wanted.shape)
@@ -122,4 +123,5 @@ def _align(node: ir.Node, wanted: Tensor, found: Tensor, batch: int) -> tuple[Te
     wanted = wanted.view(batch, -1, wanted.shape[-1])[..., site_rows(node)]
     if found.ndim == 2:  # sequence-major: row s·B + b
         found = found.view(-1, batch, found.shape[-1]).transpose(0, 1)
-    return wanted[:, -found.shape[1] :], found
+    some = found.shape[1]  # of all tokens, where the class token alone asks
+    return wanted[:, -some:] if class_index else wanted[:, :some], found

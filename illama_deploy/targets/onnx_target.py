@@ -14,6 +14,7 @@ from ..errors import ExportError
 from ..export.batches import RunFile
 from ..export.file import write_file
 from ..export.float_graph import INPUT, SITE, build_float_graph
+from ..export.layout import SEQUENCE_MAJOR, Layout
 from ..export.passes import SoundConstants
 from ..export.record import recorded_proof
 from ..model.illama import Illama
@@ -38,14 +39,14 @@ class OnnxTarget(Target):
     """A target whose files are ONNX.
 
     Attributes:
-        graph: a network, float or quantized, to its float graph in the layout that this runtime likes.
+        layout: of the float graph: the one that this runtime likes.
         passes: what makes the target's form of that graph.
         batching: passes after those, which change only how a batch is cut up.
     """
 
     suffix: str = ".onnx"
     kind: str = "ONNX file, unproven,"
-    graph: Callable[[Illama], ir.Model] = build_float_graph
+    layout: Layout = SEQUENCE_MAJOR
     passes: Passes = _none
     batching: Passes = _none
 
@@ -58,7 +59,7 @@ class OnnxTarget(Target):
         network = self.network(network)
         passes = (*self.passes(network), SoundConstants(), *(self.batching(network) if whole else ()))
         try:
-            return ir.passes.Sequential(*passes)(self.graph(network)).model
+            return ir.passes.Sequential(*passes)(build_float_graph(network, self.layout)).model
         except (ir.passes.PassError, ir.passes.InvariantError) as error:
             cause = error.__cause__ or error
             raise ExportError(
@@ -86,7 +87,7 @@ class OnnxTarget(Target):
 
     def parity(self, network: Illama, images: Tensor | None = None) -> Parity:
         network = self.network(network)
-        graph, model = self.graph(network), self.built(network, whole=False)
+        graph, model = build_float_graph(network, self.layout), self.built(network, whole=False)
         return measure_graph_parity(
             network, graph, model, lambda path, fp8: self.load(path, fp8=fp8), self.tried_in, images
         )

@@ -28,6 +28,7 @@ from ...hashing import canonical_json
 from ...journal import Journal
 from ...measure import Interval, drop_interval
 from ...model.illama import Illama
+from ...model.structure import Structure
 from ...preprocessing import Preprocessing
 from ...progress import track
 from ...quant import Site, stored_size
@@ -135,6 +136,7 @@ class HeldOut:
 
 
 def hold_out(
+    model: Illama,
     calibration: Loader,
     preprocessing: Preprocessing,
     sites: Sequence[Site],
@@ -147,7 +149,7 @@ def hold_out(
     Raises:
         UsageError: there is nothing to choose, or not enough of them to show such a drop.
     """
-    groups = _searched(sites, choices)
+    groups = _searched(model.structure, sites, choices)
     if not groups:
         raise UsageError(
             "No site is left whose format could be chosen: the recipe's overrides name them all.",
@@ -198,7 +200,7 @@ def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside:
         UsageError: limits that no assignment keeps.
     """
     config, rewrites = calibrated.model.config, calibrated.recipe.rewrites
-    groups = _searched(calibrated.sites, calibrated.choices)
+    groups = _searched(calibrated.model.structure, calibrated.sites, calibrated.choices)
     journal = Journal(beside, _decides(calibrated, limits, held_out.loader))
     choices = _measure_sites(calibrated, groups, journal)
     points = walk(choices)
@@ -311,9 +313,11 @@ def search_rows(artifact: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
     return ("size", "bit operations %", "KL expected", "KL", "agreement %", "drop, points", "at most", ""), rows
 
 
-def _searched(sites: Sequence[Site], choices: Mapping[str, Sequence[Format]]) -> dict[str, tuple[Site, ...]]:
+def _searched(
+    structure: Structure, sites: Sequence[Site], choices: Mapping[str, Sequence[Format]]
+) -> dict[str, tuple[Site, ...]]:
     """The groups of sites that have a choice."""
-    return group_sites(site for site in sites if len(choices[site.name]) > 1)
+    return group_sites((site for site in sites if len(choices[site.name]) > 1), structure.shared_inputs())
 
 
 def _decides(calibrated: Calibrated, limits: Limits, held_out: Loader) -> dict[str, Any]:

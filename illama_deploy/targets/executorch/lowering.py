@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ...errors import ExportError, UsageError
 from ...formats import IntType
-from ...model.illama import Attention, Block, Illama, RMSNorm, SwiGLU
+from ...model.illama import Attention, Illama, RMSNorm
+from ...model.structure import AttentionParts, BlockParts, FfnParts
 from ...quant.modules import QuantMatMul, QuantWeighted
 from ...rewrites.online_rotation import OnlineRotation
 from .network import QMAX, QMIN, PerToken, pinned
@@ -61,21 +62,25 @@ def lower(network: Illama, *, watch: bool = False) -> tuple[bytes, list[str]]:
 def gemm_names(network: Illama) -> tuple[str, ...]:
     """Names of all GEMMs with a constant, in the order in which the lowered program runs them: those of weights by
     their modules' names, the means of norms, and online rotations."""
-    names = ["patch_embed.proj"]
-    for i, block in enumerate(network.blocks):
-        attn, mlp = f"blocks.{i}.attn.", f"blocks.{i}.mlp."
-        names += [f"blocks.{i}.norm1{MEAN}", f"{attn}qkv"]
-        turned = {"q": block.attn.rotate_q, "k": block.attn.rotate_k}
-        names += [f"{attn}{name}{ROTATE}" for name, place in turned.items() if isinstance(place, OnlineRotation)]
-        names += [f"{attn}proj", f"blocks.{i}.norm2{MEAN}", f"{mlp}fc1", f"{mlp}fc3"]
-        names += [f"{mlp}product{ROTATE}"] if isinstance(block.mlp.rotate, OnlineRotation) else []
-        names += [f"{mlp}fc2"]
-    return (*names, f"norm{MEAN}", "head")
+    structure = network.structure
+    names = [structure.embedding.patches]
+
+    def turned(places: dict[str, str]) -> list[str]:
+        return [f"{x}{ROTATE}" for x, at in places.items() if isinstance(network.get_submodule(at), OnlineRotation)]
+
+    for block in structure.blocks:
+        attn, ffn = block.attention, block.ffn
+        names += [f"{block.attention_read.norm}{MEAN}", attn.qkv]
+        names += turned({f"{attn.name}.q": attn.rotate_q, f"{attn.name}.k": attn.rotate_k})
+        names += [attn.proj, f"{block.ffn_read.norm}{MEAN}", ffn.gate, ffn.up]
+        names += [*turned({f"{ffn.name}.product": ffn.rotate}), ffn.down]
+    [outlet] = structure.outlets
+    return (*names, f"{outlet.read.norm}{MEAN}", outlet.read.place)
 
 
 def _require(network: Illama) -> None:
     config = network.config
-    config.require_illama()
+    config.require_known_operators()
     if config.head_width or not config.classes:
         raise UsageError(
             "ExecuTorch programs are made of classifiers of whole images only.",
@@ -124,9 +129,10 @@ class _Gemm(nn.Module):
     zero: Tensor | None
     ends: Tensor
 
-    def __init__(self, module: nn.Module, shared: _Shared, rows: int, order: Tensor | None = None) -> None:
+    def __init__(self, site: str, shared: _Shared, rows: int, order: Tensor | None = None) -> None:
         """Take over a site's weight, with its rows in an order if one is given, for an input of so many rows."""
         super().__init__()
+        module = shared.network.get_submodule(site)
         integer = isinstance(module, QuantWeighted)
         weight = cast(Tensor, module.weight_q if integer else module.weight).detach().flatten(1)
         bias = cast(Tensor | None, module.float_bias if integer else module.bias)
@@ -178,11 +184,12 @@ class _Norm(nn.Module):
     mean: Tensor
     eps: Tensor
 
-    def __init__(self, norm: RMSNorm, mean: Tensor) -> None:
+    def __init__(self, name: str, shared: _Shared) -> None:
         super().__init__()
+        norm = cast(RMSNorm, shared.network.get_submodule(name))
         weight = norm.weight.detach()
         self.register_buffer("weight", None if bool((weight == 1).all()) else weight.clone())
-        self.register_buffer("mean", mean)
+        self.register_buffer("mean", shared.mean)
         self.register_buffer("eps", torch.full((1,), norm.eps))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,18 +204,21 @@ class _Attention(nn.Module):
     turn_q: Tensor | None
     turn_k: Tensor | None
 
-    def __init__(self, attn: Attention, shared: _Shared) -> None:
+    def __init__(self, parts: AttentionParts, shared: _Shared) -> None:
         super().__init__()
-        self.heads, self.size, self.scale = attn.heads, attn.head_dim, attn.scale
-        self.first = shared.tokens - 1 if attn.last_query_only else 0
-        self.qkv = _Gemm(attn.qkv, shared, shared.tokens, shared.order)
-        self.proj = _Gemm(attn.proj, shared, shared.tokens - self.first)
+        attn = cast(Attention, shared.network.get_submodule(parts.name))
+        self.heads, self.size, self.scale, self.rope = attn.heads, attn.head_dim, attn.scale, attn.rope
+        asking = range(shared.tokens)[attn.asking]
+        self.start, self.stop = asking.start, asking.stop
+        self.qkv = _Gemm(parts.qkv, shared, shared.tokens, shared.order)
+        self.proj = _Gemm(parts.proj, shared, len(asking))
         self.register_buffer("cos", shared.cos)
         self.register_buffer("sin", shared.sin)
-        for name, place in (("turn_q", attn.rotate_q), ("turn_k", attn.rotate_k)):
+        for name, place in (("turn_q", parts.rotate_q), ("turn_k", parts.rotate_k)):
             self.register_buffer(name, shared.rotation(place, inside=shared.halves))
-        # The last token sees everything.
-        self.register_buffer("mask", None if attn.last_query_only else shared.mask)
+        mask, self.added = attn.mask_SS[attn.asking], attn.mask == "additive"
+        changes = bool((mask != (0 if self.added else 1)).any())  # not in the row of a class token that sees everything
+        self.register_buffer("mask", shared.constant(mask) if changes else None)
 
     def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
         y = self.qkv(x)
@@ -216,72 +226,81 @@ class _Attention(nn.Module):
         tokens, width = len(x), self.heads * self.size
         q, k, v = (
             part.reshape(-1, self.heads, self.size).permute(1, 0, 2)
-            for part in (y[self.first :, :width], y[:, width : 2 * width], y[:, 2 * width :])
+            for part in (y[self.start : self.stop, :width], y[:, width : 2 * width], y[:, 2 * width :])
         )
-        q, k = self._turn(q, self.first), self._turn(k, 0)
+        if self.rope:
+            q, k = self._turn(q, self.start, self.stop), self._turn(k, 0, tokens)
         q = q if self.turn_q is None else _rotated(q, self.turn_q)
         k = k if self.turn_k is None else _rotated(k, self.turn_k)
         scores = torch.bmm(q, k.permute(0, 2, 1))
-        shares = (scores if self.scale == 1.0 else scores * self.scale).softmax(-1)
-        shares = shares if self.mask is None else shares * self.mask
-        o = self.proj(torch.bmm(shares, v).permute(1, 0, 2).reshape(tokens - self.first, width))
+        scores = scores if self.scale == 1.0 else scores * self.scale
+        if self.mask is None:
+            shares = scores.softmax(-1)
+        else:
+            shares = (scores + self.mask).softmax(-1) if self.added else scores.softmax(-1) * self.mask
+        o = self.proj(torch.bmm(shares, v).permute(1, 0, 2).reshape(self.stop - self.start, width))
         watched.append(o)
         return o
 
-    def _turn(self, x: Tensor, first: int) -> Tensor:
-        """Rotary embedding of heads [H, S, D] in halves."""
-        half = self.size // 2
-        return x * self.cos[first:] + torch.cat((x[..., half:], x[..., :half]), -1) * self.sin[first:]
+    def _turn(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Rotary embedding of heads [H, S, D] in halves, at these positions."""
+        half, at = self.size // 2, slice(start, stop)
+        return x * self.cos[at] + torch.cat((x[..., half:], x[..., :half]), -1) * self.sin[at]
 
 
-class _Mlp(nn.Module):
+class _Ffn(nn.Module):
     turn: Tensor | None
 
-    def __init__(self, mlp: SwiGLU, shared: _Shared, rows: int) -> None:
+    def __init__(self, parts: FfnParts, shared: _Shared, rows: int) -> None:
         super().__init__()
-        self.fc1, self.fc2, self.fc3 = (_Gemm(module, shared, rows) for module in (mlp.fc1, mlp.fc2, mlp.fc3))
-        one, other = self.fc1, self.fc3
+        self.gate, self.up, self.down = (_Gemm(site, shared, rows) for site in (parts.gate, parts.up, parts.down))
+        one, other = self.gate, self.up
         self.together = (one.limit, one.scale is None) == (other.limit, other.scale is None)
-        self.register_buffer("turn", shared.rotation(mlp.rotate))
+        self.register_buffer("turn", shared.rotation(parts.rotate))
 
     def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
-        one = self.fc1.prepare(x)
-        a, b = self.fc1.multiply(one), self.fc3.multiply(one if self.together else self.fc3.prepare(x))
+        one = self.gate.prepare(x)
+        a, b = self.gate.multiply(one), self.up.multiply(one if self.together else self.up.prepare(x))
         x = F.silu(a) * b
         if self.turn is not None:
             x = _rotated(x, self.turn)
-        y = self.fc2(x)
+        y = self.down(x)
         watched += [a, b, y]
         return y
 
 
 class _Block(nn.Module):
-    def __init__(self, block: Block, shared: _Shared) -> None:
+    def __init__(self, parts: BlockParts, shared: _Shared) -> None:
         super().__init__()
-        self.norm1, self.norm2 = _Norm(block.norm1, shared.mean), _Norm(block.norm2, shared.mean)
-        self.attn = _Attention(block.attn, shared)
-        self.mlp = _Mlp(block.mlp, shared, shared.tokens - self.attn.first)
+        self.attention_norm, self.ffn_norm = (_Norm(read.norm, shared) for read in parts.reads)
+        self.attention = _Attention(parts.attention, shared)
+        self.asking = slice(self.attention.start, self.attention.stop)
+        self.ffn = _Ffn(parts.ffn, shared, self.attention.stop - self.attention.start)
 
     def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
-        x = x[self.attn.first :] + self.attn(self.norm1(x), watched)
-        return x + self.mlp(self.norm2(x), watched)
+        x = x[self.asking] + self.attention(self.attention_norm(x), watched)
+        return x + self.ffn(self.ffn_norm(x), watched)
 
 
 class _Shared:
-    """Constants that all blocks read."""
+    """The network, and constants that all blocks read."""
 
     def __init__(self, network: Illama) -> None:
-        config, attn = network.config, network.blocks[0].attn
+        self.network, self.structure = network, network.structure
+        config = network.config
+        attn = cast(Attention, network.get_submodule(self.structure.blocks[0].attention.name))
         size, self.tokens = config.head_dim, config.tokens
         #: Channels of a head, the even ones first.
         self.halves = halves = torch.cat((torch.arange(0, size, 2), torch.arange(1, size, 2)))
         order = torch.arange(3 * config.dim).view(3, config.heads, size)
-        order[:2] = order[:2][..., halves]
+        if attn.rope:
+            order[:2] = order[:2][..., halves]
+        else:  # nothing turns
+            self.halves = halves = torch.arange(size)
         #: Rows of qkv, with the channels of each query and key in halves.
         self.order, self.back = order.flatten(), torch.eye(size)[halves].T.contiguous()
         self.cos = torch.cat((attn.cos_SD, attn.cos_SD), -1)
         self.sin = torch.cat((-attn.sin_SD, attn.sin_SD), -1)
-        self.mask = attn.mask_SS.clone()
         self.mean = torch.full((1, config.dim), 1 / config.dim)
         self._constants: list[Tensor] = []
 
@@ -293,9 +312,10 @@ class _Shared:
         self._constants.append(value.contiguous().clone())
         return self._constants[-1]
 
-    def rotation(self, place: nn.Module, inside: Tensor | None = None) -> Tensor | None:
+    def rotation(self, name: str, inside: Tensor | None = None) -> Tensor | None:
         """The weight of an online rotation as a GEMM; of heads whose channels stand in another order (`inside`), of
         whole heads in that order. None where there is none."""
+        place = self.network.get_submodule(name)
         if not isinstance(place, OnlineRotation):
             return None
         matrix = place.matrix.T
@@ -318,14 +338,15 @@ class _Network(nn.Module):
         config, shared = network.config, _Shared(network)
         self.watch, self.size = watch, config.head_dim
         self.patch, self.grid = config.patch_size, config.grid
-        self.embed, self.head = (
-            _Gemm(network.patch_embed.proj, shared, config.tokens - 1),
-            _Gemm(network.head, shared, 1),
-        )
-        self.blocks = nn.ModuleList(_Block(block, shared) for block in network.blocks)
-        self.norm = _Norm(network.norm, shared.mean)
-        positions = network.pos_embed.detach()[0].clone()
-        positions[-1] += network.cls_token.detach()[0, 0]
+        structure = shared.structure
+        [outlet] = structure.outlets
+        self.embed = _Gemm(structure.embedding.patches, shared, config.tokens - 1)
+        self.head, self.norm = _Gemm(outlet.read.place, shared, 1), _Norm(outlet.read.norm, shared)
+        self.blocks = nn.ModuleList(_Block(block, shared) for block in structure.blocks)
+        positions = network.get_parameter(structure.embedding.positions).detach()[0].clone()
+        positions[structure.class_index] += network.get_parameter(structure.embedding.class_token).detach()[0, 0]
+        self.room = (0, 0, 0, 1) if structure.class_index else (0, 0, 1, 0)
+        self.read = slice(-1, None) if structure.class_index else slice(0, 1)
         self.register_buffer("positions", positions)
         self.register_buffer("back", shared.back)
 
@@ -334,10 +355,10 @@ class _Network(nn.Module):
         x = images.reshape(channels, rows, self.patch, columns, self.patch).permute(1, 3, 0, 2, 4)
         x = self.embed(x.reshape(rows * columns, -1))
         watched = [x]
-        x = F.pad(x, (0, 0, 0, 1)) + self.positions
+        x = F.pad(x, self.room) + self.positions
         for block in self.blocks:
             x = block(x, watched)
-        logits = self.head(self.norm(x[-1:]))
+        logits = self.head(self.norm(x[self.read]))
         if not self.watch:
             return (logits,)
         watched[1::5] = [self._as_given(y) for y in watched[1::5]]

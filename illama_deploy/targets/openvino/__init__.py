@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...export.batch_major import build_batch_major_graph
 from ...export.batches import RunFile
+from ...export.layout import BATCH_MAJOR
 from ...export.passes import ActivationSpelling, InsertQDQ, RemoveDead
 from ...export.proof import KernelProof
 from ...formats import Format
@@ -91,7 +91,7 @@ TARGET = OpenVino(
     name="openvino",
     runtime="OpenVINO on CPUs",
     folder="openvino",
-    graph=build_batch_major_graph,
+    layout=BATCH_MAJOR,
     passes=_passes,
     lowest={"openvino": "2025.0", "onnxruntime": "1.24.1"},
     kernels={

@@ -1,0 +1,203 @@
+"""What a network is made of, as a value that it gives: for everything that changes, measures or writes networks down.
+
+Modules stand in it by their names, since rewrites and quantization put others in their places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "AttentionParts",
+    "BlockParts",
+    "Embedding",
+    "FfnParts",
+    "Outlet",
+    "Read",
+    "ScalePair",
+    "Structure",
+    "image_tokens",
+]
+
+
+def image_tokens(class_index: int) -> slice:
+    """Where the image tokens stand in a sequence whose class token is the first (0) or the last (-1)."""
+    return slice(None, -1) if class_index else slice(1, None)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A norm of the residual stream, and the Linear layers that read what it gives.
+
+    Attributes:
+        linears: they share one input.
+    """
+
+    norm: str
+    linears: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """The module at which the shared input is looked at."""
+        return self.linears[0]
+
+
+@dataclass(frozen=True)
+class ScalePair:
+    """Two Linear layers that may trade scale: what the first puts out may be divided, channel by channel, if the
+    columns of the second are multiplied.
+
+    Attributes:
+        place: where the channels are looked at; an online rotation may stand there.
+    """
+
+    first: str
+    second: str
+    place: str
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """Self-attention.
+
+    Attributes:
+        name: the module that knows heads, their size, scale, mask and rotary tables.
+        qkv: rows of queries, then of keys, then of values, each head after head.
+        scores: the product of queries and keys.
+        mix: the product of the attention map and values.
+        rotate_q, rotate_k: where an online rotation of each head of the queries and keys may stand.
+    """
+
+    name: str
+    qkv: str
+    scores: str
+    mix: str
+    proj: str
+    rotate_q: str
+    rotate_k: str
+
+
+@dataclass(frozen=True)
+class FfnParts:
+    """down(rotate(silu(gate x) * up x)).
+
+    Attributes:
+        rotate: where an online rotation of the hidden channels may stand.
+    """
+
+    name: str
+    gate: str
+    up: str
+    down: str
+    rotate: str
+
+
+@dataclass(frozen=True)
+class BlockParts:
+    """A pre-norm block: x += attention(norm x); x += ffn(norm x)."""
+
+    name: str
+    attention: AttentionParts
+    ffn: FfnParts
+    attention_read: Read
+    ffn_read: Read
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """What reads the stream, in the order of computation."""
+        return self.attention_read, self.ffn_read
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Layers whose output is added to the stream."""
+        return self.attention.proj, self.ffn.down
+
+    @property
+    def pairs(self) -> tuple[ScalePair, ...]:
+        """The hidden product is linear in `up`."""
+        return (ScalePair(self.ffn.up, self.ffn.down, self.ffn.rotate),)
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """Sites that can be rounded on one run of the block, in the order of computation."""
+        attention, ffn = self.attention, self.ffn
+        return (
+            (attention.qkv,),
+            (attention.scores, attention.mix, attention.proj),
+            (ffn.gate, ffn.up),
+            (ffn.down,),
+        )
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What the stream starts from: patches, the class token, and positions added to both.
+
+    Attributes:
+        patches: a convolution whose stride is its kernel.
+        class_token, positions: parameters [1, 1, E] and [1, S, E].
+    """
+
+    patches: str
+    class_token: str
+    positions: str
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """What reads the stream behind a block and leads out of the network.
+
+    Attributes:
+        block: the number of the block behind which it reads.
+        tokens: which of them it reads.
+    """
+
+    read: Read
+    block: int
+    tokens: Literal["class", "image"]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A whole network.
+
+    Attributes:
+        outlets: in the order of their blocks.
+        class_index: where the class token stands in the sequence, 0 or -1.
+    """
+
+    embedding: Embedding
+    blocks: tuple[BlockParts, ...]
+    outlets: tuple[Outlet, ...]
+    class_index: int
+
+    @property
+    def image_tokens(self) -> slice:
+        """Where the image tokens stand in the sequence."""
+        return image_tokens(self.class_index)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Layers that write the residual stream."""
+        return self.embedding.patches, *(name for block in self.blocks for name in block.writes)
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """All that read the residual stream."""
+        inside = (read for block in self.blocks for read in block.reads)
+        return *inside, *(outlet.read for outlet in self.outlets)
+
+    @property
+    def pairs(self) -> tuple[ScalePair, ...]:
+        """All pairs of layers that may trade scale."""
+        return tuple(pair for block in self.blocks for pair in block.pairs)
+
+    def shared_inputs(self, prefix: str = "") -> list[tuple[str, ...]]:
+        """Linear layers that take one tensor, where there are several: their names behind a prefix, of those that have
+        it."""
+        return [
+            tuple(name.removeprefix(prefix) for name in read.linears)
+            for read in self.reads
+            if len(read.linears) > 1 and all(name.startswith(prefix) for name in read.linears)
+        ]
