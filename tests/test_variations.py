@@ -133,7 +133,7 @@ def test_check_measures_them(deployed: Path) -> None:
     report = check(deployed / "checked", data="digits", limit=300, batch=(1,), rounds=10, threads=1)
     assert (
         report.artifacts[1]["proof"] is not None and report.artifacts[1]["comparison"]["agreement"] >= 90
-    )  # with float
+    )
     assert {gate.name for gate in report.gates} >= {"accuracy_drop"}
 
 

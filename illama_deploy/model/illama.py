@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 ROPE_BASE = 10000.0
-#: What an additive mask adds to the scores it hides: softmax makes 0 of them, as of -inf, and float16 and files hold it.
+#: What an additive mask adds to the scores that it hides: softmax makes 0 of them, as of -inf, and float16 holds it.
 MASKED = -3e4
 
 

@@ -208,10 +208,9 @@ class _Attention(nn.Module):
         super().__init__()
         attn = cast(Attention, shared.network.get_submodule(parts.name))
         self.heads, self.size, self.scale, self.rope = attn.heads, attn.head_dim, attn.scale, attn.rope
-        asking = range(shared.tokens)[attn.asking]
-        self.start, self.stop = asking.start, asking.stop
+        self.asking, self.asked = attn.asking, len(range(shared.tokens)[attn.asking])
         self.qkv = _Gemm(parts.qkv, shared, shared.tokens, shared.order)
-        self.proj = _Gemm(parts.proj, shared, len(asking))
+        self.proj = _Gemm(parts.proj, shared, self.asked)
         self.register_buffer("cos", shared.cos)
         self.register_buffer("sin", shared.sin)
         for name, place in (("turn_q", parts.rotate_q), ("turn_k", parts.rotate_k)):
@@ -223,13 +222,13 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
         y = self.qkv(x)
         watched.append(y)
-        tokens, width = len(x), self.heads * self.size
+        width = self.heads * self.size
         q, k, v = (
             part.reshape(-1, self.heads, self.size).permute(1, 0, 2)
-            for part in (y[self.start : self.stop, :width], y[:, width : 2 * width], y[:, 2 * width :])
+            for part in (y[self.asking, :width], y[:, width : 2 * width], y[:, 2 * width :])
         )
         if self.rope:
-            q, k = self._turn(q, self.start, self.stop), self._turn(k, 0, tokens)
+            q, k = self._turn(q, self.asking), self._turn(k, slice(None))
         q = q if self.turn_q is None else _rotated(q, self.turn_q)
         k = k if self.turn_k is None else _rotated(k, self.turn_k)
         scores = torch.bmm(q, k.permute(0, 2, 1))
@@ -238,13 +237,13 @@ class _Attention(nn.Module):
             shares = scores.softmax(-1)
         else:
             shares = (scores + self.mask).softmax(-1) if self.added else scores.softmax(-1) * self.mask
-        o = self.proj(torch.bmm(shares, v).permute(1, 0, 2).reshape(self.stop - self.start, width))
+        o = self.proj(torch.bmm(shares, v).permute(1, 0, 2).reshape(self.asked, width))
         watched.append(o)
         return o
 
-    def _turn(self, x: Tensor, start: int, stop: int) -> Tensor:
+    def _turn(self, x: Tensor, at: slice) -> Tensor:
         """Rotary embedding of heads [H, S, D] in halves, at these positions."""
-        half, at = self.size // 2, slice(start, stop)
+        half = self.size // 2
         return x * self.cos[at] + torch.cat((x[..., half:], x[..., :half]), -1) * self.sin[at]
 
 
@@ -253,18 +252,18 @@ class _Ffn(nn.Module):
 
     def __init__(self, parts: FfnParts, shared: _Shared, rows: int) -> None:
         super().__init__()
-        self.gate, self.up, self.down = (_Gemm(site, shared, rows) for site in (parts.gate, parts.up, parts.down))
-        one, other = self.gate, self.up
+        self.fc1, self.fc2, self.fc3 = (_Gemm(site, shared, rows) for site in (parts.gate, parts.down, parts.up))
+        one, other = self.fc1, self.fc3
         self.together = (one.limit, one.scale is None) == (other.limit, other.scale is None)
         self.register_buffer("turn", shared.rotation(parts.rotate))
 
     def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
-        one = self.gate.prepare(x)
-        a, b = self.gate.multiply(one), self.up.multiply(one if self.together else self.up.prepare(x))
+        one = self.fc1.prepare(x)
+        a, b = self.fc1.multiply(one), self.fc3.multiply(one if self.together else self.fc3.prepare(x))
         x = F.silu(a) * b
         if self.turn is not None:
             x = _rotated(x, self.turn)
-        y = self.down(x)
+        y = self.fc2(x)
         watched += [a, b, y]
         return y
 
@@ -272,14 +271,13 @@ class _Ffn(nn.Module):
 class _Block(nn.Module):
     def __init__(self, parts: BlockParts, shared: _Shared) -> None:
         super().__init__()
-        self.attention_norm, self.ffn_norm = (_Norm(read.norm, shared) for read in parts.reads)
-        self.attention = _Attention(parts.attention, shared)
-        self.asking = slice(self.attention.start, self.attention.stop)
-        self.ffn = _Ffn(parts.ffn, shared, self.attention.stop - self.attention.start)
+        self.norm1, self.norm2 = (_Norm(read.norm, shared) for read in parts.reads)
+        self.attn = _Attention(parts.attention, shared)
+        self.mlp = _Ffn(parts.ffn, shared, self.attn.asked)
 
     def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
-        x = x[self.asking] + self.attention(self.attention_norm(x), watched)
-        return x + self.ffn(self.ffn_norm(x), watched)
+        x = x[self.attn.asking] + self.attn(self.norm1(x), watched)
+        return x + self.mlp(self.norm2(x), watched)
 
 
 class _Shared:
@@ -341,8 +339,9 @@ class _Network(nn.Module):
         structure = shared.structure
         [outlet] = structure.outlets
         self.embed = _Gemm(structure.embedding.patches, shared, config.tokens - 1)
-        self.head, self.norm = _Gemm(outlet.read.place, shared, 1), _Norm(outlet.read.norm, shared)
+        self.head = _Gemm(outlet.read.place, shared, 1)
         self.blocks = nn.ModuleList(_Block(block, shared) for block in structure.blocks)
+        self.norm = _Norm(outlet.read.norm, shared)
         positions = network.get_parameter(structure.embedding.positions).detach()[0].clone()
         positions[structure.class_index] += network.get_parameter(structure.embedding.class_token).detach()[0, 0]
         self.room = (0, 0, 0, 1) if structure.class_index else (0, 0, 1, 0)
