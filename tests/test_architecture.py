@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,24 @@ def test_help_is_light() -> None:
 def test_registered_with_timm(first: str) -> None:
     code = f"import {first}\nm = timm.create_model('illama_tiny', num_classes=7)\nassert m.head.out_features == 7"
     assert "illama_deploy.model.registry" in _modules_after(code)
+
+
+#: How iLLaMA calls its modules and parameters: `model` and `checkpoint` know, everything else asks its `Structure`.
+OWN = re.compile(r"\b(attn|mlp|fc[123]|norm[12]|patch_embed|cls_token|pos_embed)\b")
+
+
+def test_no_room_but_the_networks_own_names_its_modules() -> None:
+    rooms = ("calib", "export", "measure", "quant", "rewrites", "rounding", "search", "targets", "training")
+    for path in (path for room in rooms for path in (PACKAGE / room).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            named = ""
+            if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+                named = node.attr
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                named = node.value
+            assert not OWN.search(named), f"{path.relative_to(PACKAGE)}:{node.lineno}: {named}"  # type: ignore[attr-defined]
 
 
 #: What a function may have of lines; ruff counts its branches (C901).

@@ -131,9 +131,7 @@ def test_executorch_agrees_layer_by_layer(name: str) -> None:
 def test_check_measures_them(deployed: Path) -> None:
     export(deployed / "w8a8", target="onnx-cpu", out=deployed / "checked")
     report = check(deployed / "checked", data="digits", limit=300, batch=(1,), rounds=10, threads=1)
-    assert (
-        report.artifacts[1]["proof"] is not None and report.artifacts[1]["comparison"]["agreement"] >= 90
-    )
+    assert report.artifacts[1]["proof"] is not None and report.artifacts[1]["comparison"]["agreement"] >= 90
     assert {gate.name for gate in report.gates} >= {"accuracy_drop"}
 
 

@@ -144,17 +144,18 @@ class GraphBuilder:
         """Patch embedding as one GEMM over unfolded patches, positions added, class tokens joined on."""
         config, layout, embedding = self.config, self.layout, self.structure.embedding
         (rows, columns), patch, dim = config.grid, config.patch_size, config.dim
+        layer = embedding.patches.rpartition(".")[0]
         x = self.reshape(images, (-1, config.channels, rows, patch, columns, patch), "patches.split")
         perm = layout.perm("BChpwq", layout.pixel_axes + "Cpq")
         x = self.op("Transpose", [x], {"perm": perm}, name="patches.transpose")
         x = self.reshape(x, layout.joined(rows * columns, config.channels * patch * patch), "patches")
         x = self.linear(embedding.patches, x)
         if not layout.batch_first:  # so that positions add by broadcasting over images
-            x = self.reshape(x, layout.apart(rows * columns, dim), "patch_embed.tokens")
+            x = self.reshape(x, layout.apart(rows * columns, dim), f"{layer}.tokens")
         positions = _numpy(self.model.get_parameter(embedding.positions))[0]
         own, class_index = _numpy(self.model.get_parameter(embedding.class_token)), self.structure.class_index
         image = np.expand_dims(positions[self.structure.image_tokens], layout.batch_axis)
-        x = self.op("Add", [x, self.constant("pos_embed", image)], name="patch_embed.add")
+        x = self.op("Add", [x, self.constant(embedding.positions, image)], name=f"{layer}.add")
         # The class token starts as a constant row: token and its position folded into one.
         own = own + positions[class_index]
         shape = self.op("Shape", [x], name="tokens.shape")
@@ -163,8 +164,10 @@ class GraphBuilder:
         self.batch = self.op("Slice", found, name="tokens.batch")
         one = self.integers(1)
         order = [self.batch, one] if layout.batch_first else [one, self.batch]
-        wanted = self.op("Concat", [*order, self.integers(dim)], {"axis": 0}, name="cls_token.shape")
-        token = self.op("Expand", [self.constant("cls_token", own), wanted], name="cls_token.expand")
+        wanted = self.op("Concat", [*order, self.integers(dim)], {"axis": 0}, name=f"{embedding.class_token}.shape")
+        token = self.op(
+            "Expand", [self.constant(embedding.class_token, own), wanted], name=f"{embedding.class_token}.expand"
+        )
         both = [x, token] if class_index else [token, x]
         x = self.op("Concat", both, {"axis": layout.token_axis}, name="tokens.concat")
         return x if layout.batch_first else self.reshape(x, (-1, dim), "tokens")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..affine import quantize
 from ..errors import ArtifactError, UsageError
-from ..model.illama import Illama
+from ..model.illama import Attention, Illama
 from ..quant import QuantMatMul
 
 __all__ = ["SHARE", "measure_attention_rank", "parse_mask", "singular_values", "values_to_reach"]
@@ -112,7 +112,7 @@ def _at_shares(cumulative: np.ndarray) -> np.ndarray:
 def _seen_maps(model: Illama, ratio: float) -> Iterator[list[Tensor]]:
     """Keep the maps [B, H, S, S] of each forward pass, of all tokens, layer by layer, under another mask."""
     seen: list[Tensor] = []
-    attentions = [block.attn for block in model.blocks]
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
     before = [(attention.class_query_only, attention.soft_mask) for attention in attentions]
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -318,6 +318,11 @@ class Illama(nn.Module):
         """Let the class token alone ask in the last block: the same logits, where nothing but it is read."""
         self.blocks[-1].attn.class_query_only = alone
 
+    @property
+    def soft_mask(self) -> float:
+        """The share of the masked-out attention that is let through."""
+        return self.blocks[0].attn.soft_mask
+
     def set_soft_mask(self, ratio: float) -> None:
         """Let `ratio` (1: bidirectional, 0: causal) of the masked-out attention through, in every block."""
         for block in self.blocks:

@@ -331,7 +331,7 @@ class Trainer:
         """Open the mask as far as an update says, in the averaged network too, and return how far."""
         mask = self.recipe.mask_at(update, self.images.steps)
         for model in {self.model, self._averaged()}:
-            if model.blocks[0].attn.soft_mask != mask:
+            if model.soft_mask != mask:
                 model.set_soft_mask(mask)
         return mask
 
