@@ -26,7 +26,7 @@ from PIL import Image
 from illama_deploy.data import Sample, Source
 from illama_deploy.environment import describe_environment
 from illama_deploy.measure import median_ratio
-from illama_deploy.measure.held_out import measure_held_out
+from illama_deploy.measure.held_out import measure_classes
 from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.preprocessing import Preprocessing
 from illama_deploy.rewrites import restructure
@@ -81,7 +81,7 @@ def ours(batch: int, micro_batch: int, *, compile: bool) -> Callable[[], object]
         Noise(8 * batch), recipe, Preprocessing((32, 32)), Processes(), classes=10, micro_batch=micro_batch
     )
     run = RunDirectory(Path(tempfile.mkdtemp()), {}, resume=False, force=True)
-    trainer = Trainer(model, None, images, [], run, options, judge=measure_held_out, finish=lambda m: m)
+    trainer = Trainer(model, None, images, [], run, options, judge=measure_classes, finish=lambda m: m)
     model.train()
 
     def updates() -> Iterator[None]:

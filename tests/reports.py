@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from illama_deploy.measure import Interval, pack_correct
-from illama_deploy.report import Gate, Report, pay_notes, steadiness_notes
+from illama_deploy.report import Gate, Report, finite_notes, pay_notes, steadiness_notes
+from illama_deploy.tasks.classification import CLASSIFICATION
 
 FLOAT, INTEGER = "illama-out/onnx/model.float.onnx", "illama-out/onnx/model.onnx"
 PRECISE, HALF, OTHER = (
@@ -138,7 +139,11 @@ def document(**changes: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "gates": gates,
         "artifacts": artifacts,
-        "notes": [*pay_notes(artifacts, 0.02), *steadiness_notes(artifacts)],
+        "notes": [
+            *pay_notes(artifacts, 0.02),
+            *finite_notes(artifacts, CLASSIFICATION),
+            *steadiness_notes(artifacts),
+        ],
         "data": {"spec": "digits", "split": "test", "images": 500, "skipped": ["digit 4"], "sha256": "ef" * 32},
         "settings": {
             **{"max_drop": 0.5, "max_latency_ratio": 1.0, "min_effect": 0.02, "confidence": 0.95},

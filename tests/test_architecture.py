@@ -13,6 +13,8 @@ import pytest
 import illama_deploy
 from illama_deploy.target_names import LINES
 from illama_deploy.targets import ALL
+from illama_deploy.task_names import LINES as TASK_LINES
+from illama_deploy.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "illama_deploy"
@@ -48,6 +50,7 @@ RANKS = [
         "compilation",
         "onnx_trial",
         "target_names",
+        "task_names",
     },
     {"model"},
     {"checkpoint", "data"},
@@ -62,6 +65,7 @@ RANKS = [
     {"runtime"},
     {"targets"},
     {"measure"},
+    {"tasks"},
     {"report"},
     {"steps"},
     {"printing"},
@@ -235,6 +239,27 @@ def test_targets_are_compared_by_name_in_their_own_folders_alone() -> None:
             for side in sides:
                 said = {one.value for one in ast.walk(side) if isinstance(one, ast.Constant)}
                 assert not said & names, f"{relative}:{side.lineno}"
+
+
+def test_tasks_are_compared_by_name_in_their_own_files_alone() -> None:
+    names = {line.name for line in TASK_LINES}
+    for path in PACKAGE.rglob("*.py"):
+        relative = path.relative_to(PACKAGE)
+        if relative.parts[0] in ("task_names.py", "tasks"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            sides += [node.slice] if isinstance(node, ast.Subscript) else []
+            sides += [case.pattern.value for case in getattr(node, "cases", []) if hasattr(case.pattern, "value")]
+            for side in sides:
+                said = {one.value for one in ast.walk(side) if isinstance(one, ast.Constant)}
+                assert not said & names, f"{relative}:{side.lineno}"
+
+
+def test_every_task_has_one_line_and_one_file() -> None:
+    files = {path.stem for path in (PACKAGE / "tasks").glob("*.py")}
+    assert {line.name for line in TASK_LINES} <= files
+    assert list(TASKS) == [line.name for line in TASK_LINES]
 
 
 def test_every_target_has_one_line_and_one_folder() -> None:

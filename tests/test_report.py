@@ -29,6 +29,7 @@ from illama_deploy.report import (
     Report,
     Verdict,
     append_summary,
+    finite_notes,
     load_schema,
     overall,
     pay_notes,
@@ -42,6 +43,7 @@ from illama_deploy.report import (
 )
 from illama_deploy.report.charts import Point, _Scale, pareto, reliability
 from illama_deploy.report.rows import artifact_rows, gate_rows
+from illama_deploy.tasks import TASKS
 
 from .reports import ENGINE, FLOAT, HALF, INTEGER, OTHER, artifact, document, latency
 
@@ -422,7 +424,8 @@ def test_words_say_what_was_disturbed() -> None:
     assert steadiness_notes([one]) == []
     one["accuracy"]["not_finite"] = 7
     one["latency"][0] |= {"drift": 1.3, "cv": 0.4}
-    nan, pace, varied = steadiness_notes([one])
+    [nan] = finite_notes([one], TASKS["classification"])
+    pace, varied = steadiness_notes([one])
     assert "NaN or infinite on 7 of 500" in nan
     assert "1 of 1 timings" in pace
     assert "30 % slower" in pace

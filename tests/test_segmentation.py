@@ -32,9 +32,9 @@ from illama_deploy.measure.segmentation import predict, windows
 from illama_deploy.model import Illama, IllamaConfig, UperNet
 from illama_deploy.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from illama_deploy.quant import trial_product
-from illama_deploy.report.overlay import class_colors, draw_classes
 from illama_deploy.rewrites import REWRITES, apply_rewrites, restructure
 from illama_deploy.steps.train import train
+from illama_deploy.tasks.overlay import class_colors, draw_classes
 from illama_deploy.training import DenseImages, Processes
 from illama_deploy.training.recipe import SHIPPED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -42,7 +43,6 @@ from illama_deploy.quant import (
 from illama_deploy.quant.learnable import freeze, make_learnable
 from illama_deploy.quant.modules import gemm_operands
 from illama_deploy.report import RENDERERS, read_report, seal
-from illama_deploy.report.pictures import draw_small
 from illama_deploy.rewrites import apply_rewrites, rewrites_for
 from illama_deploy.rounding import nearest
 from illama_deploy.steps.bench import bench
@@ -57,6 +57,7 @@ from illama_deploy.targets.onnx_cpu.proof import optimized_graph
 from illama_deploy.targets.open import open_artifact
 from illama_deploy.targets.openvino.session import compile_options
 from illama_deploy.targets.tensorrt.sidecar import read_sidecar, sidecar_path, write_sidecar
+from illama_deploy.tasks.pictures import draw_small
 
 from .conftest import Cli
 from .test_segmentation import CONFIG, NAMES, _hard_network, _world
@@ -184,8 +185,9 @@ def test_sites_and_their_ranges() -> None:
 
 def test_what_suits_a_task() -> None:
     names = ["fold_norms", "class_token_last_block", "fold_batch_norms"]
-    assert rewrites_for(names, "classification") == ("fold_norms", "class_token_last_block")
-    assert rewrites_for(names, "segmentation") == ("fold_batch_norms", "fold_norms")
+    classifier = Illama(dataclasses.replace(CONFIG, head_width=0))
+    assert rewrites_for(names, classifier) == ("fold_norms", "class_token_last_block")
+    assert rewrites_for(names, Illama(CONFIG)) == ("fold_batch_norms", "fold_norms")
 
 
 def test_the_manifest_says_what_was_done(place: Place) -> None:

@@ -42,9 +42,8 @@ def proof_batches(network: Illama, *, others: Iterable[int] = (), whole: bool = 
 
 
 def _most(network: Illama, config: IllamaConfig, whole: bool) -> int:
-    (height, width), tokens = config.image_size, config.tokens
-    pixels = config.classes * height * width if config.head_width else 0
-    widest = max(config.heads * tokens**2, config.hidden * tokens, pixels)
+    tokens = config.tokens
+    widest = max(config.heads * tokens**2, config.hidden * tokens, math.prod(config.logits))
     most = BYTES // (4 * widest)
     if not whole:
         weights = sum(value.numel() for value in network.state_dict().values())

@@ -80,7 +80,7 @@ class GraphBuilder:
         self.structure = model.structure
         if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):  # no graph has them
             model = copy.deepcopy(model)
-            apply_rewrites(model, rewrites_for((), model.config.task))
+            apply_rewrites(model, rewrites_for((), model))
         self.model, self.config, self.layout = model, model.config, layout
         self.output = OUTPUT
         self.tape = ir.tape.Tape()
@@ -111,8 +111,7 @@ class GraphBuilder:
                     read.append(self.norm(outlet.read.norm, some))
         logits = build_upernet(self, head, read) if isinstance(head, UperNet) else self.logits(read[0])
         logits.type = ir.TensorType(ir.DataType.FLOAT)
-        pixels = config.image_size if isinstance(head, UperNet) else ()
-        logits.shape = ir.Shape(["batch", config.classes, *pixels])
+        logits.shape = ir.Shape(["batch", *config.logits])
         graph = ir.Graph(
             [self.images],
             [logits],

@@ -187,13 +187,13 @@ def unpack_correct(text: str, images: int) -> np.ndarray:
 def measure_accuracy(
     runtimes: Sequence[Runtime],
     batches: Iterable[Batch],
-    on_logits: Callable[[list[np.ndarray], np.ndarray], None] | None = None,
+    on_logits: Callable[[Batch, list[np.ndarray]], None] | None = None,
     binning: Binning = PAPER_BINNING,
 ) -> tuple[list[Accuracy], list[Comparison]]:
     """Feed every batch to all artifacts.
 
     Args:
-        on_logits: called for each batch with all artifacts' logits and the labels.
+        on_logits: called for each batch with all artifacts' logits.
         binning: for calibration errors.
 
     Returns:
@@ -208,7 +208,7 @@ def measure_accuracy(
             accuracy.update(one, labels)
             comparison.update(one, logits[0])
         if on_logits is not None:
-            on_logits(logits, labels)
+            on_logits(batch, logits)
     return accuracies, comparisons
 
 

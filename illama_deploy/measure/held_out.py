@@ -14,19 +14,16 @@ from ..model.illama import Illama
 from ..training import Processes
 from .segmentation import PixelAccuracy, Sliding, predict
 
-__all__ = ["measure_held_out"]
+__all__ = ["measure_classes", "measure_pixels"]
 
 #: Windows at a time.
 WINDOWS = 8
 
 
 @torch.no_grad()
-def measure_held_out(model: Illama, held_out: Iterable[Batch] | Scenes, processes: Processes) -> dict[str, Any]:
-    """Figures on held-out images, each process having its share: `top1` (percent), `nll` and `images`, or, where pixels
-    are classified, those of `PixelAccuracy`."""
+def measure_classes(model: Illama, held_out: Iterable[Batch], processes: Processes) -> dict[str, Any]:
+    """Figures on held-out images, each process having its share: `top1` (percent), `nll` and `images`."""
     model.to(processes.device).eval()
-    if isinstance(held_out, Scenes):
-        return _segmentation(model, held_out, processes)
     sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
     for batch in held_out:
         logits, labels = model(batch.images.to(processes.device)), batch.labels.to(processes.device)
@@ -37,7 +34,11 @@ def measure_held_out(model: Illama, held_out: Iterable[Batch] | Scenes, processe
     return {"top1": 100 * correct / images, "nll": nll / images, "images": int(images)}
 
 
-def _segmentation(model: Illama, scenes: Scenes, processes: Processes) -> dict[str, Any]:
+@torch.no_grad()
+def measure_pixels(model: Illama, scenes: Scenes, processes: Processes) -> dict[str, Any]:
+    """Figures of `PixelAccuracy` on held-out scenes, each process having its share."""
+    model.to(processes.device).eval()
+
     def run(images_BCHW: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(images_BCHW).to(processes.device)).cpu().numpy()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import UsageError
 from .structure import image_tokens
 
-__all__ = ["LEVELS", "VARIATIONS", "IllamaConfig", "swiglu_hidden"]
+__all__ = ["LEVELS", "VARIATIONS", "IllamaConfig", "swiglu_hidden", "task_of_head"]
 
 #: Feature maps that a UperNet reads.
 LEVELS = 4
@@ -28,6 +28,11 @@ OPERATORS = ("ffn", "norm")
 def swiglu_hidden(dim: int) -> int:
     """Width of the SwiGLU FFN: 2/3 of 4·dim, rounded up to a multiple of 256 (the LLaMA rule)."""
     return 256 * -(-int(2 * 4 * dim / 3) // 256)
+
+
+def task_of_head(head_width: int) -> str:
+    """What a network with such a head is for."""
+    return "segmentation" if head_width else "classification"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,12 @@ class IllamaConfig:
     @property
     def task(self) -> str:
         """`classification` of images, or `segmentation`: classification of pixels."""
-        return "segmentation" if self.head_width else "classification"
+        return task_of_head(self.head_width)
+
+    @property
+    def logits(self) -> tuple[int, ...]:
+        """The shape of one image's logits: (classes,), or of every pixel (classes, H, W)."""
+        return (self.classes, *self.image_size) if self.head_width else (self.classes,)
 
     @property
     def levels(self) -> tuple[int, ...]:

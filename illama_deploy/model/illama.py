@@ -300,19 +300,20 @@ class Illama(nn.Module):
             UsageError: it has operators that only training and evaluation know (GELU, LayerNorm).
         """
         self.config.require_known_operators()
-        if isinstance(self.head, UperNet):
-            outlets = tuple(
-                Outlet(Read(f"head.norms.{i}", (f"head.reads.{i}",)), level, "image")
-                for i, level in enumerate(self.config.levels)
-            )
-        else:
-            outlets = (Outlet(Read("norm", ("head",)), self.config.depth - 1, "class"),)
         return Structure(
             Embedding("patch_embed.proj", "cls_token", "pos_embed"),
             tuple(_block_parts(f"blocks.{i}") for i in range(self.config.depth)),
-            outlets,
+            self.outlets,
             class_index=self.config.class_index,
         )
+
+    @property
+    def outlets(self) -> tuple[Outlet, ...]:
+        """What leads from the residual stream out of the network."""
+        if not isinstance(self.head, UperNet):
+            return (Outlet(Read("norm", ("head",)), self.config.depth - 1, "class"),)
+        reads = ((Read(f"head.norms.{i}", (f"head.reads.{i}",)), at) for i, at in enumerate(self.config.levels))
+        return tuple(Outlet(read, at, "image") for read, at in reads)
 
     def set_class_query_only(self, alone: bool) -> None:
         """Let the class token alone ask in the last block: the same logits, where nothing but it is read."""

@@ -20,7 +20,7 @@ def divide_logits(model: Illama, temperature: float) -> None:
 
     Of a UperNet that is its classifier: resizing is linear.
     """
-    head = model.get_submodule("head" if model.config.task == "classification" else "head.classifier")
+    head = model.get_classifier()
     assert isinstance(head, QuantWeighted | nn.Linear | nn.Conv2d)
     for value in (head.weight_scale if isinstance(head, QuantWeighted) else head.weight, head.bias):
         if value is not None:

@@ -4,25 +4,20 @@ from .document import SCHEMA, Report, load_schema, read_report, seal
 from .gates import GATES, Gate, Verdict, overall
 from .history import render_history
 from .notes import chance_notes, finite_notes, is_at_chance, pay_notes, steadiness_notes
-from .pictures import draw_small
 from .renderers import RENDERERS, Renderer, render_html, render_markdown
 from .summary import append_summary
-from .tasks import TASKS, Task, task_of
 from .terminal import print_report
 
 __all__ = [
     "GATES",
     "RENDERERS",
     "SCHEMA",
-    "TASKS",
     "Gate",
     "Renderer",
     "Report",
-    "Task",
     "Verdict",
     "append_summary",
     "chance_notes",
-    "draw_small",
     "finite_notes",
     "is_at_chance",
     "load_schema",
@@ -35,5 +30,4 @@ __all__ = [
     "render_markdown",
     "seal",
     "steadiness_notes",
-    "task_of",
 ]

@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Iterator
 from typing import Any
 
-from .tasks import task_of
+from ..tasks import task_of
 
 __all__ = ["contradictions"]
 

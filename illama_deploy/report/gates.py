@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..measure.statistics import Interval
+from ..tasks import TASKS, Task
 
 __all__ = ["GATES", "Gate", "GateKind", "Verdict", "overall"]
 
@@ -41,16 +42,20 @@ class GateKind:
         return f"{'≥' if self.at_least else '≤'} {value:.4g}{self.unit}"
 
 
+def _of(task: Task) -> dict[str, GateKind]:
+    """The gates on a task's figure."""
+    return {
+        task.drop_gate: GateKind(f"{task.title} drop", " points", 2),
+        task.change_gate: GateKind(f"{task.title} drop since the stored report", " points", 2),
+        task.least_gate: GateKind(task.title, " %", 2, at_least=True),
+    }
+
+
 #: Every kind of gate by name.
 GATES = {
-    "accuracy_drop": GateKind("top-1 drop", " points", 2),
+    **{name: kind for task in TASKS.values() for name, kind in _of(task).items()},
     "latency_ratio": GateKind("latency ratio", "×", 3),
-    "miou_drop": GateKind("mIoU drop", " points", 2),
-    "miou_change": GateKind("mIoU drop since the stored report", " points", 2),
-    "accuracy_change": GateKind("top-1 drop since the stored report", " points", 2),
     "latency_change": GateKind("latency ratio / stored ratio", "×", 3),
-    "min_top1": GateKind("top-1", " %", 2, at_least=True),
-    "min_miou": GateKind("mIoU", " %", 2, at_least=True),
     # These two are shown only where they do not pass.
     "not_finite": GateKind("logits that are NaN or infinite", "", 0),
     "chance": GateKind("better than chance", " %", 2, at_least=True),

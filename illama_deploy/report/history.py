@@ -7,10 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..tasks import task_of
 from . import charts
 from .renderers.html import page
 from .renderers.markdown import MARKS, code, escape, table
-from .tasks import task_of
 
 __all__ = ["HISTORY_COLUMNS", "history_rows", "render_history"]
 

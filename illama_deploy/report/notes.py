@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .tasks import Task
+from ..tasks import Task
 
 __all__ = ["chance_notes", "finite_notes", "headline", "is_at_chance", "pay_notes", "steadiness_notes"]
 
@@ -84,20 +84,19 @@ def _outcome(latency: dict[str, Any], min_effect: float) -> str:
     return "may or may not pay (more rounds would tell)"
 
 
-def finite_notes(artifacts: Sequence[dict[str, Any]]) -> list[str]:
+def finite_notes(artifacts: Sequence[dict[str, Any]], task: Task) -> list[str]:
     """Artifacts whose logits are no numbers."""
     return [
-        f"{artifact['info']['name']}: logits are NaN or infinite on {artifact['accuracy']['not_finite']} "
-        + ("pixels" if "miou" in artifact["accuracy"] else f"of {artifact['accuracy']['images']} images")
-        + "; they count as wrong."
+        f"{artifact['info']['name']}: logits are NaN or infinite on {task.not_finite(artifact['accuracy'])}; "
+        "they count as wrong."
         for artifact in artifacts
         if artifact["accuracy"] is not None and artifact["accuracy"].get("not_finite")
     ]
 
 
 def steadiness_notes(artifacts: Sequence[dict[str, Any]]) -> list[str]:
-    """What disturbed the timings, by its worst case, and artifacts whose logits are no numbers."""
-    notes = finite_notes(artifacts)
+    """What disturbed the timings, by its worst case."""
+    notes: list[str] = []
     timings = [
         (f"{artifact['info']['name']}, batch {latency['batch']}", latency)
         for artifact in artifacts

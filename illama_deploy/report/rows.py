@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..tasks import task_of
 from .gates import GATES
-from .tasks import task_of
 
 __all__ = [
     "GATE_COLUMNS",

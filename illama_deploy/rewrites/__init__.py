@@ -75,16 +75,16 @@ def find_rewrites(names: Sequence[str]) -> list[Rewrite]:
     return [REWRITES[name] for name in names]
 
 
-def rewrites_for(names: Sequence[str], task: str) -> tuple[str, ...]:
-    """Those of some rewrites that are for a task, and what each network of that task needs: its BatchNorms folded."""
-    needed = [FOLD_BATCH_NORMS.name] if task in FOLD_BATCH_NORMS.tasks else []
-    return tuple(dict.fromkeys([*needed, *(r.name for r in find_rewrites(names) if task in r.tasks)]))
+def rewrites_for(names: Sequence[str], model: Illama) -> tuple[str, ...]:
+    """Those of some rewrites that fit a network, behind those that it needs."""
+    needed = [rewrite for rewrite in REWRITES.values() if rewrite.needed]
+    return tuple(dict.fromkeys(r.name for r in (*needed, *find_rewrites(names)) if r.fits(model)))
 
 
 def apply_rewrites(
     model: Illama, names: Sequence[str], observe: Callable[[Illama], Observations] | None = None, *, seed: int = 0
 ) -> None:
-    """Apply rewrites in order, in place; those that are not for the network's task are left out.
+    """Apply rewrites in order, in place; those that do not fit the network are left out.
 
     Args:
         observe: gives observations of the network; called when the first rewrite that needs them comes up, and
@@ -97,7 +97,7 @@ def apply_rewrites(
     """
     model.config.require_known_operators()
     observations: Observations | None = None
-    for rewrite in _for_task(model, names):
+    for rewrite in _fitting(model, names):
         rewrite.fold(model)
         rewrite.restructure(model)
         if rewrite.draw is not None:
@@ -115,9 +115,9 @@ def apply_rewrites(
 
 def restructure(model: Illama, names: Sequence[str]) -> None:
     """Change the structure alone, as for a network whose rewritten values will be loaded."""
-    for rewrite in _for_task(model, names):
+    for rewrite in _fitting(model, names):
         rewrite.restructure(model)
 
 
-def _for_task(model: Illama, names: Sequence[str]) -> list[Rewrite]:
-    return [rewrite for rewrite in find_rewrites(names) if model.config.task in rewrite.tasks]
+def _fitting(model: Illama, names: Sequence[str]) -> list[Rewrite]:
+    return [rewrite for rewrite in find_rewrites(names) if rewrite.fits(model)]

@@ -16,4 +16,8 @@ def _restructure(model: Illama) -> None:
     model.set_class_query_only(True)
 
 
-CLASS_TOKEN_LAST_BLOCK = Rewrite("class_token_last_block", tasks=("classification",), restructure=_restructure)
+def _fits(model: Illama) -> bool:
+    return all(outlet.tokens == "class" for outlet in model.outlets)
+
+
+CLASS_TOKEN_LAST_BLOCK = Rewrite("class_token_last_block", fits=_fits, restructure=_restructure)

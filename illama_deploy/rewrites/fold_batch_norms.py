@@ -44,4 +44,8 @@ def _restructure(model: Illama) -> None:
         module.set_submodule("norm", nn.Identity())
 
 
-FOLD_BATCH_NORMS = Rewrite("fold_batch_norms", tasks=("segmentation",), fold=_fold, restructure=_restructure)
+def _fits(model: Illama) -> bool:
+    return next(_pairs(model), None) is not None
+
+
+FOLD_BATCH_NORMS = Rewrite("fold_batch_norms", fits=_fits, needed=True, fold=_fold, restructure=_restructure)

@@ -49,6 +49,10 @@ class Observations(Protocol):
         rounded to the nearest; in float where the site is not quantized."""
 
 
+def _always(model: Illama) -> bool:
+    return True
+
+
 def _nothing(model: Illama) -> None:
     return None
 
@@ -58,7 +62,8 @@ class Rewrite:
     """An exact change of a network, in place.
 
     Attributes:
-        tasks: of the networks that it is exact for (`IllamaConfig.task`); others are left as they are.
+        fits: whether it is exact for a network; others are left as they are.
+        needed: a network that it fits must have it before it is quantized or written down.
         fold: changes values so that, with `restructure`, the function stays the same.
         restructure: changes what the modules compute; touches no value and may run on empty weights.
         balance: like `fold`, for a rewrite that needs to know the activations.
@@ -67,7 +72,8 @@ class Rewrite:
     """
 
     name: str
-    tasks: tuple[str, ...] = ("classification", "segmentation")
+    fits: Callable[[Illama], bool] = _always
+    needed: bool = False
     fold: Callable[[Illama], None] = _nothing
     restructure: Callable[[Illama], None] = _nothing
     balance: Callable[[Illama, Observations], None] | None = None

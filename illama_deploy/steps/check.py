@@ -4,60 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..console import as_text
-from ..data import Batch, Scene, Scenes
 from ..environment import describe_environment
 from ..errors import UsageError
 from ..hashing import canonical_json, sha256_file
 from ..measure import (
-    Accuracy,
-    Comparison,
     Conditions,
     Interval,
     Latency,
-    PixelAccuracy,
-    PixelComparison,
-    Sliding,
     condition_notes,
-    measure_accuracy,
-    measure_segmentation,
     median_ratio,
-    miou_drop,
-    pack_confusions,
-    pack_correct,
-    paired_drop,
 )
 from ..options import step
 from ..options.steps import CheckOptions
-from ..preprocessing import Preprocessing
-from ..progress import track
 from ..quant.artifact import MANIFEST
 from ..report import (
     RENDERERS,
-    TASKS,
     Gate,
     Report,
-    Task,
     Verdict,
     append_summary,
     chance_notes,
-    draw_small,
+    finite_notes,
     is_at_chance,
     pay_notes,
     read_report,
     steadiness_notes,
 )
 from ..runtime import Runtime, Unavailable
+from ..tasks import TASKS, AccuracyFigures, ComparisonFigures, Task, find_task
 from ..workspace import Workspace
 from .bench import measure_batches
 from .evaluate import class_names, open_evaluation_data
@@ -73,7 +56,7 @@ __all__ = ["check"]
 PICTURES = 4
 #: What a report says of its data where nothing could be measured.
 NOTHING: dict[str, Any] = {
-    "task": "classification",
+    "task": next(iter(TASKS)),
     "spec": None,
     "split": None,
     "images": 0,
@@ -165,37 +148,34 @@ def _measure(groups: Sequence[Group], options: CheckOptions) -> _Measured:
     baselines, members = _members(groups)
     runtimes = [member.artifact for member, _ in members if isinstance(member.artifact, Runtime)]
     if not runtimes:
-        results = _Results(options.timing.confidence)
+        results = _Results(find_task(NOTHING["task"]), options.timing.confidence)
         conditions = _time(groups, options, results)
         entries = results.entries(members, baselines)
-        return _Measured(TASKS["classification"], entries, dict(NOTHING), [], conditions, [])
+        return _Measured(find_task(NOTHING["task"]), entries, dict(NOTHING), [], conditions, [])
     loader = open_evaluation_data(runtimes, options.images, None, options.preparation)
     used = runtimes[0].preprocessing.override(**options.preparation.overrides())
     confidence, properties = options.timing.confidence, options.properties
     wanted = [Properties(runtime, loader, used, properties, confidence) for runtime in runtimes]
-    results = _Results(confidence, names=class_names(runtimes[0], loader))
+    task = find_task(runtimes[0].task)
+    results = _Results(task, confidence, names=class_names(runtimes[0], loader))
     conditions = _time(groups, options, results)
-    digest, pictures = hashlib.sha256(), list[dict[str, str]]()
-    if isinstance(loader, Scenes):
-        candidate = (m.artifact for m, _ in members[baselines:] if isinstance(m.artifact, Runtime))
-        gallery = _Gallery(results.names, len(loader), [runtimes[0], *islice(candidate, 1)])
-        results.accuracy |= _measure_pixels(runtimes, loader, digest, gallery)
-        pictures = gallery.pictures
-    else:
-        batches = _hashed(track(loader, "Evaluating", len(loader)), used, digest)
+    digest = hashlib.sha256()
+    candidate = (m.artifact for m, _ in members[baselines:] if isinstance(m.artifact, Runtime))
+    gallery = _Gallery(task, results.names, len(loader), [runtimes[0], *islice(candidate, 1)])
 
-        def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
-            for one, its_logits in zip(wanted, logits, strict=True):
-                one.update(its_logits, labels)
+    def look(sample: Any, outputs: list[Any]) -> None:
+        for one, output in zip(wanted, outputs, strict=True):
+            one.update(sample, output)
+        gallery.update(sample, dict(zip(map(id, runtimes), outputs, strict=True)))
 
-        pairs = zip(*measure_accuracy(runtimes, batches, look, wanted[0].binning), strict=True)
-        results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
+    pairs = zip(*task.measure(runtimes, loader, look, binning=wanted[0].binning, digest=digest), strict=True)
+    results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
     for one in wanted:
         results.properties[id(one.runtime)] = one.measure(results.accuracy[id(one.runtime)][0])
     if baselines and isinstance(members[0][0].artifact, Runtime):
         results.reference = results.accuracy[id(runtimes[0])][0]
     data = {
-        "task": runtimes[0].task,
+        "task": task.name,
         "spec": loader.source.spec,
         "split": loader.source.split,
         "images": results.accuracy[id(runtimes[0])][0].images,
@@ -203,7 +183,7 @@ def _measure(groups: Sequence[Group], options: CheckOptions) -> _Measured:
         "sha256": digest.hexdigest(),
     }
     entries = results.entries(members, baselines)
-    return _Measured(TASKS[runtimes[0].task], entries, data, loader.notes, conditions, pictures)
+    return _Measured(task, entries, data, loader.notes, conditions, gallery.pictures)
 
 
 def _time(groups: Sequence[Group], options: CheckOptions, results: _Results) -> dict[str, Any]:
@@ -260,6 +240,7 @@ def _report(measured: _Measured, options: CheckOptions, workspace: Workspace, st
             *chance_notes(entries, task),
             *measured.data_notes,
             *pay_notes(entries, options.min_effect),
+            *finite_notes(entries, task),
             *steadiness_notes(entries),
             *condition_notes(measured.conditions),
         ],
@@ -283,14 +264,13 @@ class _Results:
         reference: accuracy of the first baseline, or None where no baseline ran.
     """
 
+    task: Task
     confidence: float
     latency: dict[int, Sequence[Latency]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
-    accuracy: dict[int, tuple[Accuracy, Comparison] | tuple[PixelAccuracy, PixelComparison]] = field(
-        default_factory=dict
-    )
+    accuracy: dict[int, tuple[AccuracyFigures, ComparisonFigures]] = field(default_factory=dict)
     properties: dict[int, dict[str, Any]] = field(default_factory=dict)
-    reference: Accuracy | PixelAccuracy | None = None
+    reference: AccuracyFigures | None = None
 
     def entries(self, members: Sequence[tuple[Member, Group]], baselines: int) -> list[dict[str, Any]]:
         """One for each member, of which the first are baselines."""
@@ -315,22 +295,12 @@ class _Results:
         accuracy, comparison = self.accuracy[id(artifact)]
         entry["accuracy"] = accuracy.to_dict() | {"chance": accuracy.chance}
         entry["accuracy"]["intervals"] = _bounds(accuracy.intervals(self.confidence))
-        if isinstance(accuracy, PixelAccuracy):
-            entry["accuracy"]["iou"] = dict(zip(self.names, entry["accuracy"]["iou"], strict=True))
-            entry["accuracy"]["confusions"] = pack_confusions(accuracy.confusions)
-        else:
-            entry["accuracy"] |= {**accuracy.diagram(), "correct": pack_correct(accuracy.correct)}
+        entry["accuracy"] = self.task.named(entry["accuracy"], self.names) | self.task.kept(accuracy)
         if self.properties[id(artifact)]:
             entry["properties"] = self.properties[id(artifact)]
         if self.reference is not None:
-            if isinstance(accuracy, PixelAccuracy):
-                assert isinstance(self.reference, PixelAccuracy)
-                drop = miou_drop(self.reference.confusions, accuracy.confusions, self.confidence)
-            else:
-                assert isinstance(self.reference, Accuracy)
-                drop = paired_drop(self.reference.correct, accuracy.correct, self.confidence)
-            name = TASKS["segmentation" if isinstance(accuracy, PixelAccuracy) else "classification"].drop
-            intervals = {name: drop, **comparison.intervals(self.confidence)}
+            drop = self.task.drop_from(self.reference, accuracy, self.confidence)
+            intervals = {self.task.drop: drop, **comparison.intervals(self.confidence)}
             entry["comparison"] = {
                 "logit_sqnr_db": None,
                 **{name: interval.value for name, interval in intervals.items()},
@@ -376,8 +346,7 @@ def _sound(entries: Sequence[dict[str, Any]], task: Task, least: float | None) -
     """What a drop cannot tell: whether logits are numbers, the baseline knows anything, and candidates know enough."""
     for entry in entries:
         if entry["accuracy"] is not None and (count := entry["accuracy"].get("not_finite")):
-            of = "pixels" if task is TASKS["segmentation"] else "images"
-            yield Gate.judge("not_finite", entry["info"]["name"], of, 0, Interval(count, count, count))
+            yield Gate.judge("not_finite", entry["info"]["name"], task.counted, 0, Interval(count, count, count))
     first = entries[0]
     if first["role"] == "baseline" and is_at_chance(first["accuracy"], task):
         accuracy, figure = first["accuracy"], task.figure
@@ -418,37 +387,6 @@ def _judge(
             yield Gate.judge("latency_ratio", name, f"batch {size}", max_ratio, ratio).versus(latency["ratio_to"])
 
 
-def _hashed(batches: Iterable[Batch], preprocessing: Preprocessing, digest: Any) -> Iterator[Batch]:
-    """Hash pixels and labels on their way: as bytes of 0 to 255, which no machine rounds differently."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    for batch in batches:
-        pixels = ((batch.images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        digest.update(pixels.numpy().tobytes())
-        digest.update(batch.labels.numpy().tobytes())
-        yield batch
-
-
-def _hashed_scenes(scenes: Iterable[Scene], digest: Any) -> Iterator[Scene]:
-    """The same for whole images, as decoded."""
-    for scene in scenes:
-        digest.update(np.asarray(scene.image).tobytes())
-        digest.update(scene.labels.tobytes())
-        yield scene
-
-
-def _measure_pixels(
-    runtimes: Sequence[Runtime], loader: Scenes, digest: Any, gallery: _Gallery
-) -> dict[int, tuple[PixelAccuracy, PixelComparison]]:
-    """Figures of each artifact by identity."""
-
-    def show(scene: Scene, scores: list[Tensor]) -> None:
-        gallery.update(scene, dict(zip(map(id, runtimes), scores, strict=True)))
-
-    scenes = _hashed_scenes(track(loader.scenes(), "Evaluating", len(loader)), digest)
-    pairs = zip(*measure_segmentation(runtimes, scenes, Sliding(), loader.batch_size, show), strict=True)
-    return {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
-
-
 class _Gallery:
     """Labels and predictions drawn over a few images, evenly spread.
 
@@ -457,23 +395,17 @@ class _Gallery:
         shown: the artifacts whose predictions are drawn.
     """
 
-    def __init__(self, names: Sequence[str], images: int, shown: Sequence[Runtime]) -> None:
-        self.names, self.shown = names, shown
+    def __init__(self, task: Task, names: Sequence[str], images: int, shown: Sequence[Runtime]) -> None:
+        self.task, self.names, self.shown = task, names, shown
         self.wanted = {round(i * (images - 1) / max(PICTURES - 1, 1)) for i in range(PICTURES)}
         self.seen = 0
         self.pictures: list[dict[str, str]] = []
 
-    def update(self, scene: Scene, scores: Mapping[int, Tensor]) -> None:
-        """Take an image; scores [K, H, W] of each artifact by identity."""
+    def update(self, sample: Any, outputs: Mapping[int, Any]) -> None:
+        """Take a sample, and what each artifact gives for it, by identity."""
         if self.seen in self.wanted:
-            drawn = {"labels": scene.labels}
-            for artifact in self.shown:
-                drawn[artifact.info.name] = scores[id(artifact)].argmax(0).numpy()
-            name = Path(scene.name).name
-            self.pictures += [
-                {"image": name, "shows": shows, "uri": draw_small(scene.image, classes, self.names)}
-                for shows, classes in drawn.items()
-            ]
+            shown = {artifact.info.name: outputs[id(artifact)] for artifact in self.shown}
+            self.pictures += self.task.small_pictures(sample, shown, self.names)
         self.seen += 1
 
 

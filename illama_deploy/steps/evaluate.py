@@ -8,31 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..atomic import new_directory, new_file
 from ..console import as_text
-from ..data import Loader, Scene, Scenes, compare_classes, open_data
+from ..data import Loader, compare_classes, open_data
 from ..errors import UsageError
 from ..hashing import canonical_json
-from ..measure import (
-    Accuracy,
-    Comparison,
-    PixelAccuracy,
-    PixelComparison,
-    Sliding,
-    measure_accuracy,
-    measure_segmentation,
-)
+from ..measure import Sliding
 from ..options import step
 from ..options.groups import Evaluated, Preparation, SlidingOptions
 from ..options.steps import EvaluateOptions
-from ..progress import track
-from ..report import TASKS, chance_notes, finite_notes
-from ..report.overlay import draw_classes
+from ..report import chance_notes, finite_notes
 from ..report.renderers import render_properties
 from ..runtime import Runtime
 from ..targets.open import open_artifact
+from ..tasks import TASKS, AccuracyFigures, find_task
 from .shared.images import calibrated_on, which_images
 from .shared.inputs import paths_of, refuse_stale
 from .shared.properties import Properties, require_known
@@ -97,6 +87,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         if reference is not None:
             runtimes.insert(0, _open(reference, opening))
         runtime = runtimes[-1]
+        task = find_task(runtime.task)
         _check_options(runtime, sliding=sliding, draw=draw, save_logits=save_logits)
         pictures = None if draw is None else outputs.enter_context(new_directory(draw, inputs=inputs))
         loader = open_evaluation_data(runtimes[::-1], images, options.batch_size, options.preparation)
@@ -106,20 +97,23 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
             raise UsageError(
                 f"The property {name} cannot be measured: {reason}.",
                 where=runtime.info.name,
-                hint="Leave it out of --properties."
-                if runtime.task == "segmentation"
-                else "Measure it on the float checkpoint or the quantized directory.",
+                hint="Measure it on the float checkpoint or the quantized directory."
+                if task.properties is None or name in task.properties
+                else "Leave it out of --properties.",
             )
         kept: list[tuple[np.ndarray, np.ndarray]] = []
-        accuracy: Accuracy | PixelAccuracy
-        comparison: Comparison | PixelComparison
-        if isinstance(loader, Scenes):
-            accuracy, comparison = _segmentation(runtimes, loader, sliding or Sliding(), pictures)
-        else:
-            accuracy, comparison = _classification(runtimes, loader, wanted, kept if logits_file is not None else None)
-        found = accuracy.to_dict()
-        if "iou" in found:
-            found["iou"] = dict(zip(class_names(runtime, loader), found["iou"], strict=True))
+        names = class_names(runtime, loader)
+
+        def look(sample: Any, outputs: list[Any]) -> None:
+            wanted.update(sample, outputs[-1])
+            if logits_file is not None:
+                kept.append((outputs[-1], sample.labels.numpy()))
+            if pictures is not None and (drawn := task.draw(sample, outputs[-1], names)) is not None:
+                drawn.save(pictures / f"{Path(sample.name).stem}.png")
+
+        measured = task.measure(runtimes, loader, look, sliding=sliding, binning=wanted.binning)
+        accuracy, comparison = measured.accuracies[-1], measured.comparisons[-1]
+        found = task.named(accuracy.to_dict(), names)
         if reference is not None:
             found.update(comparison.to_dict())
         result = Evaluation(
@@ -149,12 +143,13 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     return result
 
 
-def _notes(runtime: Runtime, accuracy: Accuracy | PixelAccuracy) -> tuple[str, ...]:
+def _notes(runtime: Runtime, accuracy: AccuracyFigures) -> tuple[str, ...]:
     """Why the figures are worth nothing, if they are."""
     about = accuracy.to_dict() | {"chance": accuracy.chance}
     about["intervals"] = {name: [one.low, one.high] for name, one in accuracy.intervals(CONFIDENCE).items()}
     entry = {"info": runtime.info.to_dict(), "accuracy": about}
-    return (*finite_notes([entry]), *chance_notes([entry], TASKS[runtime.task]))
+    task = find_task(runtime.task)
+    return (*finite_notes([entry], task), *chance_notes([entry], task))
 
 
 def _check_options(runtime: Runtime, **options: Any) -> None:
@@ -163,51 +158,19 @@ def _check_options(runtime: Runtime, **options: Any) -> None:
     Raises:
         UsageError: naming the first.
     """
-    dense = runtime.task == "segmentation"
-    for name in ("save_logits",) if dense else ("sliding", "draw"):
-        if options[name] is not None:
-            option = {"save_logits": "--save-logits", "sliding": "--stride, --scales or --flip", "draw": "--draw"}[name]
-            raise UsageError(
-                f"{option} is for networks that classify {'images' if dense else 'pixels'}.",
-                where=runtime.info.name,
-                hint="Leave it out.",
-            )
+    for task in TASKS.values():
+        for name, option in task.options if task.name != runtime.task else ():
+            if options[name] is not None:
+                raise UsageError(
+                    f"{option} is for networks that classify {task.counted}.",
+                    where=runtime.info.name,
+                    hint="Leave it out.",
+                )
 
 
 def class_names(runtime: Runtime, loader: Loader) -> tuple[str, ...]:
     """Names of the classes, numbers where nobody knows any."""
     return runtime.class_names or loader.source.classes or tuple(map(str, range(runtime.classes)))
-
-
-def _classification(
-    runtimes: list[Runtime], loader: Loader, wanted: Properties, kept: list[tuple[np.ndarray, np.ndarray]] | None
-) -> tuple[Accuracy, Comparison]:
-    """The last artifact's figures, and against the first; its logits and the labels go into `kept`."""
-
-    def look(logits: list[np.ndarray], labels: np.ndarray) -> None:
-        wanted.update(logits[-1], labels)
-        if kept is not None:
-            kept.append((logits[-1], labels))
-
-    batches = track(loader, "Evaluating", len(loader))
-    accuracies, comparisons = measure_accuracy(runtimes, batches, look, wanted.binning)
-    return accuracies[-1], comparisons[-1]
-
-
-def _segmentation(
-    runtimes: list[Runtime], scenes: Scenes, sliding: Sliding, pictures: Path | None
-) -> tuple[PixelAccuracy, PixelComparison]:
-    """The last artifact's figures, and against the first; its predictions are drawn into `pictures`."""
-    names = class_names(runtimes[-1], scenes)
-
-    def look(scene: Scene, scores: list[Tensor]) -> None:
-        if pictures is not None:
-            drawn = draw_classes(scene.image, scores[-1].argmax(0).numpy(), names)
-            drawn.save(pictures / f"{Path(scene.name).stem}.png")
-
-    scenes_seen = track(scenes.scenes(), "Evaluating", len(scenes))
-    accuracies, comparisons = measure_segmentation(runtimes, scenes_seen, sliding, scenes.batch_size, look)
-    return accuracies[-1], comparisons[-1]
 
 
 def _sliding(options: SlidingOptions) -> Sliding | None:
@@ -234,9 +197,9 @@ def open_evaluation_data(
     """
     first = runtimes[0]
     limits = [runtime.batches for runtime in runtimes if runtime.batches is not None]
-    dense = first.task == "segmentation"
+    task = find_task(first.task)
     if batch_size is None:
-        batch_size = min([8 if dense else 64, *(accepted.largest for accepted in limits)])
+        batch_size = min([task.batch_size, *(accepted.largest for accepted in limits)])
     if batch_size < 1:
         raise UsageError("At least one image is needed.", hint="Raise --batch.")
     for accepted in limits:
@@ -271,7 +234,7 @@ def open_evaluation_data(
     quantized = [runtime.info.manifest_sha256 for runtime in runtimes if runtime.info.manifest_sha256]
     if quantized and (note := calibrated_on(source, *quantized)) is not None:
         source.notes += (note,)
-    return (Scenes if dense else Loader)(
+    return task.loader()(
         source,
         expected[0],
         classes=first.classes,

@@ -13,7 +13,6 @@ from ..data import Loader, require_classes
 from ..errors import UsageError
 from ..formats import parse_format
 from ..hashing import sha256_file
-from ..measure.held_out import measure_held_out
 from ..memory import remember_images
 from ..model.illama import Illama
 from ..options import step
@@ -23,6 +22,7 @@ from ..quant import QuantizedArtifact, input_scales, load_quantized, quantized_m
 from ..quant.artifact import MANIFEST
 from ..quant.learnable import freeze, make_learnable
 from ..quant.quality import LOGITS, measure_sqnr
+from ..tasks import find_task
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
 from ..workspace import Workspace
 from .quantize import quantize
@@ -91,8 +91,8 @@ def qat(options: QatOptions) -> TrainResult:
     spec = sources[0].spec
     for each in sources:
         require_classes(each, classes, names)
-    usual = "qat-segmentation" if config.task == "segmentation" else "qat"
-    resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else usual))
+    task = find_task(config.task)
+    resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else task.qat_recipe))
     identity = {**resolved.identity(), **quantizing, "data": spec, "split": sources[0].split, "start": sha256}
     with join_processes(shared.threads) as processes, ExitStack() as held:
         going_on = {"resume": shared.resume, "force": shared.force}
@@ -104,14 +104,14 @@ def qat(options: QatOptions) -> TrainResult:
         processes.wait()
         artifact = load_quantized(given if is_directory else out / START)
         model = artifact.model
-        images, held_out = shared.load(sources, resolved, artifact.preprocessing, processes, classes)
+        images, held_out = shared.load(sources, resolved, artifact.preprocessing, processes, classes, task)
         target = rewritten_network(artifact, source)
         model.requires_grad_(True)
         shared_inputs = model.structure.shared_inputs()
         make_learnable(model, target, shared_inputs, learn_steps=resolved.steps == "learned", towards=TOWARDS)
         # A copy, for it moves to the device, and `target` is compared with the network on the CPU.
         teacher = copy.deepcopy(target) if resolved.teacher or resolved.features else None
-        trainer = Trainer(model, teacher, images, held_out, run, shared, judge=measure_held_out, finish=_frozen)
+        trainer = Trainer(model, teacher, images, held_out, run, shared, judge=task.measure_held_out, finish=_frozen)
         network, figures = trainer.fit()
         if run.writes:
             about = {"recipe": resolved.to_dict(), "data": spec.partition(":")[0]}

@@ -26,6 +26,7 @@ from ..quant import (
 from ..recipe import Recipe
 from ..rewrites import rewrites_for
 from ..search import Limits
+from ..tasks import find_task
 from ..versions import versions
 from ..workspace import Workspace
 from .shared.calibrated import TOOLS, calibrate, choose_sites, figures
@@ -66,10 +67,10 @@ def quantize(options: QuantizeOptions) -> QuantizedArtifact:
         out = out if out is not None else usual
         source = read_checkpoint(checkpoint, **geometry.flat())
         _require_searchable(limits, source)
-        resolved = resolved.override(rewrites=rewrites_for(resolved.rewrites, source.config.task))
         expected = source.preprocessing.override(**options.preparation.overrides())
         loader = _open_images(source, expected, images, resolved, options.calib_batch)
         model = source.build()
+        resolved = resolved.override(rewrites=rewrites_for(resolved.rewrites, model))
         sites, choices = choose_sites(model, resolved, limits.candidates if limits else ())
         held_out = None if limits is None else hold_out(model, loader, expected, sites, choices, limits, resolved.seed)
         named = {"name": source.path.resolve().name, "sha256": source.sha256}
@@ -157,7 +158,7 @@ def _resolved(options: QuantizeOptions) -> tuple[Limits | None, Recipe]:
 
 def _require_searchable(limits: Limits | None, source: Checkpoint) -> None:
     """Refuse a search of a network whose accuracy is no share of images."""
-    if limits is not None and source.config.task != "classification":
+    if limits is not None and not find_task(source.config.task).searchable:
         raise UsageError(
             "A search goes by the drop in top-1, and this network classifies pixels.",
             hint="Leave --max-drop and --max-size out; name the format with --bits or --format.",

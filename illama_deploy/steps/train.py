@@ -15,13 +15,14 @@ from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_we
 from ..data import require_classes
 from ..errors import DataError, UsageError
 from ..hashing import sha256_file
-from ..measure.held_out import measure_held_out
 from ..memory import remember_images
+from ..model.config import task_of_head
 from ..model.illama import Illama, IllamaConfig
 from ..options import step
 from ..options.steps import TrainOptions
 from ..preprocessing import Preprocessing, default_preprocessing
 from ..rewrites import restructure
+from ..tasks import find_task
 from ..training import (
     RunDirectory,
     RunOptions,
@@ -48,7 +49,7 @@ class TrainResult:
     Attributes:
         path: the trained network (a checkpoint, or of `qat` a quantized directory).
         directory: the run's: state, log, curves.
-        figures: the last epoch's: `mean_loss`, and those of `measure_held_out`.
+        figures: the last epoch's: `mean_loss`, and those of `Task.measure_held_out`.
         rank: of this process; only 0 wrote anything.
     """
 
@@ -77,10 +78,8 @@ def train(options: TrainOptions) -> TrainResult:
     if resolved.frozen and checkpoint is None:
         raise UsageError("Only the head is to learn, and the rest has no weights.", hint="Give them with --checkpoint.")
     table = dict(resolved.model)
-    size, patch = (
-        image_size or table.get("image_size"),
-        table.get("patch_size") if table.get("head_width") else None,
-    )
+    size = image_size or table.get("image_size")
+    patch = table.get("patch_size") if table.get("head_width") else None
     start = (
         None
         if checkpoint is None
@@ -91,16 +90,17 @@ def train(options: TrainOptions) -> TrainResult:
         sources = shared.open_sources(which_images(shared.data, said, start.sha256 if start else None, what="Training"))
         names = sources[0].classes
         classes = len(names) or 1 + max(sample.label for sample in sources[0].read(range(len(sources[0]))))
-        task = "segmentation" if table.get("head_width", start and start.config.head_width) else "classification"
+        wanted = task_of_head(table.get("head_width", start.config.head_width if start else 0))
         for source in sources:
-            source.require_task(task)
-        new_head = new_head or (start is not None and start.config.task != task)
+            source.require_task(wanted)
+        new_head = new_head or (start is not None and start.config.task != wanted)
         if start is not None and start.config.classes == classes and not new_head:
             require_classes(sources[0], classes, start.classes, whose="checkpoint")
         config = _config(resolved, start, size, classes, new_head=new_head)
         require_memory(config)
         preprocessing = _preprocessing(resolved, start, config)
-        images, held_out = shared.load(sources, resolved, preprocessing, processes, classes)
+        task = find_task(config.task)
+        images, held_out = shared.load(sources, resolved, preprocessing, processes, classes, task)
         seed_everything(resolved.seed, "weights")
         model = Illama(config, drop_path=resolved.drop_path)
         if select_from is not None:
@@ -123,7 +123,7 @@ def train(options: TrainOptions) -> TrainResult:
             if network is not None:
                 restructure(network, ["class_token_last_block"])  # the same function, for 10/12 of a block less
         then: dict[str, Any] = {"finish": lambda m: _rounded(m, resolved), "keep": keep}
-        trainer = Trainer(model, distilled, images, held_out, run, shared, judge=measure_held_out, **then)
+        trainer = Trainer(model, distilled, images, held_out, run, shared, judge=task.measure_held_out, **then)
         network, figures = trainer.fit()
         if run.writes:
             keep(network)

@@ -3,12 +3,13 @@
 from .dense import DenseImages
 from .images import Images, TensorImages, TimmImages, seed_everything
 from .loop import Trainer
-from .options import RunOptions
+from .options import MEMORY, RunOptions
 from .processes import Processes, join_processes
 from .recipe import TrainRecipe, require_memory
 from .run import RunDirectory, headline
 
 __all__ = [
+    "MEMORY",
     "DenseImages",
     "Images",
     "Processes",

@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from ..data import Batch, Loader, Scenes, Source, compare_classes, open_data
+from ..data import Batch, Loader, Source, compare_classes, open_data
 from ..errors import UsageError
 from ..options.groups import Run
 from ..preprocessing import Preprocessing
-from .dense import DenseImages
-from .images import Images, TensorImages, TimmImages
+from .images import Images, TensorImages
 from .processes import Processes, fast_precision, writes
 from .recipe import TrainRecipe
 
-__all__ = ["RunOptions"]
+__all__ = ["MEMORY", "RunOptions", "TrainedTask"]
 
 #: Bytes of pixels that the pipeline `auto` keeps in memory.
 MEMORY = 2**30
+
+
+class TrainedTask(Protocol):
+    """What a task (`tasks`) says of training."""
+
+    def loader(self) -> type[Loader]:
+        """What reads held-out images."""
+
+    def training_images(self, recipe: TrainRecipe, numbers: int) -> type[Images]:
+        """What reads images for training; so many numbers are in all of them."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +93,12 @@ class RunOptions(Run):
         preprocessing: Preprocessing,
         processes: Processes,
         classes: int,
+        task: TrainedTask,
     ) -> tuple[Images, Iterable[Batch]]:
         """Images to train on, and this process's share of the held-out ones."""
         size = len(sources[0]) * preprocessing.channels * preprocessing.size[0] * preprocessing.size[1]
-        dense = sources[0].task == "segmentation"
-        small = not dense and (size <= MEMORY if recipe.pipeline == "auto" else recipe.pipeline == "tensor")
-        images = (DenseImages if dense else TensorImages if small else TimmImages)(
+        kind = task.training_images(recipe, size)
+        images = kind(
             sources[0],
             recipe,
             preprocessing,
@@ -98,5 +108,5 @@ class RunOptions(Run):
             workers=self.workers,
         )
         share = range(processes.rank, len(sources[1]), processes.count)
-        held_out = (Scenes if dense else Loader)(sources[1], preprocessing, classes=classes, indices=share)
-        return images, list(held_out) if small else held_out
+        held_out = task.loader()(sources[1], preprocessing, classes=classes, indices=share)
+        return images, list(held_out) if kind is TensorImages else held_out

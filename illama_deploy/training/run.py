@@ -17,12 +17,13 @@ from ..errors import ArtifactError, CheckpointError, UsageError
 from ..paths import require_utf8
 from ..sealed import parse_json
 from ..tables import typed
+from ..task_names import LINES
 from .state import Means, Position, State, read_state, write_state
 
 __all__ = ["RunDirectory", "headline"]
 
 #: What held-out images are judged by first (percent), and what to call it.
-HELD_OUT = {"top1": "top-1", "miou": "mIoU"}
+HELD_OUT = {line.figure: line.title for line in LINES}
 #: A line of the log, and its length at most: figures, lists of them, null where one is no finite number.
 LINE = 2**20
 Record = dict[str, int | float | list[int | float | None] | None]
@@ -183,7 +184,7 @@ class RunDirectory:
         if not self.writes:
             return
         records = self.records()
-        judged = next((key for key in HELD_OUT if any(key in record for record in records)), "top1")
+        judged = next((key for key in HELD_OUT if any(key in record for record in records)), LINES[0].figure)
         figure = Figure(figsize=(7, 7), layout="constrained")
         axes = figure.subplots(3, sharex=True)
         for number, key, color in ((0, "loss", "0.7"), (0, "mean_loss", "C0"), (1, judged, "C0"), (2, "mask", "C0")):

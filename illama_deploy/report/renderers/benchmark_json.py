@@ -6,7 +6,7 @@ from typing import Any
 
 from ...console import one_line
 from ...hashing import canonical_json
-from ..tasks import task_of
+from ...tasks import task_of
 
 __all__ = ["render_benchmark_json"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...tasks import TASKS
 from .html import page
 from .property_charts import Shown, describe_properties, reliability_charts
 
 __all__ = ["render_properties"]
 
 #: Names of figures on the page, in order, and how many digits follow the point.
-FIGURES = {"top1": ("top-1 %", 2), "top5": ("top-5 %", 2), "ece": ("ECE", 4), "nll": ("NLL", 4), "brier": ("Brier", 4)}
-FIGURES |= {"miou": ("mIoU %", 2), "pixel_accuracy": ("pixel accuracy %", 2), "mean_accuracy": ("mean accuracy %", 2)}
+FIGURES = {key: (title, digits) for task in TASKS.values() for key, title, digits in task.figures}
 COMPARED = {"agreement": ("agreement %", 2), "logit_sqnr_db": ("logit SQNR dB", 1)}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...console import visible
+from ...tasks import Task, task_of
 from .. import charts, notes
 from ..gates import GATES
 from ..rows import (
@@ -26,7 +27,6 @@ from ..rows import (
     site_rows,
     timing_rows,
 )
-from ..tasks import Task, task_of
 from .property_charts import Shown, describe_properties
 
 __all__ = ["describe_bars", "page", "render_html"]

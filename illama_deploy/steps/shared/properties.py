@@ -11,7 +11,7 @@ import torch
 from ...data import IMAGENET16, Batch, CueConflict, Loader, Source, open_data, read_categories, sample_indices
 from ...data.corruptions import Corruptor, corruption_names
 from ...errors import ArtifactError, UsageError
-from ...measure import Accuracy, Binning, PixelAccuracy, fit_temperature, run_batch
+from ...measure import Accuracy, Binning, fit_temperature, run_batch
 from ...measure.attention_rank import measure_attention_rank, parse_mask
 from ...measure.shape_bias import decide, shape_bias
 from ...options.groups import PROPERTIES, PropertyOptions
@@ -19,6 +19,7 @@ from ...preprocessing import Preprocessing
 from ...progress import track
 from ...runtime import Runtime
 from ...targets.torch_cpu.simulated import TorchRuntime
+from ...tasks import AccuracyFigures, find_task
 
 __all__ = ["Properties", "require_known"]
 
@@ -60,8 +61,10 @@ class Properties:
         self.runtime, self.loader, self.preprocessing, self.options = runtime, loader, preprocessing, options
         self.binning, self.confidence = Binning(options.bins, options.binning), confidence
         self.cannot: dict[str, str] = {}
-        if runtime.task == "segmentation":
-            self.cannot = {name: "it classifies pixels" for name in options.properties if name != "attention-rank"}
+        task = find_task(runtime.task)
+        if task.properties is not None:
+            reason = f"it classifies {task.counted}"
+            self.cannot = {name: reason for name in options.properties if name not in task.properties}
         asked = [name for name in options.properties if name not in self.cannot]
         if "shape-bias" in asked:
             self.stimuli = CueConflict(options.cue_conflict or "")
@@ -77,12 +80,12 @@ class Properties:
             self.temperature, self.fitted_on = self._fit()
             self.scaled = Accuracy(1, self.binning)
 
-    def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Look at a batch of the evaluation images, as `measure_accuracy` does: logits [B, classes], labels [B]."""
+    def update(self, sample: Any, output: Any) -> None:
+        """Look at a sample of the evaluation images, as `Task.measure` does, and at what the artifact gives for it."""
         if self.scaled is not None:
-            self.scaled.update(logits / self.temperature, labels)
+            self.scaled.update(output / self.temperature, sample.labels.numpy())
 
-    def measure(self, accuracy: Accuracy | PixelAccuracy) -> dict[str, Any]:
+    def measure(self, accuracy: AccuracyFigures) -> dict[str, Any]:
         """Measure the rest.
 
         Args:

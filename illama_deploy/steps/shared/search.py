@@ -162,7 +162,7 @@ def hold_out(
     source = calibration.source
     if limits.held_out_split is not None:
         source = open_data(source.spec, limits.held_out_split, role="calibrate")
-    source.require_task("classification")
+    source.require_task(model.config.task)
     used = set(calibration.indices) if source.split == calibration.source.split else set()
     unused = [i for i in range(len(source)) if i not in used]
     drawn = [unused[i] for i in sample_indices(len(unused), limits.held_out_images, seed)]

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from ...measure import Interval, miou_drop, paired_drop, quotient, unpack_confusions, unpack_correct
-from ...report import Gate, task_of
+from ...measure import Interval, quotient
+from ...report import Gate
+from ...tasks import task_of
 
 __all__ = ["compare_with_stored"]
 
@@ -58,7 +59,7 @@ def compare_with_stored(
             gate = Gate.unmeasured(task.change_gate, name, "", max_drop, "it was measured on other images then")
         else:
             try:
-                drop = _drop(then["accuracy"], artifact["accuracy"], confidence)
+                drop = task.drop_since(then["accuracy"], artifact["accuracy"], confidence)
                 gate = Gate.judge(task.change_gate, name, "", max_drop, drop)
             except ValueError as error:
                 gate = Gate.unmeasured(task.change_gate, name, "", max_drop, f"the stored report's images: {error}")
@@ -76,17 +77,6 @@ def compare_with_stored(
                 else Gate.judge("latency_change", name, f"batch {size}", 1 + min_effect, ratio)
             )
             yield gate.versus(stored["created"])
-
-
-def _drop(then: dict[str, Any], now: dict[str, Any], confidence: float) -> Interval:
-    """Of what is gated, image by image."""
-    if "confusions" in now:
-        if len(then["iou"]) != len(now["iou"]):
-            raise ValueError("they had other classes")
-        before, after = (unpack_confusions(a["confusions"], len(a["iou"]), a["images"]) for a in (then, now))
-        return miou_drop(before, after, confidence)
-    was_right, is_right = (unpack_correct(a["correct"], a["images"]) for a in (then, now))
-    return paired_drop(was_right, is_right, confidence)
 
 
 def _key(artifact: dict[str, Any]) -> tuple[str, str]:

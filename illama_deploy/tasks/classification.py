@@ -1,0 +1,114 @@
+"""Classification of whole images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..task_names import LINES
+from .task import Look, Measured, Task
+
+if TYPE_CHECKING:
+    from ..data import Batch, Loader
+    from ..measure import Accuracy, Binning, Interval, Sliding
+    from ..model.illama import Illama
+    from ..preprocessing import Preprocessing
+    from ..runtime import Runtime
+    from ..training import Images, Processes, TrainRecipe
+
+__all__ = ["CLASSIFICATION"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Classification(Task):
+    def loader(self) -> type[Loader]:
+        from ..data import Loader
+
+        return Loader
+
+    def training_images(self, recipe: TrainRecipe, numbers: int) -> type[Images]:
+        from ..training import MEMORY, TensorImages, TimmImages
+
+        small = numbers <= MEMORY if recipe.pipeline == "auto" else recipe.pipeline == "tensor"
+        return TensorImages if small else TimmImages
+
+    def measure(
+        self,
+        runtimes: Sequence[Runtime],
+        loader: Loader,
+        look: Look | None = None,
+        *,
+        sliding: Sliding | None = None,
+        binning: Binning | None = None,
+        digest: Any = None,
+    ) -> Measured:
+        from ..measure import PAPER_BINNING, measure_accuracy
+        from ..progress import track
+
+        batches: Iterable[Batch] = track(loader, "Evaluating", len(loader))
+        if digest is not None:
+            batches = _hashed(batches, loader.preprocessing, digest)
+        return Measured(*measure_accuracy(runtimes, batches, look, binning or PAPER_BINNING))
+
+    def measure_held_out(
+        self, model: Illama, held_out: Iterable[Batch] | Loader, processes: Processes
+    ) -> dict[str, Any]:
+        from ..measure.held_out import measure_classes
+
+        return measure_classes(model, held_out, processes)
+
+    def drop_from(self, reference: Accuracy, accuracy: Accuracy, confidence: float) -> Interval:
+        from ..measure import paired_drop
+
+        return paired_drop(reference.correct, accuracy.correct, confidence)
+
+    def drop_since(self, then: Mapping[str, Any], now: Mapping[str, Any], confidence: float) -> Interval:
+        from ..measure import paired_drop, unpack_correct
+
+        was_right, is_right = (unpack_correct(a["correct"], a["images"]) for a in (then, now))
+        return paired_drop(was_right, is_right, confidence)
+
+    def named(self, figures: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        return figures
+
+    def not_finite(self, accuracy: Mapping[str, Any]) -> str:
+        return f"{accuracy['not_finite']} of {accuracy['images']} images"
+
+    def kept(self, accuracy: Accuracy) -> dict[str, Any]:
+        from ..measure import pack_correct
+
+        return {**accuracy.diagram(), "correct": pack_correct(accuracy.correct)}
+
+
+def _hashed(batches: Iterable[Batch], preprocessing: Preprocessing, digest: Any) -> Iterator[Batch]:
+    """Hash pixels and labels on their way: as bytes of 0 to 255, which no machine rounds differently."""
+    import torch
+
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    for batch in batches:
+        pixels = ((batch.images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        digest.update(pixels.numpy().tobytes())
+        digest.update(batch.labels.numpy().tobytes())
+        yield batch
+
+
+CLASSIFICATION = _Classification(
+    line=LINES[0],
+    counted="images",
+    drop="top1_drop",
+    drop_gate="accuracy_drop",
+    change_gate="accuracy_change",
+    least_gate="min_top1",
+    figures=(
+        ("top1", "top-1 %", 2),
+        ("top5", "top-5 %", 2),
+        ("ece", "ECE", 4),
+        ("nll", "NLL", 4),
+        ("brier", "Brier", 4),
+    ),
+    batch_size=64,
+    qat_recipe="qat",
+    options=(("save_logits", "--save-logits"),),
+    searchable=True,
+)
