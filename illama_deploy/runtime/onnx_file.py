@@ -27,6 +27,7 @@ from ..paths import require_utf8
 from ..preprocessing import Preprocessing
 from ..sealed import parse_json
 from ..tables import typed
+from ..task_names import name_by_logits
 
 __all__ = ["OnnxFile", "read_onnx"]
 
@@ -206,7 +207,7 @@ def _describe(
         sha256,
         path.stat().st_size + sum(beside.bytes for beside in external.values()),
         runtimes,
-        "segmentation" if len(logits) > 1 else "classification",
+        name_by_logits(logits, about.get("task")),
     )
 
 

@@ -314,6 +314,7 @@ class _Job:
         about = {
             "format": format_,
             "target": self.target.name,
+            "task": network.config.task,
             "runtimes": json.dumps(dict(self.target.lowest)),
             "preprocessing": json.dumps(origin.preprocessing.to_dict()),
             "classes": json.dumps(origin.classes),

@@ -14,6 +14,7 @@ from ...preprocessing import Preprocessing
 from ...runtime import ArtifactInfo
 from ...sealed import read_sealed, write_sealed
 from ...tables import typed
+from ...task_names import name_by_logits
 
 __all__ = ["Program", "describe", "read_program", "sidecar_path", "write_sidecar"]
 
@@ -32,6 +33,7 @@ class Program:
         gemms: names of its GEMMs, in the order in which they run; a quantized site's is the site's.
         runtimes: package to the lowest version that loads it.
         data: `digits` where it belongs to the embedded data, or None.
+        task: what the network is for, a name of `task_names`.
     """
 
     program: FileRecord
@@ -47,6 +49,7 @@ class Program:
     manifest_sha256: str | None = None
     data: str | None = None
     temperature: str | None = None
+    task: str | None = None
 
     @property
     def prepared(self) -> Preprocessing:
@@ -82,6 +85,7 @@ def write_sidecar(
         about.get("manifest_sha256"),
         about.get("data"),
         about.get("temperature"),
+        about["task"],
     )
     write_sealed(sidecar_path(path), {"schema": SCHEMA, **asdict(program)})
     return sidecar_path(path)
@@ -111,6 +115,7 @@ def read_program(path: Path) -> Program:
             raise ValueError(f"it names {len(found.class_names)} of {found.classes} classes")
         if min(*found.image, found.classes) < 1:
             raise ValueError("it takes no image")
+        name_by_logits((found.classes,), found.task)
         found.prepared  # noqa: B018  (raises what is wrong with it)
     except ValueError as error:
         raise ArtifactError(

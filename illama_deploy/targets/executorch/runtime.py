@@ -12,6 +12,7 @@ import torch
 from ...errors import ArtifactError, RuntimeUnavailableError, UsageError
 from ...export.batches import RunFile
 from ...runtime import Runtime
+from ...task_names import name_by_logits
 from ...versions import need, package_version
 from .program import Program, describe, read_program
 from .quiet import quiet
@@ -94,6 +95,7 @@ class ExecuTorchRuntime(Runtime):
         self.info = describe(name, program, "CPU, XNNPACK")
         self.preprocessing, self.threads = program.prepared, threads
         self.classes, self.class_names, self.data = program.classes, program.class_names, program.data
+        self.task = name_by_logits((program.classes,), program.task)
 
     def run(self, images_BCHW: np.ndarray) -> np.ndarray:
         return self._run(images_BCHW)[0][:, 0]

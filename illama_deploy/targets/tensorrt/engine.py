@@ -277,6 +277,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     return {
         "format": about.get("format", "unknown"),
         "preprocessing": json.loads(about.get("preprocessing", "null")),
+        "task": about.get("task"),
         "class_names": json.loads(about.get("classes", "[]")),
         "data": about.get("data"),
     }

@@ -56,7 +56,7 @@ class TensorRTEngine(Runtime):
         check_capability(sidecar, f"{major}.{minor}")
         self.info, self.batches = describe_engine(name, path, provider=torch.cuda.get_device_name())
         self.threads, self.classes = threads, sidecar.classes
-        self.task = "segmentation" if len(sidecar.logits) > 1 else "classification"
+        self.task = sidecar.task
         self.class_names, self.data = sidecar.class_names, sidecar.data
         self._trt, self._sidecar, self._cuda_graph = package, sidecar, cuda_graph
         log, self._complaints = error_log(package)

@@ -16,6 +16,7 @@ from ...hashing import sha256_file
 from ...preprocessing import Preprocessing
 from ...sealed import read_sealed, write_sealed
 from ...tables import typed
+from ...task_names import name_by_logits
 from .package import MODULES, release
 
 __all__ = [
@@ -88,6 +89,7 @@ class _Content:
     layers: dict[str, Any]
     rebuild: str
     manifest_sha256: str | None = None
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Sidecar:
         input, output: tensor names.
         image: (channels, height, width) in pixels.
         logits: shape of one image's: (classes,), or of its pixels' (classes, height, width).
+        task: what the network is for, a name of `task_names`.
         format: `W8A8`, ...
         preprocessing: what it expects of images.
         class_names: in label order, or empty where unknown.
@@ -135,6 +138,7 @@ class Sidecar:
     layers: tuple[tuple[str, str, str], ...]
     layers_from: str
     rebuild: str
+    task: str
 
     @property
     def classes(self) -> int:
@@ -235,6 +239,7 @@ def _sidecar(engine: Path, said: _Content) -> Sidecar:
         rows,
         source,
         said.rebuild,
+        name_by_logits(logits, said.task),
     )
 
 
