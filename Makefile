@@ -3,11 +3,12 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
-TRAINING := tests/test_training.py tests/test_train_cli.py
+TRAINING := $(patsubst %,tests/training/test_%.py,training train_cli)
 # What decodes damaged files or catches signals.
-HOSTILE  := $(patsubst %,tests/test_%.py,data_layouts ending fuzz onnx_file report_hostile run_state)
+HOSTILE  := $(patsubst %,tests/%.py,data/test_data_layouts test_ending fuzz/test_fuzz runtime/test_onnx_file \
+	report/test_report_hostile training/test_run_state)
 LOWEST := .venv-lowest
-# make test-lowest TESTS="tests/test_data.py tests/test_cli.py" runs some of them.
+# make test-lowest TESTS="tests/data tests/test_cli.py" runs some of them.
 TESTS := $(patsubst %,--ignore=%,$(TRAINING) $(HOSTILE))
 
 .PHONY: demo test test-lowest lint fuzz kills clean

@@ -17,6 +17,8 @@ from illama_deploy.quant import QuantizedArtifact
 from illama_deploy.steps.export import ExportResult, export
 from illama_deploy.steps.quantize import quantize
 
+from .bad_input import digits_state, place, quantized, refused  # noqa: F401
+
 # CI must not depend on luck; elsewhere new examples are drawn each time.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

@@ -1,6 +1,6 @@
 """What is made from the declarations: types of the functions in Python (`__init__.pyi`), and docs/options.md.
 
-python -m illama_deploy.options.publish      writes both; tests/test_options.py fails where they are not current.
+python -m illama_deploy.options.publish      writes both; tests/options/test_options.py fails where one is not current.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ class TrainRecipe:
         """The learning rate of an update, the first being 0, where an epoch has so many.
 
         Both ends of the warm-up count, as in the authors' code, whose logs this gives to the last digit
-        (tests/test_schedule.py); timm's schedulers reach `lr` an update later.
+        (tests/training/test_schedule.py); timm's schedulers reach `lr` an update later.
         """
         warmup = self._updates(self.warmup_epochs, steps)
         if update < warmup:
