@@ -8,7 +8,7 @@ import numpy as np
 
 from illama_deploy.measure import Interval, pack_correct
 from illama_deploy.report import Gate, Report, finite_notes, pay_notes, steadiness_notes
-from illama_deploy.tasks.classification import CLASSIFICATION
+from illama_deploy.tasks import TASKS
 
 FLOAT, INTEGER = "illama-out/onnx/model.float.onnx", "illama-out/onnx/model.onnx"
 PRECISE, HALF, OTHER = (
@@ -141,7 +141,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "artifacts": artifacts,
         "notes": [
             *pay_notes(artifacts, 0.02),
-            *finite_notes(artifacts, CLASSIFICATION),
+            *finite_notes(artifacts, TASKS["classification"]),
             *steadiness_notes(artifacts),
         ],
         "data": {"spec": "digits", "split": "test", "images": 500, "skipped": ["digit 4"], "sha256": "ef" * 32},

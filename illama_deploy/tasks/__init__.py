@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from ..task_names import LINES
-from .classification import CLASSIFICATION
-from .segmentation import SEGMENTATION
 from .task import AccuracyFigures, ComparisonFigures, Measured, Task
 
 __all__ = ["TASKS", "AccuracyFigures", "ComparisonFigures", "Measured", "Task", "find_task", "task_of"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, SEGMENTATION)}
+#: Each line's file holds a `TASK`.
+TASKS: dict[str, Task] = {line.name: import_module(f".{line.name}", __name__).TASK for line in LINES}
 
 
 def find_task(name: str) -> Task:

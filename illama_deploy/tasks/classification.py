@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
     from ..training import Images, Processes, TrainRecipe
 
-__all__ = ["CLASSIFICATION"]
+__all__ = ["TASK"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def _hashed(batches: Iterable[Batch], preprocessing: Preprocessing, digest: Any)
         yield batch
 
 
-CLASSIFICATION = _Classification(
+TASK = _Classification(
     line=LINES[0],
     counted="images",
     drop="top1_drop",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
     from ..training import Images, Processes, TrainRecipe
 
-__all__ = ["SEGMENTATION"]
+__all__ = ["TASK"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ def _hashed(scenes: Iterable[Scene], digest: Any) -> Iterator[Scene]:
         yield scene
 
 
-SEGMENTATION = _Segmentation(
+TASK = _Segmentation(
     line=LINES[1],
     counted="pixels",
     drop="miou_drop",

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data import Batch, Sample, Source, resized
+from ..data import IGNORE, Batch, Sample, Source, resized
 from ..errors import DataError, DeployError, RecipeError, TrainingError, UsageError
 from ..preprocessing import Preprocessing
 from ..progress import track
@@ -111,6 +111,12 @@ class Images(ABC):
         )
         for _ in range(first, self.steps):
             yield [next(batches) for _ in range(self.share // self.micro_batch)]
+
+    @staticmethod
+    def loss(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """What training makes small: of logits [B, classes] or [B, classes, H, W], and of labels or their shares."""
+        smoothing = 0.0 if targets.is_floating_point() else smoothing  # mixed targets are smooth already
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing, ignore_index=IGNORE)
 
     @abstractmethod
     def prepare(self, preprocessing: Preprocessing) -> None:

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from .. import ending
 from ..compilation import compiling
-from ..data import IGNORE, Batch
+from ..data import Batch
 from ..errors import CheckpointError, DataError, RecipeError, TrainingError, UsageError
 from ..model.illama import Illama
 from ..progress import track
 from .images import Images, dead_workers_named, seed_everything
 from .options import RunOptions
 from .processes import Processes
-from .recipe import FUSED, TrainRecipe
+from .recipe import FUSED
 from .run import RunDirectory, headline
 from .state import Means, Position
 
@@ -43,17 +43,16 @@ class Objective(nn.Module):
     """images [B, C, H, W] and targets ([B], [B, classes] or, of pixels, [B, H, W]) to the loss: labels, and the teacher
     where there is one."""
 
-    def __init__(self, model: Illama, teacher: Illama | None, recipe: TrainRecipe) -> None:
+    def __init__(self, model: Illama, teacher: Illama | None, images: Images) -> None:
         super().__init__()
-        self.model, self.recipe = model, recipe
+        self.model, self.recipe, self.loss = model, images.recipe, images.loss
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         recipe = self.recipe
         stream = list(self.model.stream(images))
         logits = self.model.decode(stream).float()
-        smoothing = 0.0 if targets.is_floating_point() else recipe.smoothing  # mixed targets are smooth already
-        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing, ignore_index=IGNORE)
+        loss = self.loss(logits, targets, recipe.smoothing)
         if self.teacher is None:
             return loss
         with torch.no_grad():
@@ -101,7 +100,7 @@ class Trainer:
         self.model, self.images, self.held_out, self.run, self.options = model, images, held_out, run, options
         self.recipe, self.processes, self.device = recipe, processes, processes.device
         self.judge, self.finish, self.keep = judge, finish, keep
-        self.objective: nn.Module = Objective(model, teacher, recipe).to(self.device)
+        self.objective: nn.Module = Objective(model, teacher, images).to(self.device)
         self.ema = ModelEmaV3(model, recipe.ema) if recipe.ema else None
         fused = {"fused": True} if recipe.optimizer in FUSED else {}
         self.optimizer = create_optimizer_v2(

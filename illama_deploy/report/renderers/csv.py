@@ -7,10 +7,12 @@ import io
 from typing import Any
 
 from ...console import one_line
+from ...tasks import TASKS
 
 __all__ = ["COLUMNS", "render_csv"]
 
-COLUMNS = (
+#: The first ones stay where they are, for who reads them by number; those of further tasks follow.
+_FIRST = (
     *("created", "fingerprint", "role", "target", "artifact", "format", "backend", "provider", "size_bytes", "sha256"),
     *("images", "top1", "top1_low", "top1_high", "top5", "ece", "ece_low", "ece_high", "nll", "brier"),
     *("top1_drop", "top1_drop_low", "top1_drop_high", "agreement", "agreement_low", "agreement_high", "logit_sqnr_db"),
@@ -18,6 +20,9 @@ COLUMNS = (
     *("ratio", "ratio_low", "ratio_high", "ratio_to", "not_measured"),
     *("miou", "miou_low", "miou_high", "pixel_accuracy", "mean_accuracy"),
     *("miou_drop", "miou_drop_low", "miou_drop_high"),
+)
+COLUMNS = tuple(
+    dict.fromkeys((*_FIRST, *(key for task in TASKS.values() for key in (*(f[0] for f in task.figures), task.drop))))
 )
 
 
