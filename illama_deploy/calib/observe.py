@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..model.illama import Illama
-from ..rewrites import places, row_places
+from ..rewrites import observed_places, row_places
 from .collect import collect_channel_maxima, run_observed
 
 __all__ = ["Observed", "collect_rows"]
@@ -70,7 +70,7 @@ class Observed:
     def maxima(self, place: str) -> Tensor:
         """Largest magnitude of each channel, float32 [channels] or [H, D]."""
         if not self._maxima:
-            self._maxima = collect_channel_maxima(self.model, places(self.model), self.images())
+            self._maxima = collect_channel_maxima(self.model, observed_places(self.model), self.images())
         return self._maxima[place]
 
     def rows(self, place: str) -> Tensor:

@@ -10,7 +10,7 @@ import psutil
 
 __all__ = ["Conditions", "condition_notes"]
 
-#: Seconds between two looks; one costs about a millisecond, outside of what is timed.
+#: Seconds between two samples; one costs about a millisecond, outside of what is timed.
 EVERY = 0.5
 #: Reasons for which NVML says that clocks are held down, of those that spoil a measurement.
 THROTTLING = {
@@ -34,9 +34,9 @@ class Conditions:
         self._mhz: list[float] = []
         self._gpus: list[dict[str, Any]] = []
         self._last = 0.0
-        self.look()
+        self.sample()
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Take figures, unless they were just taken."""
         if time.perf_counter() - self._last < EVERY:
             return
@@ -87,7 +87,7 @@ def _load() -> float | None:
 
 
 def _look_at_gpus(seen: list[dict[str, Any]]) -> None:
-    """Add a look to each GPU's record: `name`, `sm_mhz` [lowest, highest], `celsius` (highest), `throttled`."""
+    """Add a sample to each GPU's record: `name`, `sm_mhz` [lowest, highest], `celsius` (highest), `throttled`."""
     try:
         import pynvml
     except ImportError:

@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 #: Weights start at most so far from their integer, in steps.
-INSIDE = 0.49
+LARGEST_OFFSET = 0.49
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -85,14 +85,14 @@ class LearnableWeighted(QuantWeighted):
 
     twin: type[QuantWeighted]
 
-    def __init__(self, frozen: QuantWeighted, target: Tensor, *, learn_steps: bool, towards: float) -> None:
+    def __init__(self, frozen: QuantWeighted, target: Tensor, *, learn_steps: bool, float_share: float) -> None:
         nn.Module.__init__(self)
         self.format, self.shape = frozen.format, frozen.shape
         self.copy_form(frozen)
         scale = _by_row(frozen.weight_scale)
         integers = frozen.weight_q.float().view(*scale.shape[:2], -1)
-        apart = towards * (target.reshape(integers.shape) / scale - integers)
-        self.weight = nn.Parameter(((integers + apart.clamp(-INSIDE, INSIDE)) * scale).view(self.shape))
+        apart = float_share * (target.reshape(integers.shape) / scale - integers)
+        self.weight = nn.Parameter(((integers + apart.clamp(-LARGEST_OFFSET, LARGEST_OFFSET)) * scale).view(self.shape))
         self.weight_step = _Step(frozen.weight_scale, self.format.weights.qmax, learned=learn_steps)
         self.input_step = None
         if frozen.input_scale is not None:
@@ -200,7 +200,7 @@ def make_learnable(
     shared: Sequence[Sequence[str]],
     *,
     learn_steps: bool = True,
-    towards: float = 1.0,
+    float_share: float = 1.0,
 ) -> None:
     """Put learnable modules in the places of the quantized ones of a network (or of a part of one), in place.
 
@@ -208,7 +208,7 @@ def make_learnable(
         reference: the same part in float, rewritten alike: where its weights start towards.
         shared: layers of the part that take one input, by name (`Structure.shared_inputs`): it stays quantized once.
         learn_steps: learn step sizes too.
-        towards: share of the way from a weight's integer to its float value at which it starts; at 1, what was
+        float_share: share of the way from a weight's integer to its float value at which it starts; at 1, what was
             rounded away from the nearest integer is about to go back there.
     """
     for name, module in list(quantized_modules(part)):
@@ -220,7 +220,7 @@ def make_learnable(
         else:
             assert isinstance(module, QuantWeighted)
             weight = gemm_operands(reference.get_submodule(name))[0].detach()
-            twin = WEIGHTED[type(module)](module, weight, learn_steps=learn_steps, towards=towards)
+            twin = WEIGHTED[type(module)](module, weight, learn_steps=learn_steps, float_share=float_share)
         part.set_submodule(name, twin)
     for names in shared:
         first, *others = (part.get_submodule(name) for name in names)

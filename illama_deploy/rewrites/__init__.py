@@ -18,7 +18,7 @@ from .fold_attention_scale import FOLD_ATTENTION_SCALE
 from .fold_batch_norms import FOLD_BATCH_NORMS
 from .fold_norms import FOLD_NORMS
 from .online_rotation import OnlineRotation, online_rotations
-from .rewrite import Observations, Rewrite, places, row_places
+from .rewrite import Observations, Rewrite, observed_places, row_places
 from .rotate_qk_online import ROTATE_QK_ONLINE
 from .rotate_residual import ROTATE_RESIDUAL
 from .rotate_swiglu_online import ROTATE_SWIGLU_ONLINE
@@ -34,8 +34,8 @@ __all__ = [
     "Rewrite",
     "apply_rewrites",
     "find_rewrites",
+    "observed_places",
     "online_rotations",
-    "places",
     "restructure",
     "rewrites_for",
     "row_places",

@@ -11,29 +11,29 @@ from torch import Tensor
 
 from ..model.illama import Illama
 
-__all__ = ["Observations", "Rewrite", "head_places", "places", "row_places"]
+__all__ = ["Observations", "Rewrite", "head_places", "observed_places", "row_places"]
 
 
-def places(model: Illama) -> list[str]:
+def observed_places(model: Illama) -> list[str]:
     """Names of the modules whose inputs a rewrite can look at: what reads a norm (of layers that share one, the first),
     and where an online rotation stands or could stand, so that what is seen there is not rotated yet."""
     return [*row_places(model), *head_places(model)]
 
 
 def row_places(model: Illama) -> list[str]:
-    """Those of `places` that see rows of channels."""
+    """Those of `observed_places` that see rows of channels."""
     structure = model.structure
     return [*(read.place for read in structure.reads), *(pair.place for pair in structure.pairs)]
 
 
 def head_places(model: Illama) -> list[str]:
-    """Those of `places` that see heads apart."""
+    """Those of `observed_places` that see heads apart."""
     attentions = [block.attention for block in model.structure.blocks]
     return [name for parts in attentions for name in (parts.rotate_q, parts.rotate_k)]
 
 
 class Observations(Protocol):
-    """What calibration images show at a network's `places`. Images are run when first asked for it."""
+    """What calibration images show at a network's `observed_places`. Images are run when first asked for it."""
 
     def maxima(self, place: str) -> Tensor:
         """Largest magnitude of each channel, float32 [channels], or [H, D] where heads stand apart."""

@@ -163,12 +163,12 @@ def _measure(groups: Sequence[Group], options: CheckOptions) -> _Measured:
     candidate = (m.artifact for m, _ in members[baselines:] if isinstance(m.artifact, Runtime))
     gallery = _Gallery(task, results.names, len(loader), [runtimes[0], *islice(candidate, 1)])
 
-    def look(sample: Any, outputs: list[Any]) -> None:
+    def on_sample(sample: Any, outputs: list[Any]) -> None:
         for one, output in zip(wanted, outputs, strict=True):
             one.update(sample, output)
         gallery.update(sample, dict(zip(map(id, runtimes), outputs, strict=True)))
 
-    pairs = zip(*task.measure(runtimes, loader, look, binning=wanted[0].binning, digest=digest), strict=True)
+    pairs = zip(*task.measure(runtimes, loader, on_sample, binning=wanted[0].binning, digest=digest), strict=True)
     results.accuracy |= {id(runtime): pair for runtime, pair in zip(runtimes, pairs, strict=True)}
     for one in wanted:
         results.properties[id(one.runtime)] = one.measure(results.accuracy[id(one.runtime)][0])
@@ -197,7 +197,7 @@ def _time(groups: Sequence[Group], options: CheckOptions, results: _Results) -> 
             seconds=timing.seconds,
             rounds=timing.rounds,
             confidence=timing.confidence,
-            on_round=conditions.look,
+            on_round=conditions.sample,
         )
         results.latency |= {id(member): row for member, row in zip(timed, rows, strict=True)}
     return conditions.to_dict()

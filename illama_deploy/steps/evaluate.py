@@ -104,14 +104,14 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         kept: list[tuple[np.ndarray, np.ndarray]] = []
         names = class_names(runtime, loader)
 
-        def look(sample: Any, outputs: list[Any]) -> None:
+        def on_sample(sample: Any, outputs: list[Any]) -> None:
             wanted.update(sample, outputs[-1])
             if logits_file is not None:
                 kept.append((outputs[-1], sample.labels.numpy()))
             if pictures is not None and (drawn := task.draw(sample, outputs[-1], names)) is not None:
                 drawn.save(pictures / f"{Path(sample.name).stem}.png")
 
-        measured = task.measure(runtimes, loader, look, sliding=sliding, binning=wanted.binning)
+        measured = task.measure(runtimes, loader, on_sample, sliding=sliding, binning=wanted.binning)
         accuracy, comparison = measured.accuracies[-1], measured.comparisons[-1]
         found = task.named(accuracy.to_dict(), names)
         if reference is not None:

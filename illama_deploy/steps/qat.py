@@ -39,7 +39,7 @@ __all__ = ["format_name", "qat", "rewritten_network"]
 START, RESULT = "start", "quantized"
 #: Where weights start between their integers and the float ones: at the integers, or the first updates would undo what
 #: GPTAQ chose (docs/log.md, 2026-11-26).
-TOWARDS = 0.0
+FLOAT_SHARE = 0.0
 
 
 @step(QatOptions)
@@ -108,7 +108,7 @@ def qat(options: QatOptions) -> TrainResult:
         target = rewritten_network(artifact, source)
         model.requires_grad_(True)
         shared_inputs = model.structure.shared_inputs()
-        make_learnable(model, target, shared_inputs, learn_steps=resolved.steps == "learned", towards=TOWARDS)
+        make_learnable(model, target, shared_inputs, learn_steps=resolved.steps == "learned", float_share=FLOAT_SHARE)
         # A copy, for it moves to the device, and `target` is compared with the network on the CPU.
         teacher = copy.deepcopy(target) if resolved.teacher or resolved.features else None
         trainer = Trainer(model, teacher, images, held_out, run, shared, judge=task.measure_held_out, finish=_frozen)

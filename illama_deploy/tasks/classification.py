@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..task_names import LINES
-from .task import Look, Measured, Task
+from .task import Measured, OnSample, Task
 
 if TYPE_CHECKING:
     from ..data import Batch, Loader
@@ -37,7 +37,7 @@ class _Classification(Task):
         self,
         runtimes: Sequence[Runtime],
         loader: Loader,
-        look: Look | None = None,
+        on_sample: OnSample | None = None,
         *,
         sliding: Sliding | None = None,
         binning: Binning | None = None,
@@ -49,7 +49,7 @@ class _Classification(Task):
         batches: Iterable[Batch] = track(loader, "Evaluating", len(loader))
         if digest is not None:
             batches = _hashed(batches, loader.preprocessing, digest)
-        return Measured(*measure_accuracy(runtimes, batches, look, binning or PAPER_BINNING))
+        return Measured(*measure_accuracy(runtimes, batches, on_sample, binning or PAPER_BINNING))
 
     def measure_held_out(
         self, model: Illama, held_out: Iterable[Batch] | Loader, processes: Processes

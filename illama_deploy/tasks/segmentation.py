@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..task_names import LINES
-from .task import Look, Measured, Task
+from .task import Measured, OnSample, Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +39,7 @@ class _Segmentation(Task):
         self,
         runtimes: Sequence[Runtime],
         loader: Loader,
-        look: Look | None = None,
+        on_sample: OnSample | None = None,
         *,
         sliding: Sliding | None = None,
         binning: Binning | None = None,
@@ -53,7 +53,7 @@ class _Segmentation(Task):
         scenes: Iterable[Scene] = track(loader.scenes(), "Evaluating", len(loader))
         if digest is not None:
             scenes = _hashed(scenes, digest)
-        return Measured(*measure_segmentation(runtimes, scenes, sliding or Sliding(), loader.batch_size, look))
+        return Measured(*measure_segmentation(runtimes, scenes, sliding or Sliding(), loader.batch_size, on_sample))
 
     def measure_held_out(
         self, model: Illama, held_out: Iterable[Batch] | Loader, processes: Processes

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
     from ..training import Images, Processes, TrainRecipe
 
-__all__ = ["AccuracyFigures", "ComparisonFigures", "Look", "Measured", "Task"]
+__all__ = ["AccuracyFigures", "ComparisonFigures", "Measured", "OnSample", "Task"]
 
 
 class AccuracyFigures(Protocol):
@@ -57,7 +57,7 @@ class Measured(NamedTuple):
 
 
 #: Called with a sample (`Batch`, or `Scene`) and what every artifact gives for it.
-Look = Callable[[Any, list[Any]], None]
+OnSample = Callable[[Any, list[Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class Task(ABC):
         self,
         runtimes: Sequence[Runtime],
         loader: Loader,
-        look: Look | None = None,
+        on_sample: OnSample | None = None,
         *,
         sliding: Sliding | None = None,
         binning: Binning | None = None,
@@ -127,7 +127,7 @@ class Task(ABC):
         """Show all images to all artifacts.
 
         Args:
-            look: called with each sample and all artifacts' outputs.
+            on_sample: called with each sample and all artifacts' outputs.
             sliding: how whole images are predicted, where that is asked.
             binning: for calibration errors, where there are any.
             digest: takes pixels and labels on their way (`hashlib`).

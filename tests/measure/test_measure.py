@@ -275,9 +275,9 @@ def test_conditions_of_this_machine_and_of_a_gpu(monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     conditions = Conditions()
-    conditions.look()  # too soon
+    conditions.sample()  # too soon
     monkeypatch.setattr("illama_deploy.measure.conditions.EVERY", 0.0)
-    conditions.look()
+    conditions.sample()
     found = conditions.to_dict()
     assert found["gpus"] == [
         {"name": "A GPU", "sm_mhz": [900, 1400], "celsius": 71, "throttled": ["power limit", "heat (hardware)"]}

@@ -39,7 +39,7 @@ def test_rounding_passes_gradients_of_what_is_inside() -> None:
 def test_steps_get_the_gradient_of_lsq(digits_quantized: QuantizedArtifact) -> None:
     """Compared with Esser et al.'s equation 3, written down: round(v) - v inside, the limit outside."""
     frozen = digits_quantized.model.blocks[0].attn.proj
-    module = LearnableLinear(frozen, frozen.dequantized_weight(), learn_steps=True, towards=1.0)
+    module = LearnableLinear(frozen, frozen.dequantized_weight(), learn_steps=True, float_share=1.0)
     x = torch.randn(5, 128) * 40 * frozen.input_scale
     out = torch.randn(5, 128)
     (module(x) * out).sum().backward()

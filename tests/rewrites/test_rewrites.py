@@ -16,7 +16,7 @@ from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.quant import find_sites, trial_product
 from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
-from illama_deploy.rewrites import REWRITES, apply_rewrites, online_rotations, places, restructure
+from illama_deploy.rewrites import REWRITES, apply_rewrites, online_rotations, restructure
 from illama_deploy.rewrites.hadamard import fixed_rotation, hadamard, random_rotation
 
 CONFIG = IllamaConfig(dim=64, depth=2, heads=2, image_size=(16, 16), patch_size=4, channels=3, classes=5, hidden=96)
@@ -135,11 +135,13 @@ def test_observations_handed_on_are_those_of_the_rewritten_network() -> None:
     model = _hard_network()
     _apply(model, ["fold_norms"])
     known = _observed(model)
-    before = {place: (known.maxima(place).clone(), known.rows(place)) for place in places(model) if "_" not in place}
+    before = {
+        place: (known.maxima(place).clone(), known.rows(place)) for place in observed_places(model) if "_" not in place
+    }
     names = ["search_smooth_norms", "smooth_norms", "smooth_swiglu", "scale_rotary_pairs"]
     apply_rewrites(model, names, lambda m: known)
     fresh = _observed(model)
-    for place in places(model):
+    for place in observed_places(model):
         torch.testing.assert_close(known.maxima(place), fresh.maxima(place), rtol=1e-3, atol=1e-4)
     for place, (maxima, rows) in before.items():
         assert not torch.allclose(known.maxima(place), maxima)

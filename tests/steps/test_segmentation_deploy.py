@@ -210,7 +210,7 @@ def test_learning_starts_and_ends_at_the_same_function(place: Place) -> None:
     with torch.no_grad():
         expected = model(IMAGES)
     model.requires_grad_(True)
-    make_learnable(model, target, model.structure.shared_inputs(), towards=0.5)
+    make_learnable(model, target, model.structure.shared_inputs(), float_share=0.5)
     loss = F.cross_entropy(model(IMAGES), torch.zeros(3, *CONFIG.image_size, dtype=torch.long))
     loss.backward()
     for name in ("head.fuse.conv.weight", "head.fuse.relu.learned.theta", "head.laterals.0.0.conv.weight_step.theta"):

@@ -102,12 +102,12 @@ class HeldOut:
     """Images that took no part in calibration.
 
     Attributes:
-        looks: at so many assignments at most.
+        probes: how many assignments are measured at most.
         confidence: of each bound of a drop that is measured on them.
     """
 
-    def __init__(self, loader: Loader, looks: int, confidence: float) -> None:
-        self.loader, self.looks, self.confidence = loader, looks, confidence
+    def __init__(self, loader: Loader, probes: int, confidence: float) -> None:
+        self.loader, self.probes, self.confidence = loader, probes, confidence
         self._reference: tuple[Tensor, Tensor] | None = None
 
     @torch.inference_mode()
@@ -155,9 +155,9 @@ def hold_out(
             "No site is left whose format could be chosen: the recipe's overrides name them all.",
             hint="Take some out of the recipe, or loosen --include and --exclude.",
         )
-    # Each look may let an assignment pass by luck: so seldom that all together keep the confidence (Bonferroni).
-    looks = most_probes(1 + sum(len(choices[each[0].name]) - 1 for each in groups.values()))
-    confidence = CONFIDENCE if limits.max_drop is None else 1 - (1 - CONFIDENCE) / looks
+    # Each probe may let an assignment pass by luck: so seldom that all together keep the confidence (Bonferroni).
+    probes = most_probes(1 + sum(len(choices[each[0].name]) - 1 for each in groups.values()))
+    confidence = CONFIDENCE if limits.max_drop is None else 1 - (1 - CONFIDENCE) / probes
 
     source = calibration.source
     if limits.held_out_split is not None:
@@ -187,7 +187,7 @@ def hold_out(
         indices=drawn,
         skip_broken=calibration.skip_broken,
     )
-    return HeldOut(loader, looks, confidence)
+    return HeldOut(loader, probes, confidence)
 
 
 def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside: Path) -> Found:
@@ -213,7 +213,7 @@ def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside:
     kept: dict[int, Illama] = {}
 
     def drop_of(number: int) -> Interval:
-        description = f"Assignment {len(measured) + 1} of at most {held_out.looks}, {sizes[number] / 1e6:.2f} MB: "
+        description = f"Assignment {len(measured) + 1} of at most {held_out.probes}, {sizes[number] / 1e6:.2f} MB: "
 
         def measure() -> dict[str, Any]:
             kept[number], _ = calibrated.quantize(formats[number], description + "rounding")
