@@ -16,7 +16,7 @@ from illama_deploy.model import Illama, IllamaConfig
 from illama_deploy.quant import find_sites, trial_product
 from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
-from illama_deploy.rewrites import REWRITES, apply_rewrites, online_rotations, restructure
+from illama_deploy.rewrites import REWRITES, apply_rewrites, observed_places, online_rotations, restructure
 from illama_deploy.rewrites.hadamard import fixed_rotation, hadamard, random_rotation
 
 CONFIG = IllamaConfig(dim=64, depth=2, heads=2, image_size=(16, 16), patch_size=4, channels=3, classes=5, hidden=96)
