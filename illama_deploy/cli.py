@@ -63,7 +63,10 @@ def export(options: ExportLine) -> None:
     from .printing import print_exported
     from .steps.export import export as step
 
-    print_exported(step(chosen), chosen.target)
+    result = step(chosen)
+    print_exported(result, chosen.target)
+    if result.unavailable is not None:
+        raise result.unavailable
 
 
 @command(app, EvaluateOptions)

@@ -18,7 +18,7 @@ from .memory import made_elsewhere, path_of, remember_made, remember_path
 from .sealed import read_sealed, write_sealed
 from .tables import typed
 
-__all__ = ["DEFAULT_WORKSPACE", "RECORD", "Made", "Workspace", "identity"]
+__all__ = ["DEFAULT_WORKSPACE", "RECORD", "Made", "Workspace", "identity", "need"]
 
 DEFAULT_WORKSPACE = "illama-out"
 #: Its name, where it is another.
@@ -236,19 +236,20 @@ class Workspace:
         except ValueError:
             return []
 
-    def need(self, path: Path, made_by: str) -> Path:
-        """Return `path`, or say which step makes it.
 
-        Raises:
-            UsageError: it isn't there.
-        """
-        if not path.exists():
-            raise UsageError(
-                "Nothing was named, and the step before left nothing here.",
-                where=path,
-                hint=f"Run 'illama-deploy {made_by}' first, or name what to take.",
-            )
-        return path
+def need(path: Path, made_by: str) -> Path:
+    """Return `path`, or say which step makes it.
+
+    Raises:
+        UsageError: it isn't there.
+    """
+    if not path.exists():
+        raise UsageError(
+            "Nothing was named, and the step before left nothing here.",
+            where=path,
+            hint=f"Run 'illama-deploy {made_by}' first, or name what to take.",
+        )
+    return path
 
 
 def _plain(made: Made) -> Mapping[str, Any]:

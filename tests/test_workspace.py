@@ -11,7 +11,7 @@ from illama_deploy import UsageError
 from illama_deploy.checkpoint import EMBEDDED_FILE
 from illama_deploy.errors import ArtifactError
 from illama_deploy.sealed import read_sealed, write_sealed
-from illama_deploy.workspace import RECORD, SCHEMA, Workspace, identity
+from illama_deploy.workspace import RECORD, SCHEMA, Workspace, identity, need
 
 from .conftest import Cli
 
@@ -134,7 +134,7 @@ def test_another_name_for_the_usual_one(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_need(place: Workspace) -> None:
     with pytest.raises(UsageError, match="left nothing here"):
-        place.need(place.quantized, "quantize")
+        need(place.quantized, "quantize")
 
 
 def test_the_embedded_network_only_where_nothing_was_made(cli: Cli, cifar_checkpoint: Path, tmp_path: Path) -> None:

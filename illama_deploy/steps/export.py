@@ -53,6 +53,7 @@ class ExportResult:
         batches: sizes that every file was run at.
         runtimes: package to the lowest version that loads the files; the target's own first.
         beside: files that ONNX files need beside them, since their weights are too large to be inside.
+        unavailable: why not all could be built or run here, for want of a package or a GPU; what is written stays.
     """
 
     directory: Path
@@ -67,6 +68,7 @@ class ExportResult:
     batches: tuple[int, ...] = ()
     runtimes: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[Path, ...] = ()
+    unavailable: RuntimeUnavailableError | None = None
 
 
 @step(ExportOptions)
@@ -76,8 +78,8 @@ def export(options: ExportOptions) -> ExportResult:
     Every file is run before anything is kept, alone and at batches up to one more than there are tokens.
 
     Raises:
-        DeployError: bad input, or a graph that is not what was promised; nothing is written. Where no engine can
-            be built for want of a package or a GPU, the ONNX files are written all the same.
+        DeployError: bad input, or a graph that is not what was promised; nothing is written. Where a package or a GPU
+            is missing, what can be written is, and the result says so (`unavailable`).
     """
     workspace, out = options.output.workspace, options.output.out
     place, path = workspace or Workspace(), options.quantized
@@ -123,7 +125,6 @@ def export(options: ExportOptions) -> ExportResult:
     )
     if job.unavailable is not None:
         job.unavailable.where = f"the {target.kind} was written to {out} all the same"
-        raise job.unavailable
     return job.result(out)
 
 
@@ -299,6 +300,7 @@ class _Job:
             self.batches,
             self.target.lowest,
             tuple(out / name for name in self.files if name not in self.models),
+            self.unavailable,
         )
 
     def _run(self, path: Path, network: Illama) -> None:

@@ -183,6 +183,9 @@ def test_openvino_that_is_not_installed(
     assert result.code == 2
     assert "illama-deploy[openvino]" in result.err
     assert "written to" in result.err
+    made = export(digits_quantized.path, target="openvino", float=False, out=tmp_path / "again")
+    assert made.model is not None and made.model.is_file()
+    assert isinstance(made.unavailable, RuntimeUnavailableError)
     result = cli("evaluate", tmp_path / "ov" / "model.onnx")
     assert result.code == 2
     assert "illama-deploy[openvino]" in result.err

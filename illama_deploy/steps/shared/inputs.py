@@ -13,7 +13,7 @@ from ...errors import ArtifactError, UsageError
 from ...memory import path_of
 from ...target_names import LINES
 from ...targets import TARGETS
-from ...workspace import NETWORKS, Made, Workspace, identity
+from ...workspace import NETWORKS, Made, Workspace, identity, need
 from .load_checkpoint import embedded_sha256
 
 __all__ = [
@@ -97,7 +97,7 @@ def choose_network(place: Workspace) -> Chosen:
     """
     found = place.newest(*NETWORKS)
     if found is None:
-        place.need(place.quantized, "quantize")
+        need(place.quantized, "quantize")
         why = f"takes {place.quantized}, what stands there; how it came there is not on record"
         return Chosen(place.quantized, why)
     made, path = found

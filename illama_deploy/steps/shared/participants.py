@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ArtifactError, RuntimeUnavailableError, UsageError
+from ...errors import ArtifactError, UsageError
 from ...export.record import RECORD, read_record, recorded_proof
 from ...hashing import sha256_file
 from ...quant import load_quantized
@@ -17,7 +17,7 @@ from ...quant.artifact import MANIFEST
 from ...runtime import ArtifactInfo, Runtime, Unavailable
 from ...targets import ALL, TARGETS, Target, find_target
 from ...targets.open import exported_file, open_artifact, open_if_available
-from ...workspace import Workspace
+from ...workspace import Workspace, need
 from ..export import export
 from .inputs import choose_exports, choose_network
 from .load_checkpoint import checkpoint_path
@@ -189,8 +189,6 @@ def _target_group(
     if not there or (workspace is not None and read_record(directory).manifest_sha256 != manifest):
         try:
             export(quantized, target=target.name, out=directory if workspace is None else None, workspace=workspace)
-        except RuntimeUnavailableError:
-            pass  # its files are written all the same
         except UsageError as error:  # the target has no kernel for a format
             what = json.loads((quantized / MANIFEST).read_text(encoding="utf-8"))["format"]
             info = ArtifactInfo(f"{quantized} for {target.name}", what, target.name, "none", 0, "", manifest)
@@ -245,7 +243,7 @@ def _export_group(
     candidate = Member(open_if_available(model, **options), proof)
     if baseline is not None:
         return Group(_baselines(baseline, options, demanded=True), (candidate,))
-    Workspace().need(other, "export")
+    need(other, "export")
     return Group(_baselines(other, options, demanded=isinstance(candidate.artifact, Runtime)), (candidate,))
 
 
