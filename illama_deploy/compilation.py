@@ -1,4 +1,4 @@
-"""`torch.compile` without its silences: never on uncompiled where it was asked for, and its faults in words."""
+"""`torch.compile` that never goes on uncompiled without a word, and says in words why it cannot compile."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .errors import RuntimeUnavailableError
 
 __all__ = ["RECOMPILE_LIMIT", "compiling"]
 
-#: Graphs of one function before torch goes on uncompiled. Its own 8 are for the whole process: a network of each batch
-#: size, a block of each drop path rate counts.
+#: How many graphs of one function torch makes before it goes on uncompiled. Its default, 8, counts over the whole
+#: process: each batch size of a network is one graph, and so is each drop path rate of a block.
 RECOMPILE_LIMIT = 256
 
 
 @contextmanager
 def compiling(*, freezing: bool = False) -> Iterator[None]:
-    """Call what is compiled in here, at least its first time.
+    """A context in which to call what `torch.compile` returned, at least the first time: then it compiles.
 
     Args:
         freezing: take weights for constants and compute once what follows from them; only without gradients, and not

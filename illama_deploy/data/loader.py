@@ -1,4 +1,4 @@
-"""Decode, preprocess, batch: images pass through, none is kept."""
+"""Decode, preprocess and batch images, one after the other; none is kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Loader:
     Args:
         classes: number of classes of the network; another number in the data is an error.
         names: of the network's classes; others in the data, or another order, are an error.
-        labels: whether they are needed; without, nothing is asked of them, and batches hold `NO_LABEL`.
+        labels: whether labels are needed; if not, they are not checked, and batches hold `NO_LABEL`.
         indices: ascending positions to read; all where not given.
         skip_broken: leave out images that cannot be decoded (listed in `skipped`) instead of stopping.
     """
@@ -79,7 +79,7 @@ class Loader:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out, altered or guessed, in words; of the images, what the last pass over them met."""
+        """What was left out, altered or guessed, in words; for images, during the last pass over them."""
         guessed = [] if self.names or not self.class_names else ["the classes' names are the data's"]
         altered = [f"{counted(n, 'image')}: {what}" for what, n in sorted(self.altered.items())]
         return [*self.source.notes, *guessed, *altered]
@@ -137,7 +137,7 @@ class Loader:
         """The sample's image, transformed; None where it is broken and such images are left out.
 
         Raises:
-            DataError: it is broken, or cannot be transformed (nothing leaves that out).
+            DataError: it is broken, or cannot be transformed, which `skip_broken` does not leave out.
         """
         try:
             image = sample.load()

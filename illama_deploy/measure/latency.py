@@ -19,7 +19,7 @@ MIN_ROUNDS = 30
 MAX_ROUNDS = 2000
 #: A percentile is reported only where at least this many samples lie beyond it on average.
 BEYOND = 10
-#: A round this many times the median's distance from it (the median one, that is) is an outlier.
+#: A round is an outlier where it lies more than so many median absolute deviations above the median.
 OUTLYING = 10.0
 #: Steps of the distribution that a report draws, in percent.
 QUANTILES = tuple(2.5 * i for i in range(41))

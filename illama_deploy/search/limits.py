@@ -13,7 +13,7 @@ from .groups import bit_operations, stored_bits
 
 __all__ = ["Limits"]
 
-#: What sites may get where nothing is said: formats with kernels on CPUs.
+#: Formats that sites may get where none is named: those with kernels on CPUs.
 CANDIDATES = ("W8A8", "W4A8")
 HELD_OUT_IMAGES = 10_000
 
@@ -25,7 +25,7 @@ class Limits:
     Attributes:
         max_drop: in top-1, in points; None where only the size is limited.
         max_size: a number and its unit: `MB` (10^6 bytes), or `%` of the float network; None where the drop is limited.
-        candidates: formats that sites may get; what `with_recipe` adds where empty.
+        candidates: formats that sites may get; `with_recipe` fills them in where there are none.
         held_out_images: to measure the drop on.
         held_out_split: of the data; the calibration images' where None.
     """
@@ -73,11 +73,11 @@ class Limits:
         )
 
     def with_recipe(self, recipe: Recipe | None, effort: str = "balanced") -> tuple[Limits, Recipe]:
-        """Settle candidates and recipe, each from the other where only one is given.
+        """Complete candidates and recipe: where only one of them is given, the other follows from it.
 
         Returns:
             The limits with all candidates; the recipe given, or the shipped one, at this effort, of the candidate with
-            the fewest bits. Its format is what sites get for which no candidate will do.
+            the fewest bits. The recipe's format is for sites that no candidate suits.
 
         Raises:
             UsageError: fewer than two candidates.

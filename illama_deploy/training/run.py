@@ -24,7 +24,7 @@ __all__ = ["RunDirectory", "headline"]
 
 #: What held-out images are judged by first (percent), and what to call it.
 HELD_OUT = {line.figure: line.title for line in LINES}
-#: A line of the log, and its length at most: figures, lists of them, null where one is no finite number.
+#: Bytes of a line of the log, at most. A record holds figures and lists of figures; null where one is not finite.
 LINE = 2**20
 Record = dict[str, int | float | list[int | float | None] | None]
 
@@ -36,12 +36,12 @@ def headline(figures: Mapping[str, Any]) -> str:
 
 
 class RunDirectory:
-    """Opens a run, new or to be resumed; a context, and within it no other process writes there.
+    """A run's directory, new or to be resumed. It is a context, within which no other process writes there.
 
     Args:
         identity: plain values that say what is trained: recipe, data, starting weights.
         resume: go on from `state.pt`, where there is one.
-        force: with `resume`, although the identity differs; without, replace a run that is there.
+        force: with `resume`, go on although the identity differs; without it, replace a run that is there.
         writes: whether this process writes files.
 
     Raises:
@@ -63,7 +63,7 @@ class RunDirectory:
         require_utf8(path)
         with ExitStack() as opening:
             if writes:
-                place = Path(os.path.realpath(path))  # one lock, by whatever link one comes
+                place = Path(os.path.realpath(path))  # one lock, whichever link leads there
                 try:
                     place.parent.mkdir(parents=True, exist_ok=True)
                 except OSError as error:
