@@ -21,7 +21,7 @@ import numpy as np
 import illama_deploy
 from illama_deploy.environment import describe_environment
 from illama_deploy.measure import Accuracy, Binning
-from illama_deploy.report.property_rows import PROPERTY_TABLES
+from illama_deploy.properties import property_tables
 
 CATEGORIES = Path(__file__).with_name("cifar10_categories.json")
 FORMATS = ("W8A8", "W4A8")
@@ -86,12 +86,11 @@ def main() -> None:
             f"| {f['nll']:.4f} | {f['brier']:.4f} |"
         )
     named = [(name, one.properties) for name, one in found.items()]
-    for title, columns, _, rows in PROPERTY_TABLES.values():
-        if lines := rows(named):
-            print(f"\n## {title}, with intervals\n" if title == "Calibration" else f"\n## {title}\n")
-            print(table(columns, lines))
-            if title == "Attention rank":
-                print("\n" + "\n".join(ranks(found)))
+    for title, columns, _, rows in property_tables(named):
+        print(f"\n## {title}, with intervals\n" if title == "Calibration" else f"\n## {title}\n")
+        print(table(columns, rows))
+        if title == "Attention rank":
+            print("\n" + "\n".join(ranks(found)))
 
 
 def ranks(found: dict[str, Any]) -> list[str]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .console import say
+from .properties import property_tables
 from .quant import QuantizedArtifact
 from .report import Report, print_report
-from .report.property_rows import property_tables
 from .report.rows import LATENCY_COLUMNS, latency_rows
 from .report.terminal import print_table
 from .steps.bench import Benchmark

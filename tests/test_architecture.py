@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 import illama_deploy
+from illama_deploy.options.groups import PROPERTIES as NAMES
+from illama_deploy.properties import PROPERTIES
+from illama_deploy.report import load_schema
 from illama_deploy.target_names import LINES
 from illama_deploy.targets import ALL
 from illama_deploy.task_names import LINES as TASK_LINES
@@ -66,6 +69,7 @@ RANKS = [
     {"targets"},
     {"measure"},
     {"tasks"},
+    {"properties"},
     {"report"},
     {"steps"},
     {"printing"},
@@ -269,3 +273,9 @@ def test_every_target_has_one_line_and_one_folder() -> None:
     assert len(words) == len(set(words))
     assert list(ALL) == [line.name for line in LINES]
     assert all(target.name == name for name, target in ALL.items())
+
+
+def test_every_property_has_one_name_and_one_value() -> None:
+    assert tuple(PROPERTIES) == NAMES
+    parts = load_schema()["$defs"]["properties"]["properties"]
+    assert [one.key for one in PROPERTIES.values()] == list(parts)

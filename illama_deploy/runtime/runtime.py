@@ -106,6 +106,7 @@ class Runtime(ABC):
         threads: threads that it uses.
         batches: batch sizes that it takes; any where None.
         target: name of the target that it runs in; empty for one of somebody's own.
+        opened: what `open_artifact` opened it with, as JSON holds it; None for one of somebody's own.
     """
 
     target: str = ""
@@ -117,6 +118,7 @@ class Runtime(ABC):
     data: str | None = None
     threads: int
     batches: BatchLimits | None = None
+    opened: dict[str, Any] | None = None
 
     @staticmethod
     def require(runtimes: Mapping[str, str], package: str, installed: str, where: Path) -> None:

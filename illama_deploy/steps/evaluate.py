@@ -18,6 +18,7 @@ from ..measure import Sliding
 from ..options import step
 from ..options.groups import Evaluated, Preparation, SlidingOptions
 from ..options.steps import EvaluateOptions
+from ..properties import LEAVE_IT_OUT, PROPERTIES
 from ..report import chance_notes, finite_notes
 from ..report.renderers import render_properties
 from ..runtime import Runtime
@@ -97,9 +98,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
             raise UsageError(
                 f"The property {name} cannot be measured: {reason}.",
                 where=runtime.info.name,
-                hint="Measure it on the float checkpoint or the quantized directory."
-                if task.properties is None or name in task.properties
-                else "Leave it out of --properties.",
+                hint=LEAVE_IT_OUT if name in task.cannot_show else PROPERTIES[name].hint,
             )
         kept: list[tuple[np.ndarray, np.ndarray]] = []
         names = class_names(runtime, loader)

@@ -64,6 +64,15 @@ def open_artifact(
         raise UsageError(f"There is no precision {precision!r}.", hint=f"Use one of: {', '.join(PRECISIONS)}.")
     chosen = None if backend is None else find_target(backend)
     opening = Opening(_threads(threads), precision, cuda_graph, chosen is not None)
+    geometry = {"heads": heads, "image_size": image_size, "ema": ema}
+    runtime = _open(name, chosen, opening, geometry)
+    asked = {"threads": opening.threads, "cuda_graph": cuda_graph, "backend": backend, "precision": precision}
+    runtime.opened = {"name": str(name), **asked, **geometry}
+    return runtime
+
+
+def _open(name: str | Path, chosen: Target | None, opening: Opening, geometry: dict[str, Any]) -> Runtime:
+    """Whatever stands there, in the target that was chosen, if any."""
     path, label = Path(name), str(name)
     if label != EMBEDDED and not _exists(path):
         raise ArtifactError("There is no such artifact.", where=path, hint="Check the path.")
@@ -77,7 +86,7 @@ def open_artifact(
             where=path,
             hint="Give what 'illama-deploy quantize' or 'illama-deploy export' wrote.",
         )
-    return open_float(label, read_checkpoint(name, heads=heads, image_size=image_size, ema=ema), opening.threads)
+    return open_float(label, read_checkpoint(name, **geometry), opening.threads)
 
 
 def open_if_available(name: str | Path, **options: Any) -> Runtime | Unavailable:

@@ -130,5 +130,5 @@ TASK = _Segmentation(
     batch_size=8,
     qat_recipe="qat-segmentation",
     options=(("sliding", "--stride, --scales or --flip"), ("draw", "--draw")),
-    properties=frozenset({"attention-rank"}),
+    cannot_show=frozenset({"calibration", "shape-bias", "corruptions"}),
 )

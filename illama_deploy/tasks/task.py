@@ -73,7 +73,7 @@ class Task(ABC):
         batch_size: images at a time where nothing is said.
         qat_recipe: the recipe of quantization-aware training where none is named.
         options: options of `evaluate` that only this task takes, by name, with what they are called.
-        properties: properties that can be measured, or None for all.
+        cannot_show: properties that have no meaning for it.
         searchable: a search of formats can go by it.
     """
 
@@ -87,7 +87,7 @@ class Task(ABC):
     batch_size: int
     qat_recipe: str
     options: tuple[tuple[str, str], ...] = ()
-    properties: frozenset[str] | None = None
+    cannot_show: frozenset[str] = frozenset()
     searchable: bool = False
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...console import one_line
-from ..property_rows import property_tables
+from ...properties import property_tables
 from ..rows import (
     GATE_COLUMNS,
     SITE_COLUMNS,

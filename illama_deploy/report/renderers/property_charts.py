@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from ...properties import PROPERTIES, was_measured
 from .. import charts
-from ..property_rows import (
-    CALIBRATION_COLUMNS,
-    CORRUPTION_COLUMNS,
-    RANK_COLUMNS,
-    SHAPE_COLUMNS,
-    calibration_rows,
-    corruption_rows,
-    rank_rows,
-    shape_rows,
-    was_measured,
-)
 
 __all__ = ["Shown", "describe_properties", "reliability_charts"]
 
@@ -33,19 +23,15 @@ class Shown(NamedTuple):
 
 
 def describe_properties(artifacts: Sequence[Shown]) -> dict[str, Any]:
-    """`shape`, `rank` and `corruptions`: charts [(title, chart)] and a table each, or None where not measured;
-    `temperatures`: the table of calibration figures, or None."""
+    """Key of each property to `title`, `remark`, `table`, and `charts` [(title, chart)], or None where not measured;
+    `others`: those without a section of their own."""
     named = [(one.name, one.properties) for one in artifacts]
-    parts = {
-        "shape": (_shape_charts(artifacts), SHAPE_COLUMNS, shape_rows(named)),
-        "rank": (_rank_charts(artifacts), RANK_COLUMNS, rank_rows(named)),
-        "corruptions": (_corruption_charts(artifacts), CORRUPTION_COLUMNS, corruption_rows(named)),
-        "temperatures": ([], CALIBRATION_COLUMNS, calibration_rows(named)),
-    }
-    return {
-        name: {"charts": drawn, "table": (columns, rows)} if rows else None
-        for name, (drawn, columns, rows) in parts.items()
-    }
+    parts: dict[str, Any] = {}
+    for one in PROPERTIES.values():
+        draw, rows = DRAWN.get(one.key), one.rows(named)
+        part = {"title": one.title, "remark": one.remark, "table": (one.columns, rows), "left": one.left}
+        parts[one.key] = {**part, "charts": draw(artifacts) if draw else []} if rows else None
+    return {**parts, "others": [part for key, part in parts.items() if part and key not in DRAWN]}
 
 
 def reliability_charts(artifact: Shown) -> list[tuple[str, float, Markup]]:
@@ -112,3 +98,12 @@ def _corruption_charts(artifacts: Sequence[Shown]) -> list[tuple[str, Markup]]:
         points = [(0.0, found["clean"]), *zip(map(float, found["severities"]), means, strict=True)]
         series.append(charts.Line(one.label, one.colour, points))
     return [("Mean of the corruptions", Markup(charts.lines(series, "severity", "top-1 %")))] if series else []
+
+
+#: Properties that have a section of their own, by key, with what draws its charts.
+DRAWN: dict[str, Callable[[Sequence[Shown]], list[tuple[str, Markup]]] | None] = {
+    "calibration": None,  # in the section of accuracy
+    "shape_bias": _shape_charts,
+    "attention_rank": _rank_charts,
+    "corruptions": _corruption_charts,
+}

@@ -14,9 +14,10 @@ from ...errors import ArtifactError, UsageError
 from ...measure import Accuracy, Binning, fit_temperature, run_batch
 from ...measure.attention_rank import measure_attention_rank, parse_mask
 from ...measure.shape_bias import decide, shape_bias
-from ...options.groups import PROPERTIES, PropertyOptions
+from ...options.groups import PropertyOptions
 from ...preprocessing import Preprocessing
 from ...progress import track
+from ...properties import PROPERTIES
 from ...runtime import Runtime
 from ...targets.torch_cpu.simulated import TorchRuntime
 from ...tasks import AccuracyFigures, find_task
@@ -62,9 +63,10 @@ class Properties:
         self.binning, self.confidence = Binning(options.bins, options.binning), confidence
         self.cannot: dict[str, str] = {}
         task = find_task(runtime.task)
-        if task.properties is not None:
-            reason = f"it classifies {task.counted}"
-            self.cannot = {name: reason for name in options.properties if name not in task.properties}
+        for name in options.properties:
+            reason = f"it classifies {task.counted}" if name in task.cannot_show else PROPERTIES[name].cannot(runtime)
+            if reason is not None:
+                self.cannot[name] = reason
         asked = [name for name in options.properties if name not in self.cannot]
         if "shape-bias" in asked:
             self.stimuli = CueConflict(options.cue_conflict or "")
@@ -100,11 +102,13 @@ class Properties:
             "attention-rank": self._attention_rank,
             "corruptions": self._corruptions,
         }
-        return {
-            name.replace("-", "_"): {"not_measured": self.cannot[name]} if name in self.cannot else measures[name]()
-            for name in PROPERTIES
-            if name in self.options.properties
-        }
+        found: dict[str, Any] = {}
+        for name, one in PROPERTIES.items():
+            if name in self.cannot and name in self.options.properties:
+                found[one.key] = {"not_measured": self.cannot[name]}
+            elif name in self.options.properties:
+                found[one.key] = measures[name]() if one.measure is None else one.measure(self)
+        return found
 
     def _fit(self) -> tuple[float, dict[str, Any]]:
         """Fit a temperature on calibration images."""

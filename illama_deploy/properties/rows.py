@@ -1,21 +1,13 @@
-"""Tables of properties as text, shared by every renderer; each takes (name of the artifact, its properties)."""
+"""Tables of the four properties of the paper as text, shared by every renderer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = [
-    "PROPERTY_TABLES",
-    "calibration_rows",
-    "corruption_rows",
-    "property_tables",
-    "rank_rows",
-    "shape_rows",
-    "was_measured",
-]
+from .property import Artifacts, Property
 
-Artifacts = Sequence[tuple[str, dict[str, Any]]]
+__all__ = ["ATTENTION_RANK", "CALIBRATION", "CORRUPTIONS", "SHAPE_BIAS", "measured", "was_measured"]
 
 CALIBRATION_COLUMNS = ("artifact", "temperature", "ECE", "NLL", "Brier")
 SHAPE_COLUMNS = ("artifact", "shape of", "stimuli", "by shape", "by texture", "by neither", "shape ratio %")
@@ -26,7 +18,7 @@ CORRUPTION_COLUMNS = ("artifact", "corruption", "top-1 %", "by severity")
 def calibration_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
     """As it is, and with the temperature that was fitted."""
     rows: list[tuple[str, ...]] = []
-    for name, found in _measured(artifacts, "calibration"):
+    for name, found in measured(artifacts, "calibration"):
         scaled = found["scaled"]
         rows.append((name, "1", *_triples(found)))
         if scaled is not None:
@@ -39,7 +31,7 @@ def calibration_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
 def shape_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
     """All stimuli, then by the category of their shape."""
     rows: list[tuple[str, ...]] = []
-    for name, found in _measured(artifacts, "shape_bias"):
+    for name, found in measured(artifacts, "shape_bias"):
         for number, (category, counts) in enumerate([("all", found), *found["categories"].items()]):
             ratio = "–" if counts["ratio"] is None else _interval([100 * value for value in counts["ratio"]], 1)
             numbers = (str(counts[key]) for key in ("stimuli", "shape", "texture", "neither"))
@@ -50,7 +42,7 @@ def shape_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
 def rank_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
     """Every layer, then the mean of all."""
     rows: list[tuple[str, ...]] = []
-    for name, found in _measured(artifacts, "attention_rank"):
+    for name, found in measured(artifacts, "attention_rank"):
         for by_mask in found["masks"]:
             mask, tokens = by_mask["mask"], by_mask["tokens"]
             for layer, ranks in enumerate(by_mask["rank"], 1):
@@ -65,7 +57,7 @@ def rank_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
 def corruption_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
     """The mean of all, then each corruption; top-1 at each severity."""
     rows: list[tuple[str, ...]] = []
-    for name, found in _measured(artifacts, "corruptions"):
+    for name, found in measured(artifacts, "corruptions"):
         rows.append((name, "none", f"{found['clean']:.2f}", "–"))
         rows.append(
             (
@@ -79,27 +71,13 @@ def corruption_rows(artifacts: Artifacts) -> list[tuple[str, ...]]:
     return rows
 
 
-#: Property to its title, its columns, how many of them hold words, and its rows.
-PROPERTY_TABLES = {
-    "calibration": ("Calibration", CALIBRATION_COLUMNS, 2, calibration_rows),
-    "shape_bias": ("Shape or texture", SHAPE_COLUMNS, 2, shape_rows),
-    "attention_rank": ("Attention rank", RANK_COLUMNS, 2, rank_rows),
-    "corruptions": ("Corrupted images", CORRUPTION_COLUMNS, 2, corruption_rows),
-}
-
-
-def property_tables(artifacts: Artifacts) -> list[tuple[str, tuple[str, ...], int, list[tuple[str, ...]]]]:
-    """Title, columns, columns of words, and rows of each property that was measured."""
-    tables = [(title, columns, left, rows(artifacts)) for title, columns, left, rows in PROPERTY_TABLES.values()]
-    return [table for table in tables if table[-1]]
-
-
 def was_measured(properties: dict[str, Any], name: str) -> bool:
     """Whether a property was asked for, and the artifact could show it."""
     return name in properties and "not_measured" not in properties[name]
 
 
-def _measured(artifacts: Artifacts, name: str) -> Iterable[tuple[str, dict[str, Any]]]:
+def measured(artifacts: Artifacts, name: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The artifacts that a property was measured of, with its figures."""
     return [(label, found[name]) for label, found in artifacts if was_measured(found, name)]
 
 
@@ -124,3 +102,15 @@ def _mean(values: Sequence[float]) -> float:
 
 def _severities(values: Iterable[float]) -> str:
     return " ".join(f"{value:.1f}" for value in values)
+
+
+CALIBRATION = Property(name="calibration", title="Calibration", columns=CALIBRATION_COLUMNS, rows=calibration_rows)
+SHAPE_BIAS = Property(name="shape-bias", title="Shape or texture", columns=SHAPE_COLUMNS, rows=shape_rows)
+ATTENTION_RANK = Property(
+    name="attention-rank",
+    title="Attention rank",
+    columns=RANK_COLUMNS,
+    rows=rank_rows,
+    hint="Measure it on the float checkpoint or the quantized directory.",
+)
+CORRUPTIONS = Property(name="corruptions", title="Corrupted images", columns=CORRUPTION_COLUMNS, rows=corruption_rows)
