@@ -11,7 +11,7 @@ LOWEST := .venv-lowest
 # make test-lowest TESTS="tests/data tests/test_cli.py" runs some of them.
 TESTS := $(patsubst %,--ignore=%,$(TRAINING) $(HOSTILE))
 
-.PHONY: demo test test-lowest lint fuzz kills clean
+.PHONY: demo test test-fast test-lowest lint fuzz kills clean
 
 demo: $(READY)
 	$(BIN)/illama-deploy demo --out illama-out/demo --force
@@ -24,6 +24,10 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Under two minutes: what is not marked `slow`.
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
 
 # All tests with the lowest version that pyproject.toml allows of each package it names. Old packages warn of what newer
 # ones have deprecated; all other warnings are errors here, too.

@@ -12,6 +12,8 @@ from torch import Tensor
 from illama_deploy import RuntimeUnavailableError
 from illama_deploy.compilation import compiling
 
+pytestmark = pytest.mark.slow
+
 
 def test_more_graphs_than_torch_would_make() -> None:
     graphs = []

@@ -24,6 +24,8 @@ from illama_deploy.steps.export import ExportResult
 
 from .reports import document
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 

@@ -26,6 +26,8 @@ from illama_deploy.preprocessing import Preprocessing
 
 from ..conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 PREPROCESSING = Preprocessing(size=(8, 8), mean=(0.0,), std=(1.0,))
 ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

@@ -18,6 +18,8 @@ from .judge import Original, judge
 from .kinds import KINDS
 from .server import Outcome
 
+pytestmark = pytest.mark.slow
+
 MUTANTS = 100
 KINDS_HELD = ("quantized", "recipe", "image", "parquet", "search.json", "stimulus")
 #: As a step ends that has read its file and found what is in it.

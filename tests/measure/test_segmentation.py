@@ -40,6 +40,8 @@ from illama_deploy.training.recipe import SHIPPED
 
 from ..conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 #: A grid of 6 × 8, so that the coarsest level has 3 × 4 cells.
 CONFIG = IllamaConfig(
     dim=64, depth=4, heads=2, image_size=(24, 32), patch_size=4, channels=3, classes=5, hidden=96, head_width=8

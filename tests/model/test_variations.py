@@ -32,6 +32,8 @@ from ..export.test_export import _run
 from ..rewrites.test_rewrites import _observed
 from ..training.test_training import QUIET
 
+pytestmark = pytest.mark.slow
+
 VARIATIONS: dict[str, dict[str, str]] = {
     "bidirectional": {"mask": "none"},
     "additive": {"mask": "additive"},

@@ -29,6 +29,8 @@ from illama_deploy.quant.sites import find_sites
 from illama_deploy.recipe import Recipe
 from illama_deploy.rounding import nearest
 
+pytestmark = pytest.mark.slow
+
 W3A3 = parse_format("W3A3")
 
 SHARED = (("mlp.fc1", "mlp.fc3"),)

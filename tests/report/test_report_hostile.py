@@ -32,6 +32,8 @@ from illama_deploy.steps.shared.stored import compare_with_stored
 from ..conftest import Cli
 from ..reports import document
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = (
     "=1+1 ![i](https://e.example/i) [l](javascript:x) <img src=x onerror=alert(1)> @octocat #1 GH-1 www.e.example "
     "http://e.example `c` ``d`` | *b* _i_ ~~s~~ $x$ \x1b[2J\x07\r\n# head\n- item\u202e\u2028&lt;b&gt; a@b.example"

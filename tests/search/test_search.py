@@ -43,6 +43,8 @@ from illama_deploy.steps.shared import search as step
 
 from ..conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 W8A8, W4A8, W4A4 = map(parse_format, ("W8A8", "W4A8", "W4A4"))
 CONFIG = IllamaConfig(dim=64, depth=2, heads=2, image_size=(8, 8), patch_size=2, channels=1, classes=10, hidden=128)
 #: Cheap: rounding to nearest, few images.

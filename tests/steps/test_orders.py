@@ -13,6 +13,8 @@ from illama_deploy.workspace import Workspace, identity
 
 from ..conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 #: Small enough that every step takes a second.
 RECIPE = """
 data = "digits"

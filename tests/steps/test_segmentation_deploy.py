@@ -62,6 +62,8 @@ from illama_deploy.tasks.pictures import draw_small
 from ..conftest import Cli
 from ..measure.test_segmentation import CONFIG, NAMES, _hard_network, _world
 
+pytestmark = pytest.mark.slow
+
 INT8 = IntType(8)
 IMAGES = torch.randn(3, 3, *CONFIG.image_size, generator=torch.Generator().manual_seed(2))
 CONVOLUTIONS = ("head.pyramid.conv", *(f"head.smooths.{i}.conv" for i in range(3)), "head.fuse.conv")

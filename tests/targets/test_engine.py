@@ -42,6 +42,8 @@ from illama_deploy.targets.tensorrt.sidecar import sidecar_path
 
 from ..conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tensorrt_rtx")
 
 

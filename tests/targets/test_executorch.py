@@ -23,6 +23,8 @@ from illama_deploy.targets.executorch.lowering import lower
 from illama_deploy.targets.executorch.network import TWINS
 from illama_deploy.targets.open import open_artifact, open_if_available
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("executorch")
 
 TARGET = TARGETS["executorch"]

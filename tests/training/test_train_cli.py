@@ -18,6 +18,8 @@ from illama_deploy.checkpoint import read_checkpoint
 from ..bad_input import assert_error, limited
 from ..conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 #: Seven updates an epoch of a network that takes milliseconds.
 RECIPE = """
 data = "digits"

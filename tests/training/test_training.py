@@ -34,6 +34,8 @@ from illama_deploy.training import Images, Processes, RunOptions, TensorImages, 
 from illama_deploy.training import processes as processes_module
 from illama_deploy.training.recipe import SHIPPED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 #: Seven updates an epoch of a network that takes milliseconds.
