@@ -11,18 +11,18 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from .console import say, steady_streams
 from .ending import INTERRUPTED, came_from_stop, close, ended, listen, stop_listening, work
-from .errors import DeployError
-from .options import Found, Options
+from .errors import DeployError, Spelling, parameters_as
+from .options import Found, Options, steps
 from .workspace import Workspace
 
-__all__ = ["command", "make_app", "run", "typed"]
+__all__ = ["as_flags", "command", "make_app", "run", "typed"]
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 
@@ -57,7 +57,8 @@ def command(app: typer.Typer, options: type[O]) -> Callable[[Callable[[O], Any]]
                 given["say"] = say
             if "workspace" in names:  # where somebody types commands, there is always one
                 given["workspace"] = given["workspace"] or Workspace()
-            return do(options.take(**given))
+            with parameters_as(as_flags(options)):
+                return do(options.take(**given))
 
         line.__name__, line.__doc__ = do.__name__, options.__doc__
         line.__signature__ = inspect.Signature([_parameter(one) for one in found])  # type: ignore[attr-defined]
@@ -96,6 +97,36 @@ def _kind(one: Found) -> Any:
 
 def _value(one: Found, value: Any) -> Any:
     return one.default if value is None or value == [] else value
+
+
+def as_flags(options: type[Options]) -> Spelling:
+    """How messages name options to who typed a command: by its flags, or, of another command's options, by theirs."""
+    own = _flags(options)
+
+    def spell(names: tuple[str, ...], values: Mapping[str, object]) -> str:
+        if not values:
+            return (next((own[name] for name in names if name in own), None) or _flag(names[0])).flag
+        return " ".join(_typed(own.get(name) or _flag(name), value) for name, value in values.items())
+
+    return spell
+
+
+def _flags(options: type[Options]) -> dict[str, Found]:
+    """A command's options that have a flag."""
+    return {one.name: one for one in options.found() if one.flag and not one.declared.is_argument}
+
+
+def _flag(name: str) -> Found:
+    """An option of whichever command has it; a flag of another name than the option's goes first."""
+    found = [each[name] for one in steps.__all__ if name in (each := _flags(getattr(steps, one)))]
+    return next((one for one in found if one.declared.flag), found[0])
+
+
+def _typed(one: Found, value: object) -> str:
+    """An option and its value as they are typed."""
+    if isinstance(value, bool):
+        return one.flag if value else one.declared.no or one.flag
+    return f"{one.flag} {shlex.quote(str(value))}"
 
 
 def typed() -> str:
