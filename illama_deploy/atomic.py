@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import ArtifactError
+from .errors import ArtifactError, parameter
 from .paths import require_utf8
 
 __all__ = ["beside", "explain_oserror", "new_directory", "new_file", "owned", "require_apart"]
@@ -87,7 +87,7 @@ def _may_be_made(final: Path, *, force: bool, directory: bool, inputs: Iterable[
         raise ArtifactError(
             "The output exists already and was left as it is.",
             where=final,
-            hint="Name another place with --out, or replace it with --force.",
+            hint=f"Name another place with {parameter('out')}, or replace it with {parameter(force=True)}.",
         )
     if final.is_dir() != directory or not (directory or final.is_file()):
         kind = "directory" if directory else "regular file"
@@ -122,7 +122,7 @@ def owned(final: Path) -> Iterator[None]:
         held = _hold(path)
     if held is None:
         raise ArtifactError(
-            "Another run is writing there now.", where=final, hint="Wait until it has ended, or name another --out."
+            "Another run is writing there now.", where=final, hint=f"Wait until it has ended, or name another {parameter('out')}."
         )
     try:
         yield
@@ -294,7 +294,7 @@ def _changed(final: Path) -> ArtifactError:
     return ArtifactError(
         "Something came to stand at the output, or was replaced there, while this was running; it was left as it is.",
         where=final,
-        hint="Run the same command again with another --out.",
+        hint=f"Run the same command again with another {parameter('out')}.",
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..atomic import new_directory, new_file
 from ..console import as_text
 from ..data import Loader, compare_classes, open_data
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..hashing import canonical_json
 from ..measure import Sliding
 from ..options import step
@@ -99,7 +99,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
                 where=runtime.info.name,
                 hint="Measure it on the float checkpoint or the quantized directory."
                 if task.properties is None or name in task.properties
-                else "Leave it out of --properties.",
+                else f"Leave it out of {parameter('properties')}.",
             )
         kept: list[tuple[np.ndarray, np.ndarray]] = []
         names = class_names(runtime, loader)
@@ -201,7 +201,7 @@ def open_evaluation_data(
     if batch_size is None:
         batch_size = min([task.batch_size, *(accepted.largest for accepted in limits)])
     if batch_size < 1:
-        raise UsageError("At least one image is needed.", hint="Raise --batch.")
+        raise UsageError("At least one image is needed.", hint=f"Raise {parameter('batch_size')}.")
     for accepted in limits:
         accepted.require(batch_size)
     expected = [runtime.preprocessing.override(**preparation.overrides()) for runtime in runtimes]
@@ -210,7 +210,7 @@ def open_evaluation_data(
             raise UsageError(
                 f"{first.info.name} and {runtime.info.name} expect differently prepared images, so their figures "
                 f"cannot be compared:\n    {expected[0]}\n    {own}",
-                hint="Compare artifacts of one checkpoint, or say the preprocessing with --mean, --std, --crop, ...",
+                hint=f"Compare artifacts of one checkpoint, or say the preprocessing with {parameter('mean')}, {parameter('std')}, {parameter('crop')}, ...",
             )
         if (runtime.task, runtime.classes) != (first.task, first.classes):
             raise UsageError(

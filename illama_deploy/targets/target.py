@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..errors import ArtifactError, ExportError, UsageError
+from ..errors import ArtifactError, ExportError, UsageError, parameter
 from ..export.batches import RunFile
 from ..export.proof import KernelProof
 from ..formats import Format
@@ -155,7 +155,7 @@ class Target(ABC):
                 raise UsageError(
                     f"{self.runtime} has no kernel for {base}: {gap.why}.",
                     hint=f"The nearest that works is {gap.nearest}"
-                    + ("; --simulate exports it for accuracy only." if gap.can_simulate else "."),
+                    + (f"; {parameter(simulate=True)} exports it for accuracy only." if gap.can_simulate else "."),
                 )
             simulated = True
         return simulated

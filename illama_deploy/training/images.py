@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import IGNORE, Batch, Sample, Source, resized
-from ..errors import DataError, DeployError, RecipeError, TrainingError, UsageError
+from ..errors import DataError, DeployError, RecipeError, TrainingError, UsageError, parameter
 from ..preprocessing import Preprocessing
 from ..progress import track
 from .augmentation import augmentation
@@ -78,18 +78,18 @@ class Images(ABC):
             raise UsageError(
                 f"A batch of {recipe.batch_size} does not split into {processes.count} processes with "
                 f"{self.micro_batch} images at a time.",
-                hint="Mend --batch-size or --micro-batch.",
+                hint=f"Mend {parameter('batch_size')} or {parameter('micro_batch')}.",
             )
         if (recipe.mixup or recipe.cutmix) and self.micro_batch % 2:
             raise UsageError(
                 f"Mixing goes by pairs, and {self.micro_batch} images at a time are odd.",
-                hint="Use an even --batch-size or --micro-batch.",
+                hint=f"Use an even {parameter('batch_size')} or {parameter('micro_batch')}.",
             )
         if len(source) < recipe.batch_size:
             raise DataError(
                 f"The data has {len(source)} images and a batch takes {recipe.batch_size}.",
                 where=source.spec,
-                hint="Lower --batch-size.",
+                hint=f"Lower {parameter('batch_size')}.",
             )
         if classes < 2:
             raise _one_class(source)
@@ -208,7 +208,7 @@ def dead_workers_named(where: str) -> Iterator[None]:
         raise TrainingError(
             f"A worker process died ({str(error).splitlines()[0].strip()}).",
             where=where,
-            hint="Memory may be short: use fewer --workers, and go on with --resume.",
+            hint=f"Memory may be short: use fewer {parameter('workers')}, and go on with {parameter(resume=True)}.",
         ) from error
 
 
