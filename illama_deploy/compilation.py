@@ -39,6 +39,7 @@ def compiling(*, freezing: bool = False) -> Iterator[None]:
     except InductorError as error:
         raise RuntimeUnavailableError(
             f"torch {torch.__version__} cannot compile the network: {str(error).strip().splitlines()[0]}",
-            hint=f"It needs a C++ compiler (apt install g++, or CXX=PATH). Nothing else does: leave out {parameter('compile')}, or "
+            hint="It needs a C++ compiler (apt install g++, or CXX=PATH). Nothing else does: leave out "
+            f"{parameter('compile')}, or "
             f"{parameter(backend='torch')}.",
         ) from error

@@ -10,8 +10,8 @@
     ├── ExportError             the exported graph is not what the recipe promised
     └── RuntimeUnavailableError a target that cannot run here
 
-Each says what was wrong, where, and what to do next. Where it speaks of an option it says `parameter("max_drop")`, which
-whoever calls from Python reads as code, and who typed a command as the flag.
+Each says what was wrong, where, and what to do next. Options stand in it as `parameter("max_drop")` gives them: as code
+to who calls from Python, as the flag to who typed a command.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ __all__ = [
     "UsageError",
     "parameter",
     "parameters_as",
+    "spell",
+    "spelling",
 ]
 
 #: Control characters that a message may hold.
@@ -63,14 +65,25 @@ def parameter(*names: str, **values: object) -> str:
 
 
 @contextmanager
-def parameters_as(spelling: Spelling) -> Iterator[None]:
+def parameters_as(way: Spelling) -> Iterator[None]:
     """Write options in this way in the messages that are made meanwhile; for the command line."""
-    global _spelling  # noqa: PLW0603  (a process has one reader)
-    before, _spelling = _spelling, spelling
+    before = _spelling
+    spell(way)
     try:
         yield
     finally:
-        _spelling = before
+        spell(before)
+
+
+def spelling() -> Spelling:
+    """How options are written now; for worker processes, which do not inherit it wherever they are not forked."""
+    return _spelling
+
+
+def spell(way: Spelling) -> None:
+    """Write options in this way from now on."""
+    global _spelling  # noqa: PLW0603  (a process has one reader)
+    _spelling = way
 
 
 class DeployError(Exception):

@@ -40,7 +40,8 @@ def refuse(where: str, images: str) -> NoReturn:
     """
     raise CheckpointError(
         f"The network's activations overflow: {where} is NaN or infinite for {images}.",
-        hint=f"Look at the checkpoint's training, and at {parameter('mean')} and {parameter('std')}: images must come as it was trained with.",
+        hint=f"Look at the checkpoint's training, and at {parameter('mean')} and {parameter('std')}: images must come "
+        "as it was trained with.",
     )
 
 

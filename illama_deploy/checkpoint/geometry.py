@@ -134,7 +134,10 @@ def _grids(count: int, patch_size: int) -> str:
     rows = [row for row in range(math.isqrt(max(count, 0)), 0, -1) if count % row == 0][:2]
     grids = [grid for row in rows for grid in ((row, count // row), (count // row, row))]
     sizes = [f"{height * patch_size}x{width * patch_size}" for height, width in grids]
-    return f"Say the trained size, as {parameter(image_size='HEIGHTxWIDTH')}: {' or '.join(dict.fromkeys(sizes)) or 'none fits'}."
+    return (
+        f"Say the trained size, as {parameter(image_size='HEIGHTxWIDTH')}: "
+        f"{' or '.join(dict.fromkeys(sizes)) or 'none fits'}."
+    )
 
 
 def _count_blocks(shapes: Shapes, where: object | None) -> int:

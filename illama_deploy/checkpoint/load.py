@@ -318,7 +318,9 @@ def _resize(
         resized = replace(config, image_size=image_size, patch_size=patch_size)
     except ValueError as error:
         multiple = patch_size * (2 if config.head_width else 1)
-        raise UsageError(f"{parameter('image_size')} does not fit: {error}.", hint=f"Use multiples of {multiple}.") from error
+        raise UsageError(
+            f"{parameter('image_size')} does not fit: {error}.", hint=f"Use multiples of {multiple}."
+        ) from error
     require_room(resized, weights, hint=f"Use a smaller {parameter('image_size')}.")
     positions = interpolate_positions(state["pos_embed"], config.grid, resized.grid, config.class_index)
     patches = resample_patches(state[PATCHES], patch_size)

@@ -90,7 +90,8 @@ def _no_classes(path: Path, folders: Sequence[str], images: Sequence[tuple[str, 
         return ""
     tops, inner = (", ".join(sorted(map(shown, names))[:4]) for names in (below, shared))
     return (
-        f"the folders {tops} hold the same folders ({inner}), so they are no classes; name one as {parameter('split')}, or write "
+        f"the folders {tops} hold the same folders ({inner}), so they are no classes; name one as "
+        f"{parameter('split')}, or write "
         f"the classes' names to {NAMES_FILES[0]} there"
     )
 
@@ -152,7 +153,8 @@ def _splits(path: Path, names: Sequence[str]) -> tuple[Path, list[str]]:
             raise DataError(
                 f"Folders there are called like splits: {', '.join(map(shown, unclear[:6]))}.",
                 where=shown(root),
-                hint=f"Give one of them: {parameter('data')} folder:{shown(root / unclear[0])}, or {parameter('split')} {shown(unclear[0])}.",
+                hint=f"Give one of them: {parameter(data=f'folder:{shown(root / unclear[0])}')}, or "
+                f"{parameter(split=shown(unclear[0]))}.",
             )
         if len(folders) != 1 or not visible_folders(root / folders[0]):
             break

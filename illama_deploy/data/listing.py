@@ -29,7 +29,9 @@ class Listing(Source):
         with open_regular(path) as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES or b"\0" in content:
-            raise DataError("It is no text with a path on each line.", where=shown(path), hint=f"Check {parameter('data')}.")
+            raise DataError(
+                "It is no text with a path on each line.", where=shown(path), hint=f"Check {parameter('data')}."
+            )
         lines = [os.fsdecode(line.strip(b"\r")) for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
         named = [line for line in lines if line.strip()]
         self.paths = list(dict.fromkeys(os.path.normpath(path.parent / line) for line in named))

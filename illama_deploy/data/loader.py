@@ -148,7 +148,8 @@ class Loader:
             raise DataError(
                 f"The image cannot be decoded ({error}).",
                 where=sample.name,
-                hint=f"Mend or remove it, or leave broken images out with {parameter(skip_broken=True)} (they are counted).",
+                hint=f"Mend or remove it, or leave broken images out with {parameter(skip_broken=True)} (they are "
+                "counted).",
             ) from error
         if (change := alteration(image)) is not None:
             self.altered[change] += 1

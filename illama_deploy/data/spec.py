@@ -82,7 +82,9 @@ def open_data(
     if not len(source):
         seen = f" ({'; '.join(source.notes)})" if source.notes else ""
         raise DataError(
-            f"There is no image in it{seen}.", where=shown(given), hint=f"Check the path and the split ({parameter('split')})."
+            f"There is no image in it{seen}.",
+            where=shown(given),
+            hint=f"Check the path and the split ({parameter('split')}).",
         )
     if role != "calibrate":
         source.require_labels()
@@ -151,7 +153,8 @@ def _scheme_of(spec: str) -> str | None:
     raise DataError(
         "A file can be data as parquet, or as a list of paths.",
         where=shown(path),
-        hint=f"Write {parameter('data')} parquet:{shown(path)} or {parameter('data')} list:{shown(path)}, or give the folder of an image.",
+        hint=f"Write {parameter(data=f'parquet:{shown(path)}')} or {parameter(data=f'list:{shown(path)}')}, or give "
+        "the folder of an image.",
     )
 
 

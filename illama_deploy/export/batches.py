@@ -75,7 +75,8 @@ def prove_batches(run: RunFile, name: str, path: Path, config: IllamaConfig, siz
         raise ExportError(
             f"{name} gives logits that are not finite for an image of noise.",
             where=path.name,
-            hint=f"The network overflows; see 'illama-deploy inspect --parity', and {parameter('exclude')} of quantize.",
+            hint=f"The network overflows; see 'illama-deploy inspect --parity', and {parameter('exclude')} of "
+            "quantize.",
         )
     signal = float(np.square(alone, dtype=np.float64).sum()) / len(alone)
     for size in sizes:

@@ -75,7 +75,9 @@ def windows(length: int, window: int, stride: int | None) -> list[int]:
     """
     step = stride or max(2 * window // 3, 1)
     if step > window:
-        raise UsageError(f"A stride of {step} pixels leaves gaps between windows of {window}.", hint=f"Lower {parameter('stride')}.")
+        raise UsageError(
+            f"A stride of {step} pixels leaves gaps between windows of {window}.", hint=f"Lower {parameter('stride')}."
+        )
     return [min(start, length - window) for start in range(0, length - window + step, step)]
 
 

@@ -118,7 +118,8 @@ def measure_batches(
         raise UsageError("A batch needs at least one image.", hint=f"Raise {parameter('batch')}.")
     if seconds <= 0 or (rounds is not None and rounds < FEWEST_ROUNDS):
         raise UsageError(
-            f"An interval needs some time, or at least {FEWEST_ROUNDS} rounds.", hint=f"Raise {parameter('seconds')} or {parameter('rounds')}."
+            f"An interval needs some time, or at least {FEWEST_ROUNDS} rounds.",
+            hint=f"Raise {parameter('seconds')} or {parameter('rounds')}.",
         )
     if not 0.5 <= confidence < 1:
         raise UsageError("The confidence must be at least 0.5 and below 1.", hint=f"Use {parameter(confidence=0.95)}.")

@@ -159,10 +159,12 @@ def _check_options(runtime: Runtime, **options: Any) -> None:
         UsageError: naming the first.
     """
     for task in TASKS.values():
-        for name, option in task.options if task.name != runtime.task else ():
+        for name, parameters in task.options if task.name != runtime.task else ():
             if options[name] is not None:
+                *others, last = map(parameter, parameters)
+                those = f"{', '.join(others)} or {last}" if others else last
                 raise UsageError(
-                    f"{option} is for networks that classify {task.counted}.",
+                    f"{those} is for networks that classify {task.counted}.",
                     where=runtime.info.name,
                     hint="Leave it out.",
                 )
@@ -210,7 +212,8 @@ def open_evaluation_data(
             raise UsageError(
                 f"{first.info.name} and {runtime.info.name} expect differently prepared images, so their figures "
                 f"cannot be compared:\n    {expected[0]}\n    {own}",
-                hint=f"Compare artifacts of one checkpoint, or say the preprocessing with {parameter('mean')}, {parameter('std')}, {parameter('crop')}, ...",
+                hint=f"Compare artifacts of one checkpoint, or say the preprocessing with {parameter('mean')}, "
+                f"{parameter('std')}, {parameter('crop')}, ...",
             )
         if (runtime.task, runtime.classes) != (first.task, first.classes):
             raise UsageError(

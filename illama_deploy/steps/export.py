@@ -140,18 +140,25 @@ def _require_fitting(options: ExportOptions, path: Path) -> None:
     """
     temperature = options.temperature
     if options.float_only and not options.float:
-        raise UsageError(f"Both {parameter('float_only')} and {parameter(float=False)} are given.", hint="Give one of them.")
+        raise UsageError(
+            f"Both {parameter('float_only')} and {parameter(float=False)} are given.", hint="Give one of them."
+        )
     if not (math.isfinite(temperature) and temperature > 0):
-        raise UsageError(f"{temperature} is no temperature.", hint=f"Use what 'evaluate {parameter(fit_temperature=True)}' found.")
+        raise UsageError(
+            f"{temperature} is no temperature.", hint=f"Use what 'evaluate {parameter(fit_temperature=True)}' found."
+        )
     if _is_float(path) and (not options.float or options.simulate or options.source is not None):
         raise UsageError(
             "A float checkpoint has nothing but its float file to export.",
             where=path,
-            hint=f"Leave {parameter(float=False)}, {parameter('simulate')} and {parameter('source')} out, or quantize it first.",
+            hint=f"Leave {parameter(float=False)}, {parameter('simulate')} and {parameter('source')} out, or quantize "
+            "it first.",
         )
     if not _is_float(path) and options.geometry != Geometry():
         raise UsageError(
-            f"{parameter('heads')}, {parameter('image_size')} and {parameter(ema=True)} are of a float checkpoint.", where=path, hint="Say them to 'quantize'."
+            f"{parameter('heads')}, {parameter('image_size')} and {parameter('ema')} are of a float checkpoint.",
+            where=path,
+            hint="Say them to 'quantize'.",
         )
 
 

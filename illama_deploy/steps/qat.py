@@ -73,7 +73,8 @@ def qat(options: QatOptions) -> TrainResult:
         raise UsageError(
             "The directory is quantized already; it says its format and geometry itself.",
             where=given,
-            hint=f"Leave {parameter('bits')}, {parameter('format')}, {parameter('calib_images')}, {parameter('heads')}, {parameter('image_size')} and {parameter('ema')} out.",
+            hint=f"Leave {parameter('bits')}, {parameter('format')}, {parameter('calib_images')}, "
+            f"{parameter('heads')}, {parameter('image_size')} and {parameter('ema')} out.",
         )
     if is_directory:
         quantized = load_quantized(given)
@@ -149,7 +150,10 @@ def format_name(weights: int | None, activations: int | None) -> str | None:
         UsageError: activations alone.
     """
     if weights is None and activations is not None:
-        raise UsageError(f"{parameter('activations')} needs {parameter('weights')}.", hint=f"Such as {parameter(weights=4)} {parameter(activations=8)}.")
+        raise UsageError(
+            f"{parameter('activations')} needs {parameter('weights')}.",
+            hint=f"Such as {parameter(weights=4, activations=8)}.",
+        )
     return None if weights is None else f"W{weights}A{activations or 16}"
 
 

@@ -135,8 +135,10 @@ def _resolved(options: QuantizeOptions) -> tuple[Limits | None, Recipe]:
     )
     if limits is not None and (bits is not None or format is not None):
         raise UsageError(
-            f"A search chooses the format of every site; {parameter('bits')} and {parameter('format')} name one for all.",
-            hint=f"Name the formats to choose from with {parameter('candidates')}, or leave {parameter('max_drop')} and {parameter('max_size')} out.",
+            f"A search chooses the format of every site; {parameter('bits')} and {parameter('format')} name one for "
+            "all.",
+            hint=f"Name the formats to choose from with {parameter('candidates')}, or leave {parameter('max_drop')} "
+            f"and {parameter('max_size')} out.",
         )
     if limits is None:
         resolved = _resolve_recipe(options.recipe, bits, format, effort)
@@ -161,7 +163,8 @@ def _require_searchable(limits: Limits | None, source: Checkpoint) -> None:
     if limits is not None and not find_task(source.config.task).searchable:
         raise UsageError(
             "A search goes by the drop in top-1, and this network classifies pixels.",
-            hint=f"Leave {parameter('max_drop')} and {parameter('max_size')} out; name the format with {parameter('bits')} or {parameter('format')}.",
+            hint=f"Leave {parameter('max_drop')} and {parameter('max_size')} out; name the format with "
+            f"{parameter('bits')} or {parameter('format')}.",
         )
 
 
@@ -189,9 +192,13 @@ def _resolve_recipe(
     recipe: Recipe | str | Path | None, bits: int | str | None, format_: str | None, effort: str | None
 ) -> Recipe:
     if recipe is not None and effort is not None:
-        raise UsageError(f"Both a recipe and {parameter('effort')} are given.", hint="Give one of them; a recipe says what to do.")
+        raise UsageError(
+            f"Both a recipe and {parameter('effort')} are given.", hint="Give one of them; a recipe says what to do."
+        )
     if recipe is not None and bits is not None:
-        raise UsageError(f"Both a recipe and {parameter('bits')} are given.", hint="Give one of them; a recipe says its format.")
+        raise UsageError(
+            f"Both a recipe and {parameter('bits')} are given.", hint="Give one of them; a recipe says its format."
+        )
     if recipe is not None:
         resolved = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
         return resolved.override(format=format_)

@@ -29,12 +29,15 @@ def report(options: ReportOptions) -> list[Path]:
     files, formats, out = options.files, options.formats, options.out
     if bool(files) == (options.history is not None):
         raise UsageError(
-            f"Neither files nor {parameter('history')} are given, or both.", hint=f"Name report.json files, or {parameter(history='DIR')}."
+            f"Neither files nor {parameter('history')} are given, or both.",
+            hint=f"Name report.json files, or {parameter(history='DIR')}.",
         )
     if options.history is not None:
         return history(options.history, out, options.listener.say)
     if not files or not formats:
-        raise UsageError("There is nothing to render.", hint=f"Name one or more report.json files and a {parameter('formats')}.")
+        raise UsageError(
+            "There is nothing to render.", hint=f"Name one or more report.json files and a {parameter('formats')}."
+        )
     if unknown := [name for name in formats if name not in RENDERERS]:
         raise UsageError(f"There is no format {unknown[0]!r}.", hint=f"Use some of: {','.join(RENDERERS)}.")
     paths = [Path(file) for file in files]

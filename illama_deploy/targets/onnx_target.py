@@ -64,7 +64,8 @@ class OnnxTarget(Target):
             cause = error.__cause__ or error
             raise ExportError(
                 f"The graph cannot be brought into the form of {self.name}: {cause}.",
-                hint=f"Leave the site that it names in float (quantize {parameter('exclude')}), or choose another target.",
+                hint=f"Leave the site that it names in float (quantize {parameter('exclude')}), or choose another "
+                "target.",
             ) from error
 
     @property

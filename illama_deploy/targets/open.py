@@ -143,7 +143,9 @@ def _threads(threads: int | None) -> int:
     if threads is not None and threads < 1:
         raise UsageError("At least one thread is needed.", hint=f"Raise {parameter('threads')}.")
     if threads is not None and threads > 4 * cores:
-        raise UsageError(f"{threads} threads are asked for, and there are {cores} cores.", hint=f"Lower {parameter('threads')}.")
+        raise UsageError(
+            f"{threads} threads are asked for, and there are {cores} cores.", hint=f"Lower {parameter('threads')}."
+        )
     return threads or cores
 
 

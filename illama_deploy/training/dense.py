@@ -32,7 +32,10 @@ class DenseImages(TimmImages):
         if recipe.mixup or recipe.cutmix:
             raise RecipeError("Images whose pixels are classified cannot be mixed.", hint="Leave mixup and cutmix out.")
         if self.micro_batch < 2:
-            raise UsageError("BatchNorm needs two images at a time.", hint=f"Raise {parameter('micro_batch')} or {parameter('batch_size')}.")
+            raise UsageError(
+                "BatchNorm needs two images at a time.",
+                hint=f"Raise {parameter('micro_batch')} or {parameter('batch_size')}.",
+            )
         jitter = recipe.color_jitter if preprocessing.channels == 3 else 0.0
         outside = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
         steps = [

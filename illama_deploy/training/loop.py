@@ -155,7 +155,8 @@ class Trainer:
             raise UsageError(
                 f"The run that is there is another one:\n    threads: {then.threads} there, {now.threads} now",
                 where=self.run.state_file,
-                hint=f"Leave {parameter('threads')} out, or go on all the same with {parameter('resume')} {parameter('force')}.",
+                hint=f"Leave {parameter('threads')} out, or go on all the same with "
+                f"{parameter(resume=True, force=True)}.",
             )
         if self.options.threads is None and then.threads != now.threads:
             torch.set_num_threads(then.threads)
@@ -207,9 +208,9 @@ class Trainer:
         """
         if self.recipe.optimizer not in FUSED:
             return
-        for parameter, values in self.optimizer.state.items():
+        for weight, values in self.optimizer.state.items():
             for name, value in values.items():
-                wanted = torch.Size() if name == "step" else parameter.shape
+                wanted = torch.Size() if name == "step" else weight.shape
                 if isinstance(value, Tensor) and value.shape != wanted:
                     raise ValueError(f"{name} has shape {list(value.shape)}, not {list(wanted)}")
 
@@ -343,7 +344,7 @@ class Trainer:
             f"{what} is no finite number after {self.updates} updates.",
             where=f"epoch {self.epoch + 1}, update {min(self.step + 1, self.images.steps)} of {self.images.steps}",
             hint=(f"The last good state is {self.run.state_file}. " if kept else "")
-            + f"Lower {parameter('lr')}, and go on with {parameter(resume=True)} {parameter(force=True)} or begin anew.",
+            + f"Lower {parameter('lr')}, and go on with {parameter(resume=True, force=True)} or begin anew.",
         )
 
 

@@ -148,7 +148,8 @@ class TrainRecipe:
             if getattr(self, name) >= self.epochs and getattr(self, name):
                 raise RecipeError(
                     f"{name} is {getattr(self, name):g} and there are {self.epochs} epochs.",
-                    hint=f"Raise the epochs, or lower {name} in a recipe of your own ({parameter(recipe='FILE.toml')}).",
+                    hint=f"Raise the epochs, or lower {name} in a recipe of your own "
+                    f"({parameter(recipe='FILE.toml')}).",
                 )
         if why := self.auto_augment and why_no_policy(self.auto_augment):
             raise RecipeError(

@@ -88,7 +88,8 @@ class RunDirectory:
             raise ArtifactError(
                 "There is a run already, and it was left as it is.",
                 where=path,
-                hint=f"Go on with it ({parameter(resume=True)}), begin anew ({parameter(force=True)}), or name another place ({parameter('out')}).",
+                hint=f"Go on with it ({parameter(resume=True)}), begin anew ({parameter(force=True)}), or name another "
+                f"place ({parameter('out')}).",
             )
         if not self.writes:
             return
@@ -125,7 +126,8 @@ class RunDirectory:
             raise UsageError(
                 "The run that is there is another one:\n    " + "\n    ".join(differences),
                 where=self.state_file,
-                hint=f"Repeat the options that it was begun with, or go on all the same with {parameter(resume=True)} {parameter(force=True)}.",
+                hint="Repeat the options that it was begun with, or go on all the same with "
+                f"{parameter(resume=True, force=True)}.",
             )
         return saved
 

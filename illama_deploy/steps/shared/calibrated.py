@@ -179,7 +179,9 @@ def choose_sites(
         known, include=recipe.include, exclude=recipe.exclude, attention_products=recipe.attention_products
     )
     if not sites:
-        raise UsageError("The recipe leaves no site to quantize.", hint=f"Loosen {parameter('include')} or {parameter('exclude')}.")
+        raise UsageError(
+            "The recipe leaves no site to quantize.", hint=f"Loosen {parameter('include')} or {parameter('exclude')}."
+        )
     formats = site_formats(sites, recipe, known)
     # Of a product the weights' format says nothing, and its step sizes must be fixed.
     products = tuple({f.activations: f for f in reversed(candidates) if f.is_static}.values())[::-1]

@@ -99,17 +99,17 @@ def open_participants(
             target = _target_of_record(path)
             if chosen and target not in chosen:
                 raise UsageError(
-                    f"It was exported for {target.name}, which {parameter('backend', 'targets')} leaves out.",
+                    f"It was exported for {target.name}, which {parameter('targets')} leaves out.",
                     where=path,
-                    hint=f"Leave {parameter('backend', 'targets')} out.",
+                    hint=f"Leave {parameter('targets')} out.",
                 )
             groups.append(_export_group(path, target, None, options))
         return groups
     if len(chosen) > 1:
         raise UsageError(
-            f"--target {' --target '.join(targets)} chooses among the exports of a quantized checkpoint; "
+            f"{parameter(targets=list(targets))} chooses among the exports of a quantized checkpoint; "
             "a file runs on what it was written for.",
-            hint=f"Name the quantized directory, or leave {parameter('backend', 'targets')} out.",
+            hint=f"Name the quantized directory, or leave {parameter('targets')} out.",
         )
     return [_named(candidates, baseline, workspace, {**options, "backend": next(iter(targets), None)})]
 

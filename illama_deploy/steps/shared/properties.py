@@ -114,7 +114,8 @@ class Properties:
             raise UsageError(
                 "The temperature would be fitted on the images that it is judged on.",
                 where=f"{source.spec}, split {source.split}" if source.split else source.spec,
-                hint=f"Name other images with {parameter('calib_split')}, or others to judge it on with {parameter('split')}.",
+                hint=f"Name other images with {parameter('calib_split')}, or others to judge it on with "
+                f"{parameter('split')}.",
             )
         loader = self._images(source, sample_indices(len(source), self.options.calib_images, seed=0))
         pairs = [

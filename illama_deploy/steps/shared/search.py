@@ -176,7 +176,8 @@ def hold_out(
         raise UsageError(
             f"{len(drawn)} held-out images are too few: "
             + (f"it takes {needed} to show so small a drop." if drawn else "none is left."),
-            hint=f"Held-out images are those that do not calibrate: lower {parameter('calib_images')}, raise {parameter('held_out_images')}, or "
+            hint=f"Held-out images are those that do not calibrate: lower {parameter('calib_images')}, raise "
+            f"{parameter('held_out_images')}, or "
             f"name another split with {parameter('held_out_split')}.",
         )
     loader = Loader(
@@ -414,7 +415,8 @@ def _none_keeps(limits: Limits, best: Point, size: int, figures: Mapping[str, An
         + (
             f"give more {parameter('held_out_images')} to narrow the interval"
             if limits.max_drop is not None and drop["value"] <= limits.max_drop
-            else f"leave those sites in float with {parameter('exclude')}, or add a more exact {parameter('candidates')}"
+            else f"leave those sites in float with {parameter('exclude')}, or add a more exact "
+            f"{parameter('candidates')}"
         )
         + ".",
     )

@@ -108,7 +108,9 @@ def _require_sound(network: Illama) -> None:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ExportError(f"{name} is not finite.", where=name, hint=f"Quantize again; see {parameter('exclude')}.")
         if name.endswith("_scale") and not bool((tensor > 0).all()):
-            raise ExportError(f"{name} is a scale and not above 0.", where=name, hint=f"Quantize again; see {parameter('exclude')}.")
+            raise ExportError(
+                f"{name} is a scale and not above 0.", where=name, hint=f"Quantize again; see {parameter('exclude')}."
+            )
 
 
 def _has_kernel(module: QuantWeighted) -> bool:

@@ -72,7 +72,7 @@ class Profile:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
             raise UsageError(
                 f"The batch profile {self.minimum}, {self.optimum}, {self.maximum} does not ascend from 1.",
-                hint=f"Use {parameter(min_batch=1)} {parameter(opt_batch=8)} {parameter(max_batch=32)}, say.",
+                hint=f"Use {parameter(min_batch=1, opt_batch=8, max_batch=32)}, say.",
             )
 
 
@@ -344,7 +344,8 @@ def _build_error(name: str, onnx: Path, profile: Profile, complaints: ErrorLog) 
         return ExportError(
             f"Out of memory: {name} cannot build the engine for batches up to {profile.maximum}: {said}",
             where=onnx.name,
-            hint=f"Lower {parameter('max_batch')} and {parameter('opt_batch')}, or free memory on this machine and its GPU.",
+            hint=f"Lower {parameter('max_batch')} and {parameter('opt_batch')}, or free memory on this machine and its "
+            "GPU.",
         )
     return ExportError(
         f"{name} cannot build the engine: {said}",

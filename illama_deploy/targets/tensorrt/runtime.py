@@ -146,7 +146,8 @@ class TensorRTEngine(Runtime):
         return ArtifactError(
             f"{MODULES[self._sidecar.flavor]} {self._trt.__version__} {what}" + (f": {said}" if said else "."),
             where=self._sidecar.engine,
-            hint=f"If memory ran out, build for a smaller {parameter('max_batch')}; else build again: {self._sidecar.rebuild}",
+            hint=f"If memory ran out, build for a smaller {parameter('max_batch')}; else build again: "
+            f"{self._sidecar.rebuild}",
         )
 
 
