@@ -73,8 +73,7 @@ def qat(options: QatOptions) -> TrainResult:
         raise UsageError(
             "The directory is quantized already; it says its format and geometry itself.",
             where=given,
-            hint=f"Leave {parameter('bits')}, {parameter('format')}, {parameter('calib_images')}, "
-            f"{parameter('heads')}, {parameter('image_size')} and {parameter('ema')} out.",
+            hint=f"Leave {', '.join(map(parameter, list(quantizing)[:-1]))} and {parameter('ema')} out.",
         )
     if is_directory:
         quantized = load_quantized(given)

@@ -70,17 +70,15 @@ def train(options: TrainOptions) -> TrainResult:
     new_head, workspace = options.new_head, options.place.workspace
     heads, image_size, ema = options.geometry.heads, options.geometry.image_size, options.geometry.ema
     if checkpoint is not None and select_from is not None:
-        raise UsageError(
-            f"Both {parameter('checkpoint')} and {parameter('select_from')} are given.", hint="Give one of them."
-        )
+        both = f"{parameter('checkpoint')} and {parameter('select_from')}"
+        raise UsageError(f"Both {both} are given.", hint="Give one of them.")
     shared = RunOptions.of(options.run)
     place = workspace or Workspace()
     resolved, out = shared.resolve(recipe).override(frozen=options.frozen or None), shared.out or place.trained
     require_apart(out / MODEL, paths_of(checkpoint, teacher, select_from, shared.data, shared.eval_data))
     if resolved.frozen and checkpoint is None:
-        raise UsageError(
-            "Only the head is to learn, and the rest has no weights.", hint=f"Give them with {parameter('checkpoint')}."
-        )
+        hint = f"Give them with {parameter('checkpoint')}."
+        raise UsageError("Only the head is to learn, and the rest has no weights.", hint=hint)
     table = dict(resolved.model)
     size = image_size or table.get("image_size")
     patch = table.get("patch_size") if table.get("head_width") else None
