@@ -82,7 +82,7 @@ SAME = {
     ),
     "no argument": (
         ("report",),
-        lambda: report(),
+        report,
         ("Neither files nor --history are given", "Neither files nor `history` are given"),
     ),
     "a number": (

@@ -70,15 +70,14 @@ def train(options: TrainOptions) -> TrainResult:
     new_head, workspace = options.new_head, options.place.workspace
     heads, image_size, ema = options.geometry.heads, options.geometry.image_size, options.geometry.ema
     if checkpoint is not None and select_from is not None:
-        both = f"{parameter('checkpoint')} and {parameter('select_from')}"
+        both = " and ".join(map(parameter, ("checkpoint", "select_from")))
         raise UsageError(f"Both {both} are given.", hint="Give one of them.")
     shared = RunOptions.of(options.run)
     place = workspace or Workspace()
     resolved, out = shared.resolve(recipe).override(frozen=options.frozen or None), shared.out or place.trained
     require_apart(out / MODEL, paths_of(checkpoint, teacher, select_from, shared.data, shared.eval_data))
     if resolved.frozen and checkpoint is None:
-        hint = f"Give them with {parameter('checkpoint')}."
-        raise UsageError("Only the head is to learn, and the rest has no weights.", hint=hint)
+        raise _headless()
     table = dict(resolved.model)
     size = image_size or table.get("image_size")
     patch = table.get("patch_size") if table.get("head_width") else None
@@ -202,6 +201,11 @@ def _preprocessing(recipe: TrainRecipe, start: Checkpoint | None, config: Illama
             hint="Mend 'mean' and 'std' of the recipe.",
         )
     return own
+
+
+def _headless() -> UsageError:
+    what, hint = "Only the head is to learn, and the rest has no weights.", f"Give them with {parameter('checkpoint')}."
+    return UsageError(what, hint=hint)
 
 
 def _teacher(recipe: TrainRecipe, path: str | Path | None, config: IllamaConfig, **options: Any) -> Illama | None:
