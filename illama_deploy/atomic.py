@@ -21,17 +21,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import ArtifactError
+from .errors import ArtifactError, parameter
 from .paths import require_utf8
 
 __all__ = ["beside", "explain_oserror", "new_directory", "new_file", "owned", "require_apart"]
 
 #: Not on Windows, where an open file cannot be removed or renamed.
 fcntl: Any = None if sys.platform == "win32" else importlib.import_module("fcntl")
-ELSEWHERE = "Write elsewhere (--out, --workspace, --json)."
 #: What holds these names is ours.
 MARK = "illama"
 PARTIAL, OLD, LOCK = f"{MARK}-partial-", f"{MARK}-old-", f"{MARK}-lock"
+
+
+def _elsewhere() -> str:
+    return f"Write elsewhere ({parameter('out')}, {parameter('workspace')}, {parameter('json')})."
 
 
 def beside(final: Path, suffix: str) -> Path:
@@ -45,9 +48,9 @@ def explain_oserror(error: OSError, path: Path) -> ArtifactError:
         return ArtifactError(
             "The disk is full, or a size limit was reached; nothing was kept.",
             where=path,
-            hint=f"Free some space. {ELSEWHERE}",
+            hint=f"Free some space. {_elsewhere()}",
         )
-    return ArtifactError(f"Cannot write there: {error.strerror or error}.", where=path, hint=ELSEWHERE)
+    return ArtifactError(f"Cannot write there: {error.strerror or error}.", where=path, hint=_elsewhere())
 
 
 def _as_os_error(error: BaseException) -> OSError | None:
@@ -87,11 +90,11 @@ def _may_be_made(final: Path, *, force: bool, directory: bool, inputs: Iterable[
         raise ArtifactError(
             "The output exists already and was left as it is.",
             where=final,
-            hint="Name another place with --out, or replace it with --force.",
+            hint=f"Name another place with {parameter('out')}, or replace it with {parameter(force=True)}.",
         )
     if final.is_dir() != directory or not (directory or final.is_file()):
         kind = "directory" if directory else "regular file"
-        raise ArtifactError(f"The output is no {kind}, and one is wanted.", where=final, hint=ELSEWHERE)
+        raise ArtifactError(f"The output is no {kind}, and one is wanted.", where=final, hint=_elsewhere())
     require_apart(final, (*inputs, Path.cwd()) if directory else inputs)
 
 
@@ -106,7 +109,7 @@ def require_apart(final: Path, inputs: Iterable[str | Path]) -> None:
             raise ArtifactError(
                 "Replacing the output would delete what is read from, or the current folder.",
                 where=final,
-                hint=ELSEWHERE,
+                hint=_elsewhere(),
             )
 
 
@@ -122,7 +125,9 @@ def owned(final: Path) -> Iterator[None]:
         held = _hold(path)
     if held is None:
         raise ArtifactError(
-            "Another run is writing there now.", where=final, hint="Wait until it has ended, or name another --out."
+            "Another run is writing there now.",
+            where=final,
+            hint=f"Wait until it has ended, or name another {parameter('out')}.",
         )
     try:
         yield
@@ -294,7 +299,7 @@ def _changed(final: Path) -> ArtifactError:
     return ArtifactError(
         "Something came to stand at the output, or was replaced there, while this was running; it was left as it is.",
         where=final,
-        hint="Run the same command again with another --out.",
+        hint=f"Run the same command again with another {parameter('out')}.",
     )
 
 

@@ -11,18 +11,19 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 import typer
 
 from .console import say, steady_streams
 from .ending import INTERRUPTED, came_from_stop, close, ended, listen, stop_listening, work
-from .errors import DeployError
-from .options import Found, Options
+from .errors import DeployError, parameters_as
+from .options import Found, Options, steps
 from .workspace import Workspace
 
-__all__ = ["command", "make_app", "run", "typed"]
+__all__ = ["AsFlags", "command", "make_app", "run", "typed"]
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 
@@ -57,7 +58,8 @@ def command(app: typer.Typer, options: type[O]) -> Callable[[Callable[[O], Any]]
                 given["say"] = say
             if "workspace" in names:  # where somebody types commands, there is always one
                 given["workspace"] = given["workspace"] or Workspace()
-            return do(options.take(**given))
+            with parameters_as(AsFlags(options)):
+                return do(options.take(**given))
 
         line.__name__, line.__doc__ = do.__name__, options.__doc__
         line.__signature__ = inspect.Signature([_parameter(one) for one in found])  # type: ignore[attr-defined]
@@ -96,6 +98,49 @@ def _kind(one: Found) -> Any:
 
 def _value(one: Found, value: Any) -> Any:
     return one.default if value is None or value == [] else value
+
+
+@dataclass(frozen=True)
+class AsFlags:
+    """How messages name options to who typed a command: by its flags, or, of another command's options, by theirs.
+
+    A `Spelling` that can be handed to worker processes.
+    """
+
+    options: type[Options]
+
+    def __call__(self, names: tuple[str, ...], values: Mapping[str, object]) -> str:
+        own = _flags(self.options)
+        if values:
+            return " ".join(_typed(own.get(name) or _elsewhere(name), value) for name, value in values.items())
+        return next((own[name].flag for name in names if name in own), None) or _elsewhere(names[0]).flag
+
+
+class Flag(NamedTuple):
+    """An option's flag, and that which turns it off."""
+
+    flag: str
+    no: str | None = None
+    renamed: bool = False
+
+
+def _flags(options: type[Options]) -> dict[str, Flag]:
+    """Those of a command, by the option's name in Python."""
+    flags = (one for one in options.found() if one.flag and not one.declared.is_argument)
+    return {one.name: Flag(one.flag, one.declared.no, bool(one.declared.flag)) for one in flags}
+
+
+def _elsewhere(name: str) -> Flag:
+    """The flag of an option of whichever command has it; one that is not called like the option goes first."""
+    found = [flags[name] for each in steps.__all__ if name in (flags := _flags(getattr(steps, each)))]
+    return next((flag for flag in found if flag.renamed), found[0] if found else Flag(f"--{name.replace('_', '-')}"))
+
+
+def _typed(flag: Flag, value: object) -> str:
+    """A flag and its value as they are typed."""
+    if isinstance(value, bool):
+        return flag.flag if value else flag.no or flag.flag
+    return " ".join(f"{flag.flag} {shlex.quote(str(one))}" for one in (value if isinstance(value, list) else [value]))
 
 
 def typed() -> str:

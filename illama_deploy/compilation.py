@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import RuntimeUnavailableError
+from .errors import RuntimeUnavailableError, parameter
 
 __all__ = ["RECOMPILE_LIMIT", "compiling"]
 
@@ -39,6 +39,7 @@ def compiling(*, freezing: bool = False) -> Iterator[None]:
     except InductorError as error:
         raise RuntimeUnavailableError(
             f"torch {torch.__version__} cannot compile the network: {str(error).strip().splitlines()[0]}",
-            hint="It needs a C++ compiler (apt install g++, or CXX=PATH). Nothing else does: leave out --compile, or "
-            "--target torch.",
+            hint="It needs a C++ compiler (apt install g++, or CXX=PATH). Nothing else does: leave out "
+            f"{parameter('compile')}, or "
+            f"{parameter(backend='torch')}.",
         ) from error

@@ -10,10 +10,14 @@
     ├── ExportError             the exported graph is not what the recipe promised
     └── RuntimeUnavailableError a target that cannot run here
 
-Each says what was wrong, where, and what to do next.
+Each says what was wrong, where, and what to do next. Options stand in it as `parameter("max_drop")` gives them: as code
+to who calls from Python, as the flag to who typed a command.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from .names import shown
 
@@ -25,12 +29,61 @@ __all__ = [
     "ExportError",
     "RecipeError",
     "RuntimeUnavailableError",
+    "Spelling",
     "TrainingError",
     "UsageError",
+    "parameter",
+    "parameters_as",
+    "spell",
+    "spelling",
 ]
 
 #: Control characters that a message may hold.
 KEPT = "\n\t"
+#: Writes an option by one of the names that it has in several steps, or options with the values to give them.
+Spelling = Callable[[tuple[str, ...], Mapping[str, object]], str]
+
+
+def _as_python(names: tuple[str, ...], values: Mapping[str, object]) -> str:
+    if values:
+        return f"`{', '.join(f'{name}={value!r}' for name, value in values.items())}`"
+    return " or ".join(f"`{name}`" for name in names)
+
+
+# Of the process, and not of a thread: what a command lets threads do belongs to it, too.
+_spelling: Spelling = _as_python
+
+
+def parameter(*names: str, **values: object) -> str:
+    """Options as whoever reads the message gives them; made with the message, and of no other use.
+
+    Args:
+        names: of one option; several where steps call it differently.
+        values: instead of them: what to give to options.
+    """
+    return _spelling(names, values)
+
+
+@contextmanager
+def parameters_as(way: Spelling) -> Iterator[None]:
+    """Write options in this way in the messages that are made meanwhile; for the command line."""
+    before = _spelling
+    spell(way)
+    try:
+        yield
+    finally:
+        spell(before)
+
+
+def spelling() -> Spelling:
+    """How options are written now; for worker processes, which do not inherit it wherever they are not forked."""
+    return _spelling
+
+
+def spell(way: Spelling) -> None:
+    """Write options in this way from now on."""
+    global _spelling  # noqa: PLW0603  (a process has one reader)
+    _spelling = way
 
 
 class DeployError(Exception):

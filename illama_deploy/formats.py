@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from .errors import UsageError
+from .errors import UsageError, parameter
 
 __all__ = [
     "BITS",
@@ -170,7 +170,7 @@ def parse_format(name: str) -> Format:
         shown = name if len(name) <= 40 else f"{name[:40]}…"
         raise UsageError(
             f"There is no quantized format {shown!r}.",
-            hint=f"Use --bits {' or '.join(BITS)}, or with --format one of: {known}; "
+            hint=f"Use {parameter('bits')} {' or '.join(BITS)}, or with {parameter('format')} one of: {known}; "
             "weight-only ones also as W4A16-g64 and the like.",
         ) from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .atomic import MARK, beside, new_file
-from .errors import ArtifactError
+from .errors import ArtifactError, parameter
 from .hashing import canonical_json
 from .sealed import SEAL, parse_json, read_sealed, write_sealed
 
@@ -46,7 +46,7 @@ class Journal:
                 raise ArtifactError(
                     "Something stands where unfinished work would be kept, and nothing here made it.",
                     where=self.directory,
-                    hint="Move it away, or name another place with --out.",
+                    hint=f"Move it away, or name another place with {parameter('out')}.",
                 )
         wanted = canonical_json(dict(decides))
         try:

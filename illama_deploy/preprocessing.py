@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
+from .errors import UsageError, parameter
 from .tables import typed
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Preprocessing:
         if len(self.mean) != len(self.std) or not 1 <= len(self.mean) <= MOST_CHANNELS:
             raise UsageError(
                 f"Preprocessing has {len(self.mean)} means and {len(self.std)} deviations.",
-                hint="Give one of each per image channel (--mean, --std).",
+                hint=f"Give one of each per image channel ({parameter('mean')}, {parameter('std')}).",
             )
         # What is outside would resize images to thousands of times their size, or drown them in a constant.
         within = all(abs(mean) <= 1e3 for mean in self.mean) and all(1e-4 <= std <= 1e4 for std in self.std)
@@ -70,7 +70,7 @@ class Preprocessing:
                 "Preprocessing needs means up to 1000, deviations from 0.0001 to 10000, and a crop from "
                 f"{SMALLEST_CROP} to 1.",
                 where=str(self)[:300],
-                hint="Mend --mean, --std or --crop.",
+                hint=f"Mend {parameter('mean')}, {parameter('std')} or {parameter('crop')}.",
             )
         for name, known in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
             if getattr(self, name) not in known:

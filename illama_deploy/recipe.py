@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .calib import range_method
-from .errors import RecipeError, UsageError
+from .errors import RecipeError, UsageError, parameter
 from .formats import Format, IntType, parse_format
 from .rewrites import find_rewrites
 from .rounding import rounding_method, weight_clip
@@ -81,11 +81,11 @@ class Recipe:
         object.__setattr__(self, "overrides", _overrides(self.overrides))
         check_types(self, skip=["overrides"])
         if self.calib_images < 1:
-            raise RecipeError("Calibration needs at least one image.", hint="Raise --calib-images.")
+            raise RecipeError("Calibration needs at least one image.", hint=f"Raise {parameter('calib_images')}.")
         if self.reconstruct < 0:
             raise RecipeError("Block reconstruction takes no negative number of steps.", hint="Use 0 or more.")
         if self.seed < 0:
-            raise RecipeError("The seed must not be negative.", hint="Use --seed 0 or more.")
+            raise RecipeError("The seed must not be negative.", hint=f"Use {parameter(seed=0)} or more.")
         for name, most in MOST.items():
             if getattr(self, name) > most:
                 raise RecipeError(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import illama_deploy
+from illama_deploy.options import steps as option_steps
 from illama_deploy.options.groups import PROPERTIES as NAMES
 from illama_deploy.properties import PROPERTIES
 from illama_deploy.report import load_schema
@@ -190,6 +193,46 @@ def test_functions_are_short(path: Path) -> None:
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     lines = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
     assert {name: count for name, count in lines.items() if count > LONGEST} == {}
+
+
+#: A flag; of no other command than ours, which are typed whole.
+TYPED = re.compile(r"(?<![\w-])--[a-z]")
+
+
+def _said_in_errors(tree: ast.AST) -> Iterator[ast.Constant]:
+    """Texts in what is raised, and in what an error is given or returned with."""
+    for node in ast.walk(tree):
+        parts: list[ast.AST | None] = [node.exc] if isinstance(node, ast.Raise) else []
+        if isinstance(node, ast.Call):
+            parts += [keyword.value for keyword in node.keywords if keyword.arg == "hint"]
+            parts += [node] if ast.unparse(node.func).endswith("Error") else []
+        if isinstance(node, ast.Assign) and any("hint" in ast.unparse(one) for one in node.targets):
+            parts.append(node.value)
+        for part in filter(None, parts):
+            yield from (one for one in ast.walk(part) if isinstance(one, ast.Constant) and isinstance(one.value, str))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_errors_name_parameters_and_no_flags(path: Path) -> None:
+    """`errors.parameter` writes them, for Python or for the command line. A whole command is typed as it stands."""
+    relative = path.relative_to(PACKAGE)
+    if relative.parts[0] in ("cli.py", "command_line.py", "options"):
+        return
+    for one in _said_in_errors(ast.parse(path.read_text(encoding="utf-8"))):
+        said = re.sub(r"'?illama-deploy [^']*('|$)", "", str(one.value))
+        assert not TYPED.search(said), f"{relative}:{one.lineno}: {one.value}"
+
+
+def test_errors_name_parameters_that_a_step_has() -> None:
+    steps = [getattr(option_steps, name) for name in option_steps.__all__]
+    known = {one.name for step in steps for one in step.found()}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "parameter":
+                named = [one.value for one in node.args if isinstance(one, ast.Constant)]
+                named += [keyword.arg for keyword in node.keywords if keyword.arg]
+                for name in named:
+                    assert fnmatch.filter(known, str(name)), f"{path.relative_to(PACKAGE)}:{node.lineno}: {name}"
 
 
 def _module(path: Path) -> str:

@@ -210,7 +210,7 @@ def test_bits_alone_mean_what_targets_run() -> None:
             assert TARGETS[target].runs(name), (name, target)
     with pytest.raises(UsageError, match="no quantized format '3'") as refused:
         parse_format("3")
-    assert "--bits 8 or 4" in str(refused.value)
+    assert "`bits` 8 or 4" in str(refused.value)
 
 
 def test_tensorrt_takes_four_bit_weights_alone(artifacts: dict[str, QuantizedArtifact], tmp_path: Path) -> None:

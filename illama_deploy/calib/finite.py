@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, parameter
 
 __all__ = ["find_overflow", "is_finite", "refuse", "require_finite"]
 
@@ -40,7 +40,8 @@ def refuse(where: str, images: str) -> NoReturn:
     """
     raise CheckpointError(
         f"The network's activations overflow: {where} is NaN or infinite for {images}.",
-        hint="Look at the checkpoint's training, and at --mean and --std: images must come as it was trained with.",
+        hint=f"Look at the checkpoint's training, and at {parameter('mean')} and {parameter('std')}: images must come "
+        "as it was trained with.",
     )
 
 

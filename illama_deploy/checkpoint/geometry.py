@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, parameter
 from ..model.illama import Illama, IllamaConfig
 from ..model.structure import image_tokens
 from ..model.upernet import LEVELS
@@ -81,14 +81,14 @@ def infer_config(
             raise CheckpointError(
                 f"Width {dim} is no multiple of {HEAD_DIM}, so the number of heads cannot be inferred.",
                 where=where,
-                hint="Say it with --heads.",
+                hint=f"Say it with {parameter('heads')}.",
             )
         heads = dim // HEAD_DIM
     if heads < 1 or dim % heads or (dim // heads) % 2:
         raise CheckpointError(
             f"Width {dim} does not split into {heads} heads of an even size.",
             where=where,
-            hint="Use another --heads.",
+            hint=f"Use another {parameter('heads')}.",
         )
     depth = _count_blocks(shapes, where)
     head_width = shapes[head][1] if HEADS[head] == 4 else 0
@@ -134,7 +134,10 @@ def _grids(count: int, patch_size: int) -> str:
     rows = [row for row in range(math.isqrt(max(count, 0)), 0, -1) if count % row == 0][:2]
     grids = [grid for row in rows for grid in ((row, count // row), (count // row, row))]
     sizes = [f"{height * patch_size}x{width * patch_size}" for height, width in grids]
-    return f"Say the trained size, as --image-size HEIGHTxWIDTH: {' or '.join(dict.fromkeys(sizes)) or 'none fits'}."
+    return (
+        f"Say the trained size, as {parameter(image_size='HEIGHTxWIDTH')}: "
+        f"{' or '.join(dict.fromkeys(sizes)) or 'none fits'}."
+    )
 
 
 def _count_blocks(shapes: Shapes, where: object | None) -> int:

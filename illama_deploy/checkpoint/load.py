@@ -13,7 +13,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, UsageError, parameter
 from ..hashing import sha256_file
 from ..model.illama import Illama, IllamaConfig
 from ..options.groups import as_size
@@ -207,7 +207,7 @@ def _infer(
         raise UsageError(
             f"The checkpoint says that it has {about.heads} heads, and {heads} are asked for.",
             where=path,
-            hint="Leave --heads out.",
+            hint=f"Leave {parameter('heads')} out.",
         )
     positions = shapes.get("pos_embed", ())
     oblong = len(positions) == 3 and not _is_square(positions[1] - 1)
@@ -318,8 +318,10 @@ def _resize(
         resized = replace(config, image_size=image_size, patch_size=patch_size)
     except ValueError as error:
         multiple = patch_size * (2 if config.head_width else 1)
-        raise UsageError(f"--image-size does not fit: {error}.", hint=f"Use multiples of {multiple}.") from error
-    require_room(resized, weights, hint="Use a smaller --image-size.")
+        raise UsageError(
+            f"{parameter('image_size')} does not fit: {error}.", hint=f"Use multiples of {multiple}."
+        ) from error
+    require_room(resized, weights, hint=f"Use a smaller {parameter('image_size')}.")
     positions = interpolate_positions(state["pos_embed"], config.grid, resized.grid, config.class_index)
     patches = resample_patches(state[PATCHES], patch_size)
     return resized, {**state, "pos_embed": positions, PATCHES: patches}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, parameter
 from .stored import StoredTensor
 
 __all__ = ["WeightSet", "choose_weights"]
@@ -85,7 +85,7 @@ def choose_weights(tree: Any, path: Path, *, ema: bool) -> WeightSet:
             f"It holds {len(left)} sets of {kind}weights: {_listed([one.title for one in left])}.",
             where=path,
             hint="Save the one that is meant alone, as torch.save({'model': state_dict}, path)"
-            + ("." if ema or not averaged or trained else f", or take {first!r} with --ema."),
+            + ("." if ema or not averaged or trained else f", or take {first!r} with {parameter(ema=True)}."),
         )
     chosen = left[0]
     others = tuple(one.title for one in found if one is not chosen)
@@ -93,7 +93,7 @@ def choose_weights(tree: Any, path: Path, *, ema: bool) -> WeightSet:
 
 
 def _no_average(path: Path) -> CheckpointError:
-    return CheckpointError("It holds no averaged (EMA) weights.", where=path, hint="Leave --ema out.")
+    return CheckpointError("It holds no averaged (EMA) weights.", where=path, hint=f"Leave {parameter('ema')} out.")
 
 
 def _listed(names: list[str]) -> str:

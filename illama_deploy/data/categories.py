@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ArtifactError, DataError, UsageError
+from ..errors import ArtifactError, DataError, UsageError, parameter
 from ..sealed import parse_json, read_text
 from ..tables import typed
 
@@ -34,7 +34,8 @@ def read_categories(path: str | Path | None, classes: int, names: Sequence[str] 
         if classes != IMAGENET_CLASSES:
             raise UsageError(
                 f"The network has {classes} classes, so ImageNet's categories do not fit it.",
-                hint='Say which classes make up each with --categories FILE, a JSON such as {"boat": [8], "car": [1]}.',
+                hint=f"Say which classes make up each with {parameter(categories='FILE')}, a JSON such as "
+                f'{{"boat": [8], "car": [1]}}.',
             )
         path = IMAGENET16
     path = Path(path)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, parameter
 from ..names import shown
 from .decode import open_regular
 from .source import Source
@@ -140,7 +140,7 @@ def require_classes(
 
 
 def _with(spec: str, value: str) -> str:
-    return f"--data '{spec}{'&' if '?' in spec else '?'}classes={value}'"
+    return parameter(data=f"{spec}{'&' if '?' in spec else '?'}classes={value}")
 
 
 def natural_order_note(names: Sequence[str]) -> str | None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import RuntimeUnavailableError, UsageError
+from ..errors import RuntimeUnavailableError, UsageError, parameter
 from ..preprocessing import Preprocessing
 
 __all__ = ["MIN_SIDE", "Corruptor", "corruption_names"]
@@ -61,7 +61,7 @@ class Corruptor:
             raise UsageError(
                 f"Corruptions take grey or RGB images from {MIN_SIDE} px on; this network takes "
                 f"{preprocessing.channels} channels of {preprocessing.size[0]}×{preprocessing.size[1]} px.",
-                hint="Leave corruptions out of --properties.",
+                hint=f"Leave corruptions out of {parameter('properties')}.",
             )
         self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
 

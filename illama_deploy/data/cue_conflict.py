@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, parameter
 from ..names import shown
 from .decode import decode
 from .scan import scan
@@ -34,7 +34,9 @@ class CueConflict(Source):
     def __init__(self, path: str | Path) -> None:
         root = Path(path)
         if not root.is_dir():
-            raise DataError("There is no such folder of stimuli.", where=root, hint="Check --cue-conflict.")
+            raise DataError(
+                "There is no such folder of stimuli.", where=root, hint=f"Check {parameter('cue_conflict')}."
+            )
         self.spec, self.split = str(root), ""
         try:
             found = scan(root)
@@ -51,7 +53,9 @@ class CueConflict(Source):
         cues = [(file, match[1].lower(), match[2].lower()) for file, match in named if match is not None]
         conflicts = [cue for cue in cues if cue[1] != cue[2]]
         if not conflicts:
-            raise DataError("There is no cue-conflict stimulus in it.", where=root, hint="Check --cue-conflict.")
+            raise DataError(
+                "There is no cue-conflict stimulus in it.", where=root, hint=f"Check {parameter('cue_conflict')}."
+            )
         self.no_conflict = len(cues) - len(conflicts)
         self.files, self.shapes, self.textures = zip(*conflicts, strict=True)
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError
+from ..errors import DataError, parameter
 from ..names import shown
 from .source import Request, Sample, Source
 
@@ -44,4 +44,6 @@ def open_digits(request: Request) -> Source:
         if split in ("train", "test"):
             return Digits(split)
     named = shown(request.splits[0] if request.splits else "")
-    raise DataError(f"digits has no split {named!r}.", hint="Use --split train or --split test.")
+    raise DataError(
+        f"digits has no split {named!r}.", hint=f"Use {parameter(split='train')} or {parameter(split='test')}."
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, parameter
 from ..names import shown
 from .classes import NAMES_FILES, natural_order_note
 from .decode import decode
@@ -90,7 +90,8 @@ def _no_classes(path: Path, folders: Sequence[str], images: Sequence[tuple[str, 
         return ""
     tops, inner = (", ".join(sorted(map(shown, names))[:4]) for names in (below, shared))
     return (
-        f"the folders {tops} hold the same folders ({inner}), so they are no classes; name one as --split, or write "
+        f"the folders {tops} hold the same folders ({inner}), so they are no classes; name one as "
+        f"{parameter('split')}, or write "
         f"the classes' names to {NAMES_FILES[0]} there"
     )
 
@@ -115,7 +116,7 @@ def open_folder(request: Request) -> Source:
             raise DataError(
                 f"It has no split folder {' or '.join(map(repr, request.splits))}.",
                 where=shown(root),
-                hint=f"Splits there: {', '.join(map(shown, splits))}; name one with --split.",
+                hint=f"Splits there: {', '.join(map(shown, splits))}; name one with {parameter('split')}.",
             )
         if not request.named:
             return Folder(path, "", request.names)
@@ -128,7 +129,7 @@ def open_folder(request: Request) -> Source:
     raise DataError(
         f"It has no split folder {request.splits[0]!r}.",
         where=shown(path),
-        hint="Leave --split out where the class folders stand at the top.",
+        hint=f"Leave {parameter('split')} out where the class folders stand at the top.",
     )
 
 
@@ -152,7 +153,8 @@ def _splits(path: Path, names: Sequence[str]) -> tuple[Path, list[str]]:
             raise DataError(
                 f"Folders there are called like splits: {', '.join(map(shown, unclear[:6]))}.",
                 where=shown(root),
-                hint=f"Give one of them: --data folder:{shown(root / unclear[0])}, or --split {shown(unclear[0])}.",
+                hint=f"Give one of them: {parameter(data=f'folder:{shown(root / unclear[0])}')}, or "
+                f"{parameter(split=shown(unclear[0]))}.",
             )
         if len(folders) != 1 or not visible_folders(root / folders[0]):
             break

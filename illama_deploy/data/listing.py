@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, parameter
 from ..names import shown
 from .decode import decode, open_regular
 from .scan import counted
@@ -29,7 +29,9 @@ class Listing(Source):
         with open_regular(path) as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES or b"\0" in content:
-            raise DataError("It is no text with a path on each line.", where=shown(path), hint="Check --data.")
+            raise DataError(
+                "It is no text with a path on each line.", where=shown(path), hint=f"Check {parameter('data')}."
+            )
         lines = [os.fsdecode(line.strip(b"\r")) for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
         named = [line for line in lines if line.strip()]
         self.paths = list(dict.fromkeys(os.path.normpath(path.parent / line) for line in named))
@@ -55,7 +57,7 @@ def open_listing(request: Request) -> Source:
     """Open a list, which has no splits."""
     path = Path(request.path)
     if request.named:
-        raise DataError("A list of paths has no splits.", where=shown(path), hint="Leave --split out.")
+        raise DataError("A list of paths has no splits.", where=shown(path), hint=f"Leave {parameter('split')} out.")
     try:
         return Listing(path)
     except FileNotFoundError:

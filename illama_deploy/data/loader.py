@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, parameter
 from ..preprocessing import Preprocessing
 from .classes import require_classes
 from .decode import BrokenMaskError, UndecodableError, alteration
@@ -148,7 +148,8 @@ class Loader:
             raise DataError(
                 f"The image cannot be decoded ({error}).",
                 where=sample.name,
-                hint="Mend or remove it, or leave broken images out with --skip-broken (they are counted).",
+                hint=f"Mend or remove it, or leave broken images out with {parameter(skip_broken=True)} (they are "
+                "counted).",
             ) from error
         if (change := alteration(image)) is not None:
             self.altered[change] += 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..errors import DataError
+from ..errors import DataError, parameter
 from ..names import shown
 from .classes import natural_order_note
 from .decode import UndecodableError, decode, open_regular
@@ -333,7 +333,7 @@ def open_parquet(request: Request) -> Source:
                 raise DataError(
                     f"A single parquet file is one split; its name does not open with {request.splits[0]!r}.",
                     where=shown(path),
-                    hint="Leave --split out, or give the directory.",
+                    hint=f"Leave {parameter('split')} out, or give the directory.",
                 )
             source = Parquet([path], path.name.partition("-")[0] if "-" in path.name else "", *about)
             if (shard := SHARD.fullmatch(path.stem)) and int(shard["total"]) > 1:
@@ -361,7 +361,7 @@ def open_parquet(request: Request) -> Source:
         raise DataError(
             f"It has no parquet shards of split {' or '.join(request.splits) or '(none)'}.",
             where=shown(path),
-            hint=f"Splits there: {', '.join(shown(name) or '(none)' for name in by_split)} (--split).",
+            hint=f"Splits there: {', '.join(shown(name) or '(none)' for name in by_split)} ({parameter('split')}).",
         )
     files = by_split[split]
     _check_shards(files)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from ..errors import DataError
+from ..errors import DataError, parameter
 from ..names import shown
 from .classes import NAMES_FILES, read_names
 from .digits import open_digits
@@ -82,7 +82,9 @@ def open_data(
     if not len(source):
         seen = f" ({'; '.join(source.notes)})" if source.notes else ""
         raise DataError(
-            f"There is no image in it{seen}.", where=shown(given), hint="Check the path and the split (--split)."
+            f"There is no image in it{seen}.",
+            where=shown(given),
+            hint=f"Check the path and the split ({parameter('split')}).",
         )
     if role != "calibrate":
         source.require_labels()
@@ -151,7 +153,8 @@ def _scheme_of(spec: str) -> str | None:
     raise DataError(
         "A file can be data as parquet, or as a list of paths.",
         where=shown(path),
-        hint=f"Write --data parquet:{shown(path)} or --data list:{shown(path)}, or give the folder of an image.",
+        hint=f"Write {parameter(data=f'parquet:{shown(path)}')} or {parameter(data=f'list:{shown(path)}')}, or give "
+        "the folder of an image.",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from ..errors import DataError
+from ..errors import DataError, parameter
 from ..names import shown
 from .decode import UndecodableError, decode
 from .source import NO_LABEL, Request, Sample, Source
@@ -88,5 +88,5 @@ def open_timm(request: Request) -> Source:
     raise DataError(
         f"timm cannot open {shown(name)!r} ({shown('; '.join(problems))}).",
         where=shown(spec),
-        hint="Check the name, the root (timm:NAME?root=PATH) and --split.",
+        hint=f"Check the name, the root (timm:NAME?root=PATH) and {parameter('split')}.",
     )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import ExportError
+from ..errors import ExportError, parameter
 from ..model.illama import Illama, IllamaConfig
 from ..quant.quality import sqnr_db
 
@@ -75,7 +75,8 @@ def prove_batches(run: RunFile, name: str, path: Path, config: IllamaConfig, siz
         raise ExportError(
             f"{name} gives logits that are not finite for an image of noise.",
             where=path.name,
-            hint="The network overflows; see 'illama-deploy inspect --parity', and --exclude of quantize.",
+            hint=f"The network overflows; see 'illama-deploy inspect --parity', and {parameter('exclude')} of "
+            "quantize.",
         )
     signal = float(np.square(alone, dtype=np.float64).sum()) / len(alone)
     for size in sizes:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..affine import quantize
-from ..errors import ArtifactError, UsageError
+from ..errors import ArtifactError, UsageError, parameter
 from ..model.illama import Attention, Illama
 from ..quant import QuantMatMul
 
@@ -41,7 +41,8 @@ def parse_mask(text: str) -> float:
         ratio = -1.0
     if not 0 <= ratio <= 1:
         raise UsageError(
-            f"There is no mask {text!r}.", hint="Use --mask causal, bidirectional, or a share such as 0.5."
+            f"There is no mask {text!r}.",
+            hint=f"Use {parameter(masks='causal')}, bidirectional, or a share such as 0.5.",
         )
     return ratio
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, parameter
 
 __all__ = ["PAPER_BINNING", "SCHEMES", "Binning", "calibration_error", "fit_temperature", "log_softmax"]
 
@@ -30,9 +30,11 @@ class Binning:
 
     def __post_init__(self) -> None:
         if self.bins < 1:
-            raise UsageError("Calibration needs at least one bin.", hint="Raise --bins.")
+            raise UsageError("Calibration needs at least one bin.", hint=f"Raise {parameter('bins')}.")
         if self.scheme not in SCHEMES:
-            raise UsageError(f"There is no binning {self.scheme!r}.", hint=f"Use --binning {' or '.join(SCHEMES)}.")
+            raise UsageError(
+                f"There is no binning {self.scheme!r}.", hint=f"Use {parameter('binning')} {' or '.join(SCHEMES)}."
+            )
 
     def edges(self, confidence: np.ndarray) -> np.ndarray:
         """Edges of the bins, ascending [bins + 1]."""
@@ -90,7 +92,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         why = "nearly every answer is right" if slope(high) <= 0 else "answers are no better than guessing"
         raise DataError(
             f"No temperature is the best on these {len(labels)} images: {why}.",
-            hint="Fit it on more images, which the network was not trained on (--calib-split, --calib-images).",
+            hint=f"Fit it on more images, which the network was not trained on ({parameter('calib_split')}, "
+            f"{parameter('calib_images')}).",
         )
     root: Callable[..., float] = brentq
     return 1 / root(slope, low, high, xtol=1e-12)

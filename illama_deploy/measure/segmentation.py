@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..data.scenes import Scene
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..model.upernet import resize
 from ..quant.quality import sqnr_db
 from ..runtime.runtime import Runtime
@@ -62,9 +62,9 @@ class Sliding:
 
     def __post_init__(self) -> None:
         if self.stride is not None and self.stride < 1:
-            raise UsageError(f"A stride of {self.stride} pixels leads nowhere.", hint="Raise --stride.")
+            raise UsageError(f"A stride of {self.stride} pixels leads nowhere.", hint=f"Raise {parameter('stride')}.")
         if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
-            raise UsageError(f"Scales {list(self.scales)} are not in 0.1 to 10.", hint="Mend --scales.")
+            raise UsageError(f"Scales {list(self.scales)} are not in 0.1 to 10.", hint=f"Mend {parameter('scales')}.")
 
 
 def windows(length: int, window: int, stride: int | None) -> list[int]:
@@ -75,7 +75,9 @@ def windows(length: int, window: int, stride: int | None) -> list[int]:
     """
     step = stride or max(2 * window // 3, 1)
     if step > window:
-        raise UsageError(f"A stride of {step} pixels leaves gaps between windows of {window}.", hint="Lower --stride.")
+        raise UsageError(
+            f"A stride of {step} pixels leaves gaps between windows of {window}.", hint=f"Lower {parameter('stride')}."
+        )
     return [min(start, length - window) for start in range(0, length - window + step, step)]
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, Union, get_args, get_origin
 
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 
 __all__ = ["Declared", "Found", "Options", "argument", "group", "option"]
 
@@ -225,14 +225,17 @@ def _checked(one: Found, value: Any) -> Any:
 
 
 def _require(one: Found, value: Any) -> None:
-    about, flag = one.declared, one.flag or one.name
+    about = one.declared
     if about.choices and value not in about.choices:
-        raise UsageError(f"There is no {flag} {value!r}.", hint=f"Use one of: {', '.join(about.choices)}.")
+        raise UsageError(
+            f"There is no {parameter(one.name)} {value!r}.", hint=f"Use one of: {', '.join(about.choices)}."
+        )
     low, high = about.low, about.high
     if (low, high) == (None, None) or not isinstance(value, int | float) or isinstance(value, bool):
         return
     if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
-        raise UsageError(f"{flag} cannot be {value:g}.", hint=f"{flag} is {range_words(about)}.")
+        name = parameter(one.name)
+        raise UsageError(f"{name} cannot be {value:g}.", hint=f"{name} is {range_words(about)}.")
 
 
 def range_words(about: Declared) -> str:

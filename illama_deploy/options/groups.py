@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..workspace import DEFAULT_WORKSPACE, Workspace
 from .declare import Options, option
 
@@ -69,11 +69,14 @@ def size(value: Any) -> tuple[int, int] | None:
         return as_size(value)
     parts = value.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"{value!r} is no image size.", hint="Write --image-size 384 or --image-size 384x256.")
+        raise UsageError(
+            f"{value!r} is no image size.",
+            hint=f"Write {' or '.join(parameter(image_size=one) for one in (384, '384x256'))}.",
+        )
     return int(parts[0]), int(parts[-1])
 
 
-def numbers(flag: str) -> Callable[[Any], tuple[float, ...]]:
+def numbers(name: str) -> Callable[[Any], tuple[float, ...]]:
     """Reads numbers with commas between, or a sequence of them."""
 
     def read(value: Any) -> tuple[float, ...]:
@@ -83,7 +86,7 @@ def numbers(flag: str) -> Callable[[Any], tuple[float, ...]]:
             return tuple(float(part) for part in value.split(","))
         except ValueError:
             raise UsageError(
-                f"{flag} needs numbers with commas between, not {value!r}.",
+                f"{parameter(name)} needs numbers with commas between, not {value!r}.",
                 hint="Write one per channel, as in 0.5,0.5,0.5.",
             ) from None
 
@@ -158,10 +161,10 @@ class Preparation(Options):
     """How images are prepared, where that is not as the artifact says."""
 
     mean: tuple[float, ...] | None = option(
-        None, "Mean of the pixels, per channel, as 0.5,0.5,0.5.", parse=numbers("--mean"), kind=str
+        None, "Mean of the pixels, per channel, as 0.5,0.5,0.5.", parse=numbers("mean"), kind=str
     )
     std: tuple[float, ...] | None = option(
-        None, "Deviation of the pixels, per channel, as 0.5,0.5,0.5.", parse=numbers("--std"), kind=str
+        None, "Deviation of the pixels, per channel, as 0.5,0.5,0.5.", parse=numbers("std"), kind=str
     )
     crop: float | None = option(None, "Share of the resized image that is kept.")
     crop_mode: str | None = option(None, "How it is cropped: center | squash | border.")
@@ -251,24 +254,28 @@ class PropertyOptions(Options):
     def check(self) -> None:
         if unknown := [name for name in self.properties if name not in PROPERTIES]:
             raise UsageError(
-                f"There is no property {unknown[0]!r}.", hint=f"Use --properties {','.join(PROPERTIES)}, or some."
+                f"There is no property {unknown[0]!r}.",
+                hint=f"Use {parameter(properties=','.join(PROPERTIES))}, or some.",
             )
-        for flag, given, name in (
-            ("--fit-temperature", self.fit_temperature, "calibration"),
-            ("--cue-conflict", self.cue_conflict is not None, "shape-bias"),
-            ("--categories", self.categories is not None, "shape-bias"),
-            ("--mask", self.masks != MASKS, "attention-rank"),
-            ("--corruption", bool(self.corruptions), "corruptions"),
-            ("--severity", self.severities != SEVERITIES, "corruptions"),
+        for own, given, name in (
+            ("fit_temperature", self.fit_temperature, "calibration"),
+            ("cue_conflict", self.cue_conflict is not None, "shape-bias"),
+            ("categories", self.categories is not None, "shape-bias"),
+            ("masks", self.masks != MASKS, "attention-rank"),
+            ("corruptions", bool(self.corruptions), "corruptions"),
+            ("severities", self.severities != SEVERITIES, "corruptions"),
         ):
             if given and name not in self.properties:
-                raise UsageError(f"{flag} belongs to the property {name}.", hint=f"Add --properties {name}.")
+                raise UsageError(
+                    f"{parameter(own)} belongs to the property {name}.", hint=f"Add {parameter(properties=name)}."
+                )
         if "shape-bias" in self.properties and self.cue_conflict is None:
             raise UsageError(
-                "Shape bias needs cue-conflict stimuli.", hint="Name their folder with --cue-conflict DIR."
+                "Shape bias needs cue-conflict stimuli.",
+                hint=f"Name their folder with {parameter(cue_conflict='DIR')}.",
             )
         if not self.severities or not set(self.severities) <= set(SEVERITIES):
-            raise UsageError("Severities are 1 to 5.", hint="Use --severity 3, for example.")
+            raise UsageError("Severities are 1 to 5.", hint=f"Use {parameter(severities=3)}, for example.")
 
 
 @dataclass(frozen=True)
@@ -279,7 +286,7 @@ class SlidingOptions(Options):
         None, "Of segmentation: step from window to window.", unit="pixels", otherwise="2/3 of one"
     )
     scales: tuple[float, ...] | None = option(
-        None, "Of segmentation: scales to average over, as 0.75,1,1.25.", parse=numbers("--scales"), kind=str
+        None, "Of segmentation: scales to average over, as 0.75,1,1.25.", parse=numbers("scales"), kind=str
     )
     flip: bool = option(False, "Average with the mirrored image (segmentation only).")
 
@@ -357,5 +364,5 @@ class Run(Options):
         if self.workers < 0 or (self.threads is not None and not 1 <= self.threads <= MOST_THREADS):
             raise UsageError(
                 f"There are no {self.workers} workers with {self.threads} threads.",
-                hint=f"Use 0 or more --workers, and 1 to {MOST_THREADS} --threads.",
+                hint=f"Use 0 or more {parameter('workers')}, and 1 to {MOST_THREADS} {parameter('threads')}.",
             )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from .property import LEAVE_IT_OUT, Artifacts, Property, Row, Subject
+from .property import Artifacts, Property, Row, Subject
 from .rows import ATTENTION_RANK, CALIBRATION, CORRUPTIONS, SHAPE_BIAS, measured, was_measured
 
 __all__ = [
-    "LEAVE_IT_OUT",
     "PROPERTIES",
     "Artifacts",
     "Property",

@@ -11,12 +11,11 @@ if TYPE_CHECKING:
     from ..options.groups import PropertyOptions
     from ..runtime import Runtime
 
-__all__ = ["LEAVE_IT_OUT", "Artifacts", "Property", "Row", "Subject"]
+__all__ = ["Artifacts", "Property", "Row", "Subject"]
 
 #: Names of artifacts, and the properties of each.
 Artifacts = Sequence[tuple[str, dict[str, Any]]]
 Row = tuple[str, ...]
-LEAVE_IT_OUT = "Leave it out of --properties."
 
 
 class Subject(Protocol):
@@ -38,7 +37,7 @@ class Property:
         rows: of its table, from what was measured of all artifacts; none where it was not.
         measure: gives its figures; None of those that `steps/shared/properties.py` measures itself.
         cannot: why an artifact cannot show it, half a sentence, or None.
-        hint: what to do then.
+        hint: what to do then, where leaving it out is not all that helps.
         remark: under its table on pages. A property with charts has a section of its own in `properties.html.j2`.
     """
 
@@ -49,7 +48,7 @@ class Property:
     rows: Callable[[Artifacts], list[Row]]
     measure: Callable[[Subject], dict[str, Any]] | None = None
     cannot: Callable[[Runtime], str | None] = lambda runtime: None
-    hint: str = LEAVE_IT_OUT
+    hint: str = ""
     remark: str = ""
 
     @property

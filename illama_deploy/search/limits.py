@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..formats import Format, parse_format
 from ..recipe import Recipe
 from .groups import bit_operations, stored_bits
@@ -54,16 +54,20 @@ class Limits:
             if candidates or held_out_images is not None or held_out_split is not None:
                 raise UsageError(
                     "Options of a search are given, and no limit to search for.",
-                    hint="Add --max-drop 0.5 or --max-size 3MB, or leave --candidate and --held-out-* out.",
+                    hint=f"Add {parameter(max_drop=0.5)} or {parameter(max_size='3MB')}, or leave "
+                    f"{parameter('candidates')} and {parameter('held_out_*')} out.",
                 )
             return None
         if max_drop is not None and not 0 < max_drop < 100:
             raise UsageError(
                 f"A drop of at most {max_drop:g} points cannot be searched for.",
-                hint="Give more than 0, as no number of images can show that nothing at all is lost: --max-drop 0.5.",
+                hint="Give more than 0, as no number of images can show that nothing at all is lost: "
+                f"{parameter(max_drop=0.5)}.",
             )
         if held_out_images is not None and held_out_images < 1:
-            raise UsageError("The drop needs at least one held-out image.", hint="Raise --held-out-images.")
+            raise UsageError(
+                "The drop needs at least one held-out image.", hint=f"Raise {parameter('held_out_images')}."
+            )
         return cls(
             max_drop,
             None if max_size is None else _read_size(max_size),
@@ -85,7 +89,9 @@ class Limits:
         usual = [*CANDIDATES, *([] if recipe is None else [recipe.format])]
         candidates = tuple(dict.fromkeys(self.candidates or map(parse_format, usual)))
         if len(candidates) < 2:
-            raise UsageError("A search needs formats to choose from.", hint="Give --candidate at least twice.")
+            raise UsageError(
+                "A search needs formats to choose from.", hint=f"Give {parameter('candidates')} at least twice."
+            )
         if recipe is None:
             fewest = min(candidates, key=lambda f: (stored_bits(f), bit_operations(1, f)))
             recipe = Recipe.for_format(fewest.name, effort)
@@ -103,5 +109,8 @@ class Limits:
 def _read_size(text: str) -> tuple[float, str]:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(MB|%)?\s*", text, re.IGNORECASE)
     if not found or not float(found[1]) or (found[2] == "%" and float(found[1]) > 100):
-        raise UsageError(f"{text!r} is no size.", hint="Write --max-size 3MB, or --max-size 30% of the float network.")
+        raise UsageError(
+            f"{text!r} is no size.",
+            hint=f"Write {parameter(max_size='3MB')}, or {parameter(max_size='30%')} of the float network.",
+        )
     return float(found[1]), (found[2] or "MB").upper()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..atomic import new_file
 from ..console import as_text
 from ..environment import describe_environment
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..hashing import canonical_json
 from ..measure import Latency, measure_latency
 from ..options import step
@@ -115,13 +115,14 @@ def measure_batches(
     """
     runtimes = [artifact for artifact in artifacts if isinstance(artifact, Runtime)]
     if not batches or min(batches) < 1:
-        raise UsageError("A batch needs at least one image.", hint="Raise --batch.")
+        raise UsageError("A batch needs at least one image.", hint=f"Raise {parameter('batch')}.")
     if seconds <= 0 or (rounds is not None and rounds < FEWEST_ROUNDS):
         raise UsageError(
-            f"An interval needs some time, or at least {FEWEST_ROUNDS} rounds.", hint="Raise --seconds or --rounds."
+            f"An interval needs some time, or at least {FEWEST_ROUNDS} rounds.",
+            hint=f"Raise {parameter('seconds')} or {parameter('rounds')}.",
         )
     if not 0.5 <= confidence < 1:
-        raise UsageError("The confidence must be at least 0.5 and below 1.", hint="Use --confidence 0.95.")
+        raise UsageError("The confidence must be at least 0.5 and below 1.", hint=f"Use {parameter(confidence=0.95)}.")
     for artifact in artifacts:
         if (accepted := artifact.batches) is not None:
             for size in batches:

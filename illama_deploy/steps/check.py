@@ -14,7 +14,7 @@ import numpy as np
 
 from ..console import as_text
 from ..environment import describe_environment
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..hashing import canonical_json, sha256_file
 from ..measure import (
     Conditions,
@@ -113,14 +113,17 @@ def _require_limits(options: CheckOptions) -> None:
     if not (math.isfinite(max_drop) and math.isfinite(max_latency_ratio) and max_latency_ratio > 0):
         raise UsageError(
             f"The limits {max_drop} and {max_latency_ratio} cannot be held to.",
-            hint="Use figures such as --max-drop 0.5 --max-latency-ratio 1.0.",
+            hint=f"Use figures such as {parameter(max_drop=0.5, max_latency_ratio=1.0)}.",
         )
     if not 0 <= options.min_effect < 1:
         raise UsageError(
-            f"The smallest effect {options.min_effect} is no share.", hint="Use --min-effect 0.02 for 2 percent."
+            f"The smallest effect {options.min_effect} is no share.",
+            hint=f"Use {parameter(min_effect=0.02)} for 2 percent.",
         )
     if options.min_top1 is not None and not 0 <= options.min_top1 <= 100:
-        raise UsageError(f"{options.min_top1} is no top-1 in percent.", hint="Use a figure such as --min-top1 75.")
+        raise UsageError(
+            f"{options.min_top1} is no top-1 in percent.", hint=f"Use a figure such as {parameter(min_top1=75)}."
+        )
 
 
 @dataclass

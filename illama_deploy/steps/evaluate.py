@@ -12,13 +12,13 @@ import numpy as np
 from ..atomic import new_directory, new_file
 from ..console import as_text
 from ..data import Loader, compare_classes, open_data
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..hashing import canonical_json
 from ..measure import Sliding
 from ..options import step
 from ..options.groups import Evaluated, Preparation, SlidingOptions
 from ..options.steps import EvaluateOptions
-from ..properties import LEAVE_IT_OUT, PROPERTIES
+from ..properties import PROPERTIES
 from ..report import chance_notes, finite_notes
 from ..report.renderers import render_properties
 from ..runtime import Runtime
@@ -98,7 +98,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
             raise UsageError(
                 f"The property {name} cannot be measured: {reason}.",
                 where=runtime.info.name,
-                hint=LEAVE_IT_OUT if name in task.cannot_show else PROPERTIES[name].hint,
+                hint=("" if name in task.cannot_show else PROPERTIES[name].hint)
+                or f"Leave it out of {parameter('properties')}.",
             )
         kept: list[tuple[np.ndarray, np.ndarray]] = []
         names = class_names(runtime, loader)
@@ -158,10 +159,12 @@ def _check_options(runtime: Runtime, **options: Any) -> None:
         UsageError: naming the first.
     """
     for task in TASKS.values():
-        for name, option in task.options if task.name != runtime.task else ():
+        for name, parameters in task.options if task.name != runtime.task else ():
             if options[name] is not None:
+                *others, last = map(parameter, parameters)
+                those = f"{', '.join(others)} or {last}" if others else last
                 raise UsageError(
-                    f"{option} is for networks that classify {task.counted}.",
+                    f"{those} is for networks that classify {task.counted}.",
                     where=runtime.info.name,
                     hint="Leave it out.",
                 )
@@ -200,7 +203,7 @@ def open_evaluation_data(
     if batch_size is None:
         batch_size = min([task.batch_size, *(accepted.largest for accepted in limits)])
     if batch_size < 1:
-        raise UsageError("At least one image is needed.", hint="Raise --batch.")
+        raise UsageError("At least one image is needed.", hint=f"Raise {parameter('batch_size')}.")
     for accepted in limits:
         accepted.require(batch_size)
     expected = [runtime.preprocessing.override(**preparation.overrides()) for runtime in runtimes]
@@ -209,7 +212,8 @@ def open_evaluation_data(
             raise UsageError(
                 f"{first.info.name} and {runtime.info.name} expect differently prepared images, so their figures "
                 f"cannot be compared:\n    {expected[0]}\n    {own}",
-                hint="Compare artifacts of one checkpoint, or say the preprocessing with --mean, --std, --crop, ...",
+                hint=f"Compare artifacts of one checkpoint, or say the preprocessing with {parameter('mean')}, "
+                f"{parameter('std')}, {parameter('crop')}, ...",
             )
         if (runtime.task, runtime.classes) != (first.task, first.classes):
             raise UsageError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..checkpoint import EMBEDDED, Checkpoint, read_checkpoint
-from ..errors import RuntimeUnavailableError, UsageError
+from ..errors import RuntimeUnavailableError, UsageError, parameter
 from ..export.batches import proof_batches, prove_batches
 from ..export.proof import KernelProof
 from ..export.record import ExportRecord, FileRecord, ParityRecord, ProofRecord
@@ -141,18 +141,25 @@ def _require_fitting(options: ExportOptions, path: Path) -> None:
     """
     temperature = options.temperature
     if options.float_only and not options.float:
-        raise UsageError("Both --float-only and --no-float are given.", hint="Give one of them.")
+        raise UsageError(
+            f"Both {parameter('float_only')} and {parameter(float=False)} are given.", hint="Give one of them."
+        )
     if not (math.isfinite(temperature) and temperature > 0):
-        raise UsageError(f"{temperature} is no temperature.", hint="Use what 'evaluate --fit-temperature' found.")
+        raise UsageError(
+            f"{temperature} is no temperature.", hint=f"Use what 'evaluate {parameter(fit_temperature=True)}' found."
+        )
     if _is_float(path) and (not options.float or options.simulate or options.source is not None):
         raise UsageError(
             "A float checkpoint has nothing but its float file to export.",
             where=path,
-            hint="Leave --no-float, --simulate and --source out, or quantize it first.",
+            hint=f"Leave {parameter(float=False)}, {parameter('simulate')} and {parameter('source')} out, or quantize "
+            "it first.",
         )
     if not _is_float(path) and options.geometry != Geometry():
         raise UsageError(
-            "--heads, --image-size and --ema are of a float checkpoint.", where=path, hint="Say them to 'quantize'."
+            f"{parameter('heads')}, {parameter('image_size')} and {parameter('ema')} are of a float checkpoint.",
+            where=path,
+            hint="Say them to 'quantize'.",
         )
 
 
@@ -333,5 +340,5 @@ class _Job:
 
 
 def _source(artifact: QuantizedArtifact, source: str | Path | None) -> Checkpoint:
-    hint = "Say where it is now with --source, or leave the float file out with --no-float."
+    hint = f"Say where it is now with {parameter('source')}, or leave the float file out with {parameter(float=False)}."
     return read_source(artifact, source, hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..atomic import new_file
-from ..errors import ArtifactError, DeployError, UsageError
+from ..errors import ArtifactError, DeployError, UsageError, parameter
 from ..export.record import RECORD, read_record
 from ..hashing import canonical_json
 from ..options import step
@@ -34,7 +34,9 @@ def inspect(options: InspectOptions) -> Inspection:
     if artifact is None:
         raise UsageError("Nothing to look into.", hint="Name an artifact.")
     if images < 0:
-        raise UsageError("The number of images must not be negative.", hint="Use --images 0 for no sensitivity.")
+        raise UsageError(
+            "The number of images must not be negative.", hint=f"Use {parameter(images=0)} for no sensitivity."
+        )
     refuse_stale(artifact)
     result = _look(Path(artifact), options.parity, options.target, images)
     for path, text in (

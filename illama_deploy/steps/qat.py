@@ -10,7 +10,7 @@ from typing import Any
 from ..atomic import new_directory, require_apart
 from ..checkpoint import read_checkpoint
 from ..data import Loader, require_classes
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..formats import parse_format
 from ..hashing import sha256_file
 from ..memory import remember_images
@@ -55,7 +55,7 @@ def qat(options: QatOptions) -> TrainResult:
     bits, format, calib_images = options.number.bits, options.number.format, options.calib_images
     named = format_name(options.weights, options.activations)
     if named is not None and format is not None:
-        raise UsageError("Both --weights and --format are given.", hint="Give one of them.")
+        raise UsageError(f"Both {parameter('weights')} and {parameter('format')} are given.", hint="Give one of them.")
     format = format or named
     recipe = TrainRecipe.read(recipe) if isinstance(recipe, str | Path) else recipe  # before anything is opened
     place = workspace or Workspace()
@@ -73,7 +73,7 @@ def qat(options: QatOptions) -> TrainResult:
         raise UsageError(
             "The directory is quantized already; it says its format and geometry itself.",
             where=given,
-            hint="Leave --bits, --format, --calib-images, --heads, --image-size and --ema out.",
+            hint=f"Leave {', '.join(map(parameter, list(quantizing)[:-1]))} and {parameter('ema')} out.",
         )
     if is_directory:
         quantized = load_quantized(given)
@@ -149,7 +149,10 @@ def format_name(weights: int | None, activations: int | None) -> str | None:
         UsageError: activations alone.
     """
     if weights is None and activations is not None:
-        raise UsageError("--activations needs --weights.", hint="Such as --weights 4 --activations 8.")
+        raise UsageError(
+            f"{parameter('activations')} needs {parameter('weights')}.",
+            hint=f"Such as {parameter(weights=4, activations=8)}.",
+        )
     return None if weights is None else f"W{weights}A{activations or 16}"
 
 
@@ -159,7 +162,7 @@ def rewritten_network(artifact: QuantizedArtifact, source: str | Path | None = N
     Raises:
         DeployError: the float checkpoint, or the images that a rewrite was balanced on, are not there.
     """
-    hint = "Say where it is now with --source."
+    hint = f"Say where it is now with {parameter('source')}."
     model = read_source(artifact, source, hint).build()
     formats = {name: parse_format(about["format"]) for name, about in artifact.manifest["sites"].items()}
     rewrite_float(model, artifact.recipe, formats, _calibration(artifact))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoint import EMBEDDED_FILE, Checkpoint, read_checkpoint
 from ..data import Loader, open_data, sample_indices
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..formats import Format, parse_format
 from ..journal import Journal
 from ..memory import remember_images, remember_path
@@ -129,14 +129,16 @@ def _resolved(options: QuantizeOptions) -> tuple[Limits | None, Recipe]:
     """
     bits, format, effort = options.number.bits, options.number.format, options.effort
     if bits is not None and format is not None:
-        raise UsageError("Both --bits and --format are given.", hint="Give one of them.")
+        raise UsageError(f"Both {parameter('bits')} and {parameter('format')} are given.", hint="Give one of them.")
     limits = Limits.read(
         options.max_drop, options.max_size, options.candidates, options.held_out_images, options.held_out_split
     )
     if limits is not None and (bits is not None or format is not None):
         raise UsageError(
-            "A search chooses the format of every site; --bits and --format name one for all.",
-            hint="Name the formats to choose from with --candidate, or leave --max-drop and --max-size out.",
+            f"A search chooses the format of every site; {parameter('bits')} and {parameter('format')} name one for "
+            "all.",
+            hint=f"Name the formats to choose from with {parameter('candidates')}, or leave {parameter('max_drop')} "
+            f"and {parameter('max_size')} out.",
         )
     if limits is None:
         resolved = _resolve_recipe(options.recipe, bits, format, effort)
@@ -152,7 +154,7 @@ def _resolved(options: QuantizeOptions) -> tuple[Limits | None, Recipe]:
         seed=options.seed,
     )
     if options.calib_batch < 1:
-        raise UsageError("The calibration batch needs at least one image.", hint="Raise --calib-batch.")
+        raise UsageError("The calibration batch needs at least one image.", hint=f"Raise {parameter('calib_batch')}.")
     return limits, resolved
 
 
@@ -161,7 +163,8 @@ def _require_searchable(limits: Limits | None, source: Checkpoint) -> None:
     if limits is not None and not find_task(source.config.task).searchable:
         raise UsageError(
             "A search goes by the drop in top-1, and this network classifies pixels.",
-            hint="Leave --max-drop and --max-size out; name the format with --bits or --format.",
+            hint=f"Leave {parameter('max_drop')} and {parameter('max_size')} out; name the format with "
+            f"{parameter('bits')} or {parameter('format')}.",
         )
 
 
@@ -189,9 +192,13 @@ def _resolve_recipe(
     recipe: Recipe | str | Path | None, bits: int | str | None, format_: str | None, effort: str | None
 ) -> Recipe:
     if recipe is not None and effort is not None:
-        raise UsageError("Both a recipe and --effort are given.", hint="Give one of them; a recipe says what to do.")
+        raise UsageError(
+            f"Both a recipe and {parameter('effort')} are given.", hint="Give one of them; a recipe says what to do."
+        )
     if recipe is not None and bits is not None:
-        raise UsageError("Both a recipe and --bits are given.", hint="Give one of them; a recipe says its format.")
+        raise UsageError(
+            f"Both a recipe and {parameter('bits')} are given.", hint="Give one of them; a recipe says its format."
+        )
     if recipe is not None:
         resolved = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
         return resolved.override(format=format_)
@@ -220,7 +227,7 @@ def _open_images(
         raise UsageError(
             f"Preprocessing makes {preprocessing.channels} channels of {_by(preprocessing.size)} px; the network takes "
             f"{checkpoint.config.channels} of {_by(checkpoint.config.image_size)}.",
-            hint="Give --image-size for another size, and as many means and deviations as channels.",
+            hint=f"Give {parameter('image_size')} for another size, and as many means and deviations as channels.",
         )
     source = open_data(spec, images.split, role="calibrate")
     indices = sample_indices(len(source), recipe.calib_images, recipe.seed)

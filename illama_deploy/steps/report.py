@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..atomic import new_file
 from ..console import as_text
-from ..errors import ArtifactError, UsageError
+from ..errors import ArtifactError, UsageError, parameter
 from ..options import step
 from ..options.steps import ReportOptions
 from ..report import RENDERERS, read_report, render_history
@@ -29,12 +29,15 @@ def report(options: ReportOptions) -> list[Path]:
     files, formats, out = options.files, options.formats, options.out
     if bool(files) == (options.history is not None):
         raise UsageError(
-            "Neither files nor --history are given, or both.", hint="Name report.json files, or --history DIR."
+            f"Neither files nor {parameter('history')} are given, or both.",
+            hint=f"Name report.json files, or {parameter(history='DIR')}.",
         )
     if options.history is not None:
         return history(options.history, out, options.listener.say)
     if not files or not formats:
-        raise UsageError("There is nothing to render.", hint="Name one or more report.json files and a --format.")
+        raise UsageError(
+            "There is nothing to render.", hint=f"Name one or more report.json files and a {parameter('formats')}."
+        )
     if unknown := [name for name in formats if name not in RENDERERS]:
         raise UsageError(f"There is no format {unknown[0]!r}.", hint=f"Use some of: {','.join(RENDERERS)}.")
     paths = [Path(file) for file in files]
@@ -46,7 +49,7 @@ def report(options: ReportOptions) -> list[Path]:
             raise UsageError(
                 "Two of the reports would be written to the same place.",
                 where=", ".join(labels),
-                hint="Render them one by one, each with an --out of its own.",
+                hint=f"Render them one by one, each with an {parameter('out')} of its own.",
             )
         folders = [out] if len(paths) == 1 else [out / label for label in labels]
     written = []

@@ -13,7 +13,7 @@ import torch
 from ..atomic import require_apart
 from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_weights
 from ..data import require_classes
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, parameter
 from ..hashing import sha256_file
 from ..memory import remember_images
 from ..model.config import task_of_head
@@ -70,13 +70,14 @@ def train(options: TrainOptions) -> TrainResult:
     new_head, workspace = options.new_head, options.place.workspace
     heads, image_size, ema = options.geometry.heads, options.geometry.image_size, options.geometry.ema
     if checkpoint is not None and select_from is not None:
-        raise UsageError("Both --checkpoint and --select-from are given.", hint="Give one of them.")
+        both = " and ".join(map(parameter, ("checkpoint", "select_from")))
+        raise UsageError(f"Both {both} are given.", hint="Give one of them.")
     shared = RunOptions.of(options.run)
     place = workspace or Workspace()
     resolved, out = shared.resolve(recipe).override(frozen=options.frozen or None), shared.out or place.trained
     require_apart(out / MODEL, paths_of(checkpoint, teacher, select_from, shared.data, shared.eval_data))
     if resolved.frozen and checkpoint is None:
-        raise UsageError("Only the head is to learn, and the rest has no weights.", hint="Give them with --checkpoint.")
+        raise _headless()
     table = dict(resolved.model)
     size = image_size or table.get("image_size")
     patch = table.get("patch_size") if table.get("head_width") else None
@@ -162,13 +163,13 @@ def _config(
         except (TypeError, ValueError) as error:
             raise UsageError(
                 f"The recipe describes no network ({error}).",
-                hint="Complete its [model] table, or start from a checkpoint (--checkpoint).",
+                hint=f"Complete its [model] table, or start from a checkpoint ({parameter('checkpoint')}).",
             ) from error
     if classes != start.config.classes and not new_head:
         raise DataError(
             f"The data has {classes} classes and the checkpoint {start.config.classes}.",
             where=start.path,
-            hint="Give the data that it was trained for, or train a new head (--new-head).",
+            hint=f"Give the data that it was trained for, or train a new head ({parameter(new_head=True)}).",
         )
     width = table.get("head_width", start.config.head_width) if new_head else start.config.head_width
     try:
@@ -177,7 +178,7 @@ def _config(
         raise UsageError(
             f"A UperNet does not fit the checkpoint: {error}.",
             where=start.path,
-            hint="Mend --image-size, or take a deeper checkpoint.",
+            hint=f"Mend {parameter('image_size')}, or take a deeper checkpoint.",
         ) from error
     differs = [f"{key} {getattr(own, key)}, not {value}" for key, value in table.items() if getattr(own, key) != value]
     if differs:
@@ -202,11 +203,18 @@ def _preprocessing(recipe: TrainRecipe, start: Checkpoint | None, config: Illama
     return own
 
 
+def _headless() -> UsageError:
+    what, hint = "Only the head is to learn, and the rest has no weights.", f"Give them with {parameter('checkpoint')}."
+    return UsageError(what, hint=hint)
+
+
 def _teacher(recipe: TrainRecipe, path: str | Path | None, config: IllamaConfig, **options: Any) -> Illama | None:
     if not (recipe.teacher or recipe.features):
         return None
     if path is None:
-        raise UsageError("The recipe distils from a teacher, and there is none.", hint="Name one with --teacher.")
+        raise UsageError(
+            "The recipe distils from a teacher, and there is none.", hint=f"Name one with {parameter('teacher')}."
+        )
     return read_checkpoint(path, image_size=config.image_size, **options).build()
 
 

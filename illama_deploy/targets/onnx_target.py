@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 from torch import Tensor
 
-from ..errors import ExportError
+from ..errors import ExportError, parameter
 from ..export.batches import RunFile
 from ..export.file import write_file
 from ..export.float_graph import INPUT, SITE, build_float_graph
@@ -64,7 +64,8 @@ class OnnxTarget(Target):
             cause = error.__cause__ or error
             raise ExportError(
                 f"The graph cannot be brought into the form of {self.name}: {cause}.",
-                hint="Leave the site that it names in float (quantize --exclude), or choose another target.",
+                hint=f"Leave the site that it names in float (quantize {parameter('exclude')}), or choose another "
+                "target.",
             ) from error
 
     @property

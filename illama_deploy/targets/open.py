@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import EMBEDDED, read_checkpoint
-from ..errors import ArtifactError, RuntimeUnavailableError, UsageError
+from ..errors import ArtifactError, RuntimeUnavailableError, UsageError, parameter
 from ..quant.artifact import MANIFEST
 from ..runtime import Runtime, Unavailable
 from ..runtime.onnx_file import OnnxFile, read_onnx
@@ -142,7 +142,7 @@ def _running(chosen: Target | None, own: Target, path: Path) -> Target:
     raise UsageError(
         f"{chosen.runtime} does not run what was made for {own.runtime}.",
         where=path,
-        hint=f"Export the quantized checkpoint for {chosen.name}, or leave --target out.",
+        hint=f"Export the quantized checkpoint for {chosen.name}, or leave {parameter('backend', 'targets')} out.",
     )
 
 
@@ -150,9 +150,11 @@ def _threads(threads: int | None) -> int:
     """How many an artifact may use; all cores where nothing is said."""
     cores = os.cpu_count() or 1
     if threads is not None and threads < 1:
-        raise UsageError("At least one thread is needed.", hint="Raise --threads.")
+        raise UsageError("At least one thread is needed.", hint=f"Raise {parameter('threads')}.")
     if threads is not None and threads > 4 * cores:
-        raise UsageError(f"{threads} threads are asked for, and there are {cores} cores.", hint="Lower --threads.")
+        raise UsageError(
+            f"{threads} threads are asked for, and there are {cores} cores.", hint=f"Lower {parameter('threads')}."
+        )
     return threads or cores
 
 

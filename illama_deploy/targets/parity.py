@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import ExportError
+from ..errors import ExportError, parameter
 from ..model.illama import Illama
 from ..quant.quality import NOISELESS_DB, sqnr_db
 
@@ -62,7 +62,8 @@ class Parity:
                 f"{self.runtime} departs from torch at {last.name}: {last.sqnr_db:.1f} dB where {PARITY_DB:.0f} are "
                 f"the least ({len(self.layers) - 1} GEMMs before it agree).",
                 where=last.name,
-                hint="Leave that site in float (quantize --exclude), or try another version of the runtime.",
+                hint=f"Leave that site in float (quantize {parameter('exclude')}), or try another version of the "
+                "runtime.",
             )
         return self
 

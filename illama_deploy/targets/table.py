@@ -17,5 +17,5 @@ def target_rows() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
                 rows.append((target.runtime, name, "yes", runs, ""))
             else:
                 gap = target.gap(name)
-                rows.append((target.runtime, name, "simulated" if gap.can_simulate else "no", gap.why, gap.nearest))
+                rows.append((target.runtime, name, "simulated" if gap.can_simulate else "no", gap.why, gap.instead()))
     return ("target", "format", "kernel", "what runs it, or why not", "nearest"), rows

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..errors import ArtifactError, ExportError, UsageError
+from ..errors import ArtifactError, ExportError, UsageError, parameter
 from ..export.batches import RunFile
 from ..export.proof import KernelProof
 from ..formats import Format
@@ -34,11 +34,17 @@ class Missing:
         why: in words.
         nearest: the closest format (or choice) that it does run.
         can_simulate: whether a file can stand for it all the same, to measure accuracy.
+        or_float: the format of the float file, where that comes as near.
     """
 
     why: str
     nearest: str
     can_simulate: bool = True
+    or_float: str = ""
+
+    def instead(self) -> str:
+        """What to take instead."""
+        return self.nearest + (f", or {self.or_float} ({parameter('float_only')})" if self.or_float else "")
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,8 @@ class Target(ABC):
             if not (allowed and gap.can_simulate):
                 raise UsageError(
                     f"{self.runtime} has no kernel for {base}: {gap.why}.",
-                    hint=f"The nearest that works is {gap.nearest}"
-                    + ("; --simulate exports it for accuracy only." if gap.can_simulate else "."),
+                    hint=f"The nearest that works is {gap.instead()}"
+                    + (f"; {parameter(simulate=True)} exports it for accuracy only." if gap.can_simulate else "."),
                 )
             simulated = True
         return simulated

@@ -109,6 +109,6 @@ TASK = _Classification(
     ),
     batch_size=64,
     qat_recipe="qat",
-    options=(("save_logits", "--save-logits"),),
+    options=(("save_logits", ("save_logits",)),),
     searchable=True,
 )

@@ -129,6 +129,6 @@ TASK = _Segmentation(
     ),
     batch_size=8,
     qat_recipe="qat-segmentation",
-    options=(("sliding", "--stride, --scales or --flip"), ("draw", "--draw")),
+    options=(("sliding", ("stride", "scales", "flip")), ("draw", ("draw",))),
     cannot_show=frozenset({"calibration", "shape-bias", "corruptions"}),
 )

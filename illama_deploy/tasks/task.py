@@ -72,7 +72,7 @@ class Task(ABC):
         figures: key, title and digits of all figures of accuracy.
         batch_size: images at a time where nothing is said.
         qat_recipe: the recipe of quantization-aware training where none is named.
-        options: options of `evaluate` that only this task takes, by name, with what they are called.
+        options: options of `evaluate` that only this task takes, by name, each with its parameters.
         cannot_show: properties that have no meaning for it.
         searchable: a search of formats can go by it.
     """
@@ -86,7 +86,7 @@ class Task(ABC):
     figures: tuple[tuple[str, str, int], ...]
     batch_size: int
     qat_recipe: str
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, tuple[str, ...]], ...] = ()
     cannot_show: frozenset[str] = frozenset()
     searchable: bool = False
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import IGNORE, Sample, labels_of
-from ..errors import RecipeError, UsageError
+from ..errors import RecipeError, UsageError, parameter
 from ..preprocessing import Preprocessing
 from .images import TimmImages
 
@@ -32,7 +32,10 @@ class DenseImages(TimmImages):
         if recipe.mixup or recipe.cutmix:
             raise RecipeError("Images whose pixels are classified cannot be mixed.", hint="Leave mixup and cutmix out.")
         if self.micro_batch < 2:
-            raise UsageError("BatchNorm needs two images at a time.", hint="Raise --micro-batch or --batch-size.")
+            raise UsageError(
+                "BatchNorm needs two images at a time.",
+                hint=f"Raise {parameter('micro_batch')} or {parameter('batch_size')}.",
+            )
         jitter = recipe.color_jitter if preprocessing.channels == 3 else 0.0
         outside = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
         steps = [

@@ -12,6 +12,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import IGNORE, Batch, Sample, Source, resized
-from ..errors import DataError, DeployError, RecipeError, TrainingError, UsageError
+from ..errors import (
+    DataError,
+    DeployError,
+    RecipeError,
+    Spelling,
+    TrainingError,
+    UsageError,
+    parameter,
+    spell,
+    spelling,
+)
 from ..preprocessing import Preprocessing
 from ..progress import track
 from .augmentation import augmentation
@@ -78,18 +89,18 @@ class Images(ABC):
             raise UsageError(
                 f"A batch of {recipe.batch_size} does not split into {processes.count} processes with "
                 f"{self.micro_batch} images at a time.",
-                hint="Mend --batch-size or --micro-batch.",
+                hint=f"Mend {parameter('batch_size')} or {parameter('micro_batch')}.",
             )
         if (recipe.mixup or recipe.cutmix) and self.micro_batch % 2:
             raise UsageError(
                 f"Mixing goes by pairs, and {self.micro_batch} images at a time are odd.",
-                hint="Use an even --batch-size or --micro-batch.",
+                hint=f"Use an even {parameter('batch_size')} or {parameter('micro_batch')}.",
             )
         if len(source) < recipe.batch_size:
             raise DataError(
                 f"The data has {len(source)} images and a batch takes {recipe.batch_size}.",
                 where=source.spec,
-                hint="Lower --batch-size.",
+                hint=f"Lower {parameter('batch_size')}.",
             )
         if classes < 2:
             raise _one_class(source)
@@ -169,11 +180,22 @@ class TimmImages(Images):
 
         self.source.at(0)  # what a source keeps in memory is then shared with the workers
         keys = [[(epoch, index) for index in piece.tolist()] for piece in pieces]
-        loader: Any = DataLoader(self, batch_sampler=keys, num_workers=self.workers, collate_fn=_collate)  # type: ignore[arg-type]
+        loader: Any = DataLoader(
+            self,  # type: ignore[arg-type]
+            batch_sampler=keys,
+            num_workers=self.workers,
+            collate_fn=_collate,
+            worker_init_fn=partial(_begin_worker, spelling()),
+        )
         for batch in loader:
             if isinstance(batch, DeployError):
                 raise batch
             yield batch
+
+
+def _begin_worker(way: Spelling, number: int) -> None:
+    """What goes wrong in a worker is said as in the process that it works for."""
+    spell(way)
 
 
 @contextmanager
@@ -187,8 +209,8 @@ def _augmenting(sample: Sample, image: Image) -> Iterator[None]:
         raise RecipeError(
             f"The recipe's augmentation failed on an image that decodes ({error or type(error).__name__}).",
             where=f"{sample.name}, {image.mode}, {image.size[0]} × {image.size[1]} px",
-            hint="Change auto_augment, crop_scale or color_jitter in a recipe of your own, and go on with --resume "
-            "--force.",
+            hint="Change auto_augment, crop_scale or color_jitter in a recipe of your own, and go on with "
+            f"{parameter(resume=True, force=True)}.",
         ) from error
 
 
@@ -208,7 +230,7 @@ def dead_workers_named(where: str) -> Iterator[None]:
         raise TrainingError(
             f"A worker process died ({str(error).splitlines()[0].strip()}).",
             where=where,
-            hint="Memory may be short: use fewer --workers, and go on with --resume.",
+            hint=f"Memory may be short: use fewer {parameter('workers')}, and go on with {parameter(resume=True)}.",
         ) from error
 
 

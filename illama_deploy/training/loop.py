@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .. import ending
 from ..compilation import compiling
 from ..data import Batch
-from ..errors import CheckpointError, DataError, RecipeError, TrainingError, UsageError
+from ..errors import CheckpointError, DataError, RecipeError, TrainingError, UsageError, parameter
 from ..model.illama import Illama
 from ..progress import track
 from .images import Images, dead_workers_named, seed_everything
@@ -155,7 +155,8 @@ class Trainer:
             raise UsageError(
                 f"The run that is there is another one:\n    threads: {then.threads} there, {now.threads} now",
                 where=self.run.state_file,
-                hint="Leave --threads out, or go on all the same with --resume --force.",
+                hint=f"Leave {parameter('threads')} out, or go on all the same with "
+                f"{parameter(resume=True, force=True)}.",
             )
         if self.options.threads is None and then.threads != now.threads:
             torch.set_num_threads(then.threads)
@@ -180,7 +181,7 @@ class Trainer:
             raise CheckpointError(
                 f"The run's state is not of this network ({why[:200].rstrip('.')}).",
                 where=self.run.state_file,
-                hint="Repeat the options that it was begun with, or begin anew with --force.",
+                hint=f"Repeat the options that it was begun with, or begin anew with {parameter(force=True)}.",
             ) from error
         for group, options in zip(self.optimizer.param_groups, own, strict=True):
             group.update(options)  # the recipe's, also where it has changed
@@ -191,7 +192,7 @@ class Trainer:
                 raise CheckpointError(
                     f"The run's state is not of these images ({what}).",
                     where=self.run.state_file,
-                    hint="Give the data that it was begun with, or begin anew with --force.",
+                    hint=f"Give the data that it was begun with, or begin anew with {parameter(force=True)}.",
                 )
             if at.step:
                 self._say(f"The run's state: {what}; going on at the epoch's start.")
@@ -207,9 +208,9 @@ class Trainer:
         """
         if self.recipe.optimizer not in FUSED:
             return
-        for parameter, values in self.optimizer.state.items():
+        for weight, values in self.optimizer.state.items():
             for name, value in values.items():
-                wanted = torch.Size() if name == "step" else parameter.shape
+                wanted = torch.Size() if name == "step" else weight.shape
                 if isinstance(value, Tensor) and value.shape != wanted:
                     raise ValueError(f"{name} has shape {list(value.shape)}, not {list(wanted)}")
 
@@ -280,7 +281,7 @@ class Trainer:
                 raise TrainingError(
                     f"Stopped by {name} after {self.updates} updates; all that was done is kept.",
                     where=self.run.state_file,
-                    hint="Go on with the same command and --resume.",
+                    hint=f"Go on with the same command and {parameter(resume=True)}.",
                 )
 
     def _update(self, pieces: Sequence[Batch], stop: bool) -> tuple[float, bool]:
@@ -343,7 +344,7 @@ class Trainer:
             f"{what} is no finite number after {self.updates} updates.",
             where=f"epoch {self.epoch + 1}, update {min(self.step + 1, self.images.steps)} of {self.images.steps}",
             hint=(f"The last good state is {self.run.state_file}. " if kept else "")
-            + "Lower --lr, and go on with --resume --force or begin anew.",
+            + f"Lower {parameter('lr')}, and go on with {parameter(resume=True, force=True)} or begin anew.",
         )
 
 

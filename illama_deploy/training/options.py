@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..data import Batch, Loader, Source, compare_classes, open_data
-from ..errors import UsageError
+from ..errors import UsageError, parameter
 from ..options.groups import Run
 from ..preprocessing import Preprocessing
 from .images import Images, TensorImages
@@ -63,7 +63,8 @@ class RunOptions(Run):
         if not spec:
             raise UsageError(
                 "Training needs images, and neither recipe nor checkpoint says which.",
-                hint="Give them with --data, such as --data folder:PATH or --data parquet:PATH.",
+                hint=f"Give them with {parameter('data')}, such as {parameter(data='folder:PATH')} or "
+                f"{parameter(data='parquet:PATH')}.",
             )
         source = open_data(spec, self.split, role="train")
         held_out = open_data(self.eval_data or spec, self.eval_split, role="evaluate")
@@ -71,7 +72,8 @@ class RunOptions(Run):
             raise UsageError(
                 "Training and held-out images are the same.",
                 where=f"{source.spec}, split {source.split or '(none)'}",
-                hint="Name others with --eval-data or --eval-split, or lay them out as split folders.",
+                hint=f"Name others with {parameter('eval_data')} or {parameter('eval_split')}, or lay them out as "
+                "split folders.",
             )
         if source.classes and held_out.classes and source.by_name and held_out.by_name:
             compare_classes(

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecipeError
+from ..errors import RecipeError, parameter
 from ..model.config import VARIATIONS, IllamaConfig
 from ..tables import check_types, from_table, of_type, plain_values, read_toml, require_known, shortened
 from .policies import why_no_policy
@@ -148,7 +148,8 @@ class TrainRecipe:
             if getattr(self, name) >= self.epochs and getattr(self, name):
                 raise RecipeError(
                     f"{name} is {getattr(self, name):g} and there are {self.epochs} epochs.",
-                    hint=f"Raise the epochs, or lower {name} in a recipe of your own (--recipe FILE.toml).",
+                    hint=f"Raise the epochs, or lower {name} in a recipe of your own "
+                    f"({parameter(recipe='FILE.toml')}).",
                 )
         if why := self.auto_augment and why_no_policy(self.auto_augment):
             raise RecipeError(
@@ -253,7 +254,7 @@ class TrainRecipe:
             raise RecipeError(
                 f"Recipe key 'data' names data of this machine, or elsewhere: {shortened(values['data'])}.",
                 where=path,
-                hint="Leave it out, and give the data with --data.",
+                hint=f"Leave it out, and give the data with {parameter('data')}.",
             )
         return from_table(cls, {**values, "model": tuple(values.get("model", {}).items())}, where=path)
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from ..atomic import explain_oserror, new_file, owned
-from ..errors import ArtifactError, CheckpointError, UsageError
+from ..errors import ArtifactError, CheckpointError, UsageError, parameter
 from ..paths import require_utf8
 from ..sealed import parse_json
 from ..tables import typed
@@ -88,7 +88,8 @@ class RunDirectory:
             raise ArtifactError(
                 "There is a run already, and it was left as it is.",
                 where=path,
-                hint="Go on with it (--resume), begin anew (--force), or name another place (--out).",
+                hint=f"Go on with it ({parameter(resume=True)}), begin anew ({parameter(force=True)}), or name another "
+                f"place ({parameter('out')}).",
             )
         if not self.writes:
             return
@@ -116,7 +117,7 @@ class RunDirectory:
             raise CheckpointError(
                 f"The run's state cannot be read ({error}).",
                 where=self.state_file,
-                hint="Copy it again, or begin anew with --force.",
+                hint=f"Copy it again, or begin anew with {parameter(force=True)}.",
             ) from error
         then, now = saved.identity, json.loads(json.dumps(self.identity))
         self.changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
@@ -125,7 +126,8 @@ class RunDirectory:
             raise UsageError(
                 "The run that is there is another one:\n    " + "\n    ".join(differences),
                 where=self.state_file,
-                hint="Repeat the options that it was begun with, or go on all the same with --resume --force.",
+                hint="Repeat the options that it was begun with, or go on all the same with "
+                f"{parameter(resume=True, force=True)}.",
             )
         return saved
 
@@ -145,7 +147,7 @@ class RunDirectory:
             # torch's writer turns a failed write into a RuntimeError.
             what = error.what if isinstance(error, ArtifactError) else f"Writing failed: {str(error).splitlines()[0]}"
             kept = f"The state before is intact: {self.state_file}. " if self.state_file.exists() else ""
-            hint = f"{kept}Free some space and go on with --resume."
+            hint = f"{kept}Free some space and go on with {parameter(resume=True)}."
             raise ArtifactError(what, where=self.state_file, hint=hint) from error
 
     def log(self, **record: Any) -> None:

@@ -607,7 +607,7 @@ def test_an_oblong_grid_says_what_to_type(tmp_path: Path) -> None:
     for options in ({}, {"image_size": (16, 16)}):
         with pytest.raises(CheckpointError) as caught:
             read_checkpoint(tmp_path / "x.pth", **options)  # type: ignore[arg-type]
-        assert "8x24" in str(caught.value.hint) and "--image-size" in str(caught.value.hint)
+        assert "8x24" in str(caught.value.hint) and "`image_size" in str(caught.value.hint)
     assert read_checkpoint(tmp_path / "x.pth", image_size=(8, 24)).config == config
 
 
@@ -633,7 +633,7 @@ def test_heads_that_contradict_the_file(tmp_path: Path) -> None:
 def test_a_size_whose_masks_fit_no_memory() -> None:
     with pytest.raises(CheckpointError, match="GiB") as caught:
         read_checkpoint("digits", image_size=4096)
-    assert "--image-size" in str(caught.value.hint)
+    assert "`image_size" in str(caught.value.hint)
 
 
 # --- mutants ---------------------------------------------------------------------------------------------------------

@@ -323,7 +323,7 @@ def test_a_path_alone_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert open_data(Path("f"), role="evaluate").spec == "folder:f"
     with pytest.raises(DataError, match="as parquet, or as a list") as error:
         open_data("f/cat/0.png", role="calibrate")
-    assert "--data list:f/cat/0.png" in str(error.value)
+    assert "`data='list:f/cat/0.png'`" in str(error.value)
     with pytest.raises(DataError, match=r"no data spec './gone'"):
         open_data("./gone", role="calibrate")
     with pytest.raises(DataError, match="does not take 'labels'"):

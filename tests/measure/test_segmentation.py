@@ -568,9 +568,9 @@ def test_data_and_network_of_different_tasks(world: Path, tmp_path: Path) -> Non
             reference="digits",
             preprocessing={"size": (32, 32), "mean": (0.3,), "std": (0.3,), "crop": 1.0, "interpolation": "bicubic"},
         )
-    with pytest.raises(UsageError, match="--draw is for networks that classify pixels"):
+    with pytest.raises(UsageError, match="`draw` is for networks that classify pixels"):
         illama_deploy.evaluate("digits", draw=tmp_path / "drawn")
-    with pytest.raises(UsageError, match="--save-logits is for networks that classify images"):
+    with pytest.raises(UsageError, match="`save_logits` is for networks that classify images"):
         illama_deploy.evaluate(path, save_logits=tmp_path / "x.npz")
 
 

@@ -50,10 +50,10 @@ def test_flat_and_together_are_the_same() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"threads": 0}, "--threads cannot be 0"),
+        ({"threads": 0}, "`threads` cannot be 0"),
         ({"threads": 9}, "1 to 8 threads"),
-        ({"batch": [1, 0]}, "--batch cannot be 0"),
-        ({"scheme": "even"}, "no --scheme 'even'"),
+        ({"batch": [1, 0]}, "`batch` cannot be 0"),
+        ({"scheme": "even"}, "no `scheme` 'even'"),
         ({"artifact": "x", "threads": 2}, "x takes one thread"),
     ],
 )

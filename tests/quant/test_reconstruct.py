@@ -144,7 +144,7 @@ def test_efforts() -> None:
     assert Recipe.for_format("FP8", "best") == Recipe.for_format("FP8")
     with pytest.raises(UsageError, match="no effort 'harder'"):
         Recipe.for_format("W4A8", "harder")
-    with pytest.raises(UsageError, match="--effort"):
+    with pytest.raises(UsageError, match="`effort`"):
         illama_deploy.quantize("digits", recipe="w8a8", effort="best")
     with pytest.raises(RecipeError, match="rounds all at once"):
         illama_deploy.quantize("digits", recipe=Recipe(reconstruct=10))

@@ -81,7 +81,7 @@ def test_flipped_bit(run: Path, share: float) -> None:
     ):
         pass
     assert str(state) in str(raised.value)
-    assert "--force" in str(raised.value)
+    assert "`force=True`" in str(raised.value)
 
 
 def rewrite(run: Path, change: Callable[[dict[str, Any]], object]) -> None:

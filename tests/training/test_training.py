@@ -391,7 +391,7 @@ def test_worker_that_dies_inside_an_update(says: str, tmp_path: Path, monkeypatc
         patched.setattr(Trainer, "_update", killed)
         with pytest.raises(TrainingError, match="A worker process died") as raised:
             train(QUIET, data="digits", out=tmp_path / "run")
-    assert "--resume" in str(raised.value.hint)
+    assert "`resume=True`" in str(raised.value.hint)
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["position"]["updates"] == 7
     train(QUIET, data="digits", out=tmp_path / "run", resume=True)
     train(QUIET, data="digits", out=tmp_path / "whole")
@@ -462,7 +462,7 @@ def test_frozen_trains_the_head_alone(tmp_path: Path, frozen: bool) -> None:
 
 
 def test_frozen_needs_weights(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--checkpoint"):
+    with pytest.raises(UsageError, match="`checkpoint`"):
         train(QUIET, frozen=True, data="digits", out=tmp_path / "run")
 
 

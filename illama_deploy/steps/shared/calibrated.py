@@ -15,7 +15,7 @@ from torch import Tensor
 from ...affine import scale_of
 from ...calib import MagnitudeHistogram, Observed, RangeMethod, collect_ranges, range_method
 from ...data import Loader
-from ...errors import RecipeError, UsageError
+from ...errors import RecipeError, UsageError, parameter
 from ...formats import W8A8, Format, IntType
 from ...journal import Journal
 from ...model.illama import Illama
@@ -179,7 +179,9 @@ def choose_sites(
         known, include=recipe.include, exclude=recipe.exclude, attention_products=recipe.attention_products
     )
     if not sites:
-        raise UsageError("The recipe leaves no site to quantize.", hint="Loosen --include or --exclude.")
+        raise UsageError(
+            "The recipe leaves no site to quantize.", hint=f"Loosen {parameter('include')} or {parameter('exclude')}."
+        )
     formats = site_formats(sites, recipe, known)
     # Of a product the weights' format says nothing, and its step sizes must be fixed.
     products = tuple({f.activations: f for f in reversed(candidates) if f.is_static}.values())[::-1]
@@ -213,7 +215,7 @@ def site_formats(sites: Sequence[Site], recipe: Recipe, known: Sequence[Site]) -
                 f"The products of attention cannot be {formats[site.name].name}: both operands are activations, "
                 "which need step sizes fixed by calibration.",
                 where=site.name,
-                hint='Leave --attention-products out, or override them: "blocks.*.attn.[qp]*" = "W8A8".',
+                hint=f'Leave {parameter("attention_products")} out, or override them: "blocks.*.attn.[qp]*" = "W8A8".',
             )
     return formats
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from ...data import Source, data_paths, open_data, spec_from, split_kind
-from ...errors import DataError, UsageError
+from ...errors import DataError, UsageError, parameter
 from ...memory import images_of
 from ...quant import QuantizedArtifact
 
@@ -36,12 +35,13 @@ def which_images(named: str | None, own: str | None, *sha256: str | None, what: 
     if known is None and own is not None and ":" in own:
         raise UsageError(
             f"{what} needs images. A file names {own!r}, and what a file names is not opened here.",
-            hint=f"If that is what you mean, type it: --data {shlex.quote(own)}",
+            hint=f"If that is what you mean, type it: {parameter(data=own)}",
         )
     if known is None:
         raise UsageError(
             f"{what} needs images, and which ones belong here has not been said on this machine.",
-            hint="Give them with --data, such as --data folder:PATH or --data parquet:PATH.",
+            hint=f"Give them with {parameter('data')}, such as {parameter(data='folder:PATH')} or "
+            f"{parameter(data='parquet:PATH')}.",
         )
     return known.spec if Path(known.folder) == Path.cwd() else spec_from(known.spec, Path(known.folder))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ArtifactError, UsageError
+from ...errors import ArtifactError, UsageError, parameter
 from ...export.record import RECORD, read_record, recorded_proof
 from ...hashing import sha256_file
 from ...quant import load_quantized
@@ -99,17 +99,17 @@ def open_participants(
             target = _target_of_record(path)
             if chosen and target not in chosen:
                 raise UsageError(
-                    f"It was exported for {target.name}, which --target leaves out.",
+                    f"It was exported for {target.name}, which {parameter('targets')} leaves out.",
                     where=path,
-                    hint="Leave --target out.",
+                    hint=f"Leave {parameter('targets')} out.",
                 )
             groups.append(_export_group(path, target, None, options))
         return groups
     if len(chosen) > 1:
         raise UsageError(
-            f"--target {' --target '.join(targets)} chooses among the exports of a quantized checkpoint; "
+            f"{parameter(targets=list(targets))} chooses among the exports of a quantized checkpoint; "
             "a file runs on what it was written for.",
-            hint="Name the quantized directory, or leave --target out.",
+            hint=f"Name the quantized directory, or leave {parameter('targets')} out.",
         )
     return [_named(candidates, baseline, workspace, {**options, "backend": next(iter(targets), None)})]
 
@@ -197,7 +197,7 @@ def _target_group(
         raise ArtifactError(
             f"The export is not of {quantized} (its manifest differs).",
             where=directory,
-            hint="Export it again, with --force.",
+            hint=f"Export it again, with {parameter(force=True)}.",
         )
     return _export_group(directory, target, baseline, options)
 
@@ -283,7 +283,7 @@ def _float_beside(candidates: Sequence[str | Path | Runtime], workspace: Workspa
     raise UsageError(
         "No baseline is named, and no float file of the same export lies beside a candidate.",
         where=", ".join(str(one) for one in candidates if not isinstance(one, Runtime)) or None,
-        hint="Name it with --baseline, or export without --no-float.",
+        hint=f"Name it with {parameter('baseline')}, or export without {parameter(float=False)}.",
     )
 
 

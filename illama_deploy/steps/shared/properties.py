@@ -10,7 +10,7 @@ import torch
 
 from ...data import IMAGENET16, Batch, CueConflict, Loader, Source, open_data, read_categories, sample_indices
 from ...data.corruptions import Corruptor, corruption_names
-from ...errors import ArtifactError, UsageError
+from ...errors import ArtifactError, UsageError, parameter
 from ...measure import Accuracy, Binning, fit_temperature, run_batch
 from ...measure.attention_rank import measure_attention_rank, parse_mask
 from ...measure.shape_bias import decide, shape_bias
@@ -118,7 +118,8 @@ class Properties:
             raise UsageError(
                 "The temperature would be fitted on the images that it is judged on.",
                 where=f"{source.spec}, split {source.split}" if source.split else source.spec,
-                hint="Name other images with --calib-split, or others to judge it on with --split.",
+                hint=f"Name other images with {parameter('calib_split')}, or others to judge it on with "
+                f"{parameter('split')}.",
             )
         loader = self._images(source, sample_indices(len(source), self.options.calib_images, seed=0))
         pairs = [
@@ -130,7 +131,7 @@ class Properties:
             raise ArtifactError(
                 "Logits are NaN or infinite, so no temperature can be fitted.",
                 where=self.runtime.info.name,
-                hint="Leave --fit-temperature out.",
+                hint=f"Leave {parameter('fit_temperature')} out.",
             )
         return fit_temperature(logits, labels), {"split": source.split, "images": len(labels)}
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ...calib import rebatch, require_finite
 from ...data import Loader, open_data, sample_indices
-from ...errors import UsageError
+from ...errors import UsageError, parameter
 from ...formats import Format, NumberType
 from ...hashing import canonical_json
 from ...journal import Journal
@@ -153,7 +153,7 @@ def hold_out(
     if not groups:
         raise UsageError(
             "No site is left whose format could be chosen: the recipe's overrides name them all.",
-            hint="Take some out of the recipe, or loosen --include and --exclude.",
+            hint=f"Take some out of the recipe, or loosen {parameter('include')} and {parameter('exclude')}.",
         )
     # Each probe may let an assignment pass by luck: so seldom that all together keep the confidence (Bonferroni).
     probes = most_probes(1 + sum(len(choices[each[0].name]) - 1 for each in groups.values()))
@@ -176,8 +176,9 @@ def hold_out(
         raise UsageError(
             f"{len(drawn)} held-out images are too few: "
             + (f"it takes {needed} to show so small a drop." if drawn else "none is left."),
-            hint="Held-out images are those that do not calibrate: lower --calib-images, raise --held-out-images, or "
-            "name another split with --held-out-split.",
+            hint=f"Held-out images are those that do not calibrate: lower {parameter('calib_images')}, raise "
+            f"{parameter('held_out_images')}, or "
+            f"name another split with {parameter('held_out_split')}.",
         )
     loader = Loader(
         source,
@@ -279,7 +280,7 @@ def _first_that_fits(sizes: Sequence[int], budget: float) -> int:
             return number
     raise UsageError(
         f"Nothing fits {budget / 1e6:.2f} MB: the smallest assignment has {sizes[-1] / 1e6:.2f} MB.",
-        hint="Raise --max-size, or add a --candidate of fewer bits.",
+        hint=f"Raise {parameter('max_size')}, or add a {parameter('candidates')} of fewer bits.",
     )
 
 
@@ -410,11 +411,12 @@ def _none_keeps(limits: Limits, best: Point, size: int, figures: Mapping[str, An
         + ("" if limits.max_size is None else " in that size")
         + f". The most exact, of {size / 1e6:.2f} MB, drops {drop['value']:.2f} points on {figures['images']} held-out "
         f"images, at most {drop['high']:.2f} with {100 * CONFIDENCE:.0f} % confidence. It costs most in {named}.",
-        hint="Raise --max-drop (what was measured is kept, and not measured again), "
+        hint=f"Raise {parameter('max_drop')} (what was measured is kept, and not measured again), "
         + (
-            "give more --held-out-images to narrow the interval"
+            f"give more {parameter('held_out_images')} to narrow the interval"
             if limits.max_drop is not None and drop["value"] <= limits.max_drop
-            else "leave those sites in float with --exclude, or add a more exact --candidate"
+            else f"leave those sites in float with {parameter('exclude')}, or add a more exact "
+            f"{parameter('candidates')}"
         )
         + ".",
     )

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import ExportError, UsageError
+from ...errors import ExportError, UsageError, parameter
 from ...formats import IntType
 from ...model.illama import Attention, Illama, RMSNorm
 from ...model.structure import AttentionParts, BlockParts, FfnParts
@@ -98,7 +98,7 @@ def _require(network: Illama) -> None:
             raise UsageError(
                 f"XNNPACK has no kernel for {module.format.name} here.",
                 where=name,
-                hint="Use W8A8, W8A8-dynamic or W4A8 (--format), or export for another target.",
+                hint=f"Use W8A8, W8A8-dynamic or W4A8 ({parameter('format')}), or export for another target.",
             )
 
 
@@ -106,9 +106,11 @@ def _require_sound(network: Illama) -> None:
     """Refuse numbers that no file may hold."""
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ExportError(f"{name} is not finite.", where=name, hint="Quantize again; see --exclude.")
+            raise ExportError(f"{name} is not finite.", where=name, hint=f"Quantize again; see {parameter('exclude')}.")
         if name.endswith("_scale") and not bool((tensor > 0).all()):
-            raise ExportError(f"{name} is a scale and not above 0.", where=name, hint="Quantize again; see --exclude.")
+            raise ExportError(
+                f"{name} is a scale and not above 0.", where=name, hint=f"Quantize again; see {parameter('exclude')}."
+            )
 
 
 def _has_kernel(module: QuantWeighted) -> bool:

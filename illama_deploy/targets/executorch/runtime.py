@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import ArtifactError, RuntimeUnavailableError, UsageError
+from ...errors import ArtifactError, RuntimeUnavailableError, UsageError, parameter
 from ...export.batches import RunFile
 from ...runtime import Runtime
 from ...task_names import name_by_logits
@@ -117,7 +117,7 @@ def _set_threads(threads: int, path: Path) -> None:
         raise UsageError(
             "All ExecuTorch programs of a process share their threads, and another one is open with other threads.",
             where=path,
-            hint="Give all of them the same --threads.",
+            hint=f"Give all of them the same {parameter('threads')}.",
         )
     with quiet(native=True):
         portable_lib._unsafe_reset_threadpool(threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...environment import cuda_problem
-from ...errors import ArtifactError, RuntimeUnavailableError
+from ...errors import ArtifactError, RuntimeUnavailableError, parameter
 from ...onnx_session import session_options
 from ...runtime import ArtifactInfo, Runtime
 from ...runtime.onnx_file import OnnxFile
@@ -27,7 +27,7 @@ class OnnxRuntime(Runtime):
             raise RuntimeUnavailableError(
                 f"It was written for CUDA, and {problem}.",
                 where=file.path,
-                hint="Run it where CUDA is, or say --target cpu to measure its accuracy on the CPU.",
+                hint=f"Run it where CUDA is, or say {parameter(backend='cpu')} to measure its accuracy on the CPU.",
             )
         options = session_options(fp8=file.format.startswith("FP8"))
         options.intra_op_num_threads = threads

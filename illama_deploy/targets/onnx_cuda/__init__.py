@@ -28,7 +28,7 @@ def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
 
 
 _INTEGER = "its GEMMs multiply no integers"
-_NEAREST = "W4A16, or float16 (--float-only)"
+_NEAREST, _FLOAT = "W4A16", "float16"
 
 
 class OnnxCuda(OnnxTarget):
@@ -50,16 +50,16 @@ TARGET = OnnxCuda(
     runtime="ONNX Runtime on CUDA",
     folder="onnx-cuda",
     passes=_passes,
-    float_format="float16",
+    float_format=_FLOAT,
     lowest={"onnxruntime": "1.24.1"},
     kernels={"W4A16": "MatMulNBits"},
     missing={
-        "W8A8": Missing(_INTEGER, _NEAREST),
-        "W8A8-dynamic": Missing(_INTEGER, _NEAREST, can_simulate=False),
-        "W4A8": Missing(_INTEGER, _NEAREST),
-        "W4A4": Missing(_INTEGER, _NEAREST),
-        "W3A3": Missing(_INTEGER, _NEAREST),
+        "W8A8": Missing(_INTEGER, _NEAREST, or_float=_FLOAT),
+        "W8A8-dynamic": Missing(_INTEGER, _NEAREST, can_simulate=False, or_float=_FLOAT),
+        "W4A8": Missing(_INTEGER, _NEAREST, or_float=_FLOAT),
+        "W4A4": Missing(_INTEGER, _NEAREST, or_float=_FLOAT),
+        "W3A3": Missing(_INTEGER, _NEAREST, or_float=_FLOAT),
         "W2A16": Missing("weights of 2 bits are stored in 4", "W4A16"),
-        "FP8": Missing("its GEMMs multiply no FP8", _NEAREST),
+        "FP8": Missing("its GEMMs multiply no FP8", _NEAREST, or_float=_FLOAT),
     },
 )

@@ -19,7 +19,7 @@ from typing import Any
 
 from ...atomic import new_file
 from ...environment import cuda_problem
-from ...errors import ArtifactError, ExportError, RuntimeUnavailableError, UsageError
+from ...errors import ArtifactError, ExportError, RuntimeUnavailableError, UsageError, parameter
 from ...export.float_graph import INPUT
 from ...hashing import canonical_json, sha256_file
 from ...onnx_metadata import PREFIX
@@ -72,7 +72,7 @@ class Profile:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
             raise UsageError(
                 f"The batch profile {self.minimum}, {self.optimum}, {self.maximum} does not ascend from 1.",
-                hint="Use --min-batch 1 --opt-batch 8 --max-batch 32, say.",
+                hint=f"Use {parameter(min_batch=1, opt_batch=8, max_batch=32)}, say.",
             )
 
 
@@ -93,7 +93,7 @@ class BuildOptions:
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(
                 f"There is no builder optimization level {self.optimization_level}.",
-                hint="Use --builder-optimization-level 0 (fastest build) to 5 (fastest engine).",
+                hint=f"Use {parameter(builder_optimization_level=0)} (fastest build) to 5 (fastest engine).",
             )
 
     @property
@@ -118,13 +118,13 @@ def choose_flavor(flavor: str) -> str:
             raise RuntimeUnavailableError(
                 "Neither tensorrt with a GPU nor tensorrt-rtx is here, so no engine can be built.",
                 hint="pip install 'illama-deploy[rtx]' builds without a GPU; 'illama-deploy[trt]' needs one. "
-                "--onnx-only writes the TensorRT-ready ONNX alone.",
+                f"{parameter(onnx_only=True)} writes the TensorRT-ready ONNX alone.",
             )
     load_package(flavor)
     if flavor == "tensorrt" and problem is not None:
         raise RuntimeUnavailableError(
             f"tensorrt builds on the GPU that it will run on: {problem}.",
-            hint="Build there, or use --flavor rtx, or --onnx-only.",
+            hint=f"Build there, or use {parameter(flavor='rtx')}, or {parameter(onnx_only=True)}.",
         )
     return flavor
 
@@ -227,7 +227,7 @@ def _parse(parser: Any, onnx: Path, name: str, complaints: ErrorLog) -> None:
     raise ExportError(
         f"The parser of {name} refuses the file{_opset(onnx)}: " + "; ".join(errors or complaints),
         where=onnx.name,
-        hint="Another version may accept it; --onnx-only writes the ONNX file alone.",
+        hint=f"Another version may accept it; {parameter(onnx_only=True)} writes the ONNX file alone.",
     )
 
 
@@ -344,12 +344,13 @@ def _build_error(name: str, onnx: Path, profile: Profile, complaints: ErrorLog) 
         return ExportError(
             f"Out of memory: {name} cannot build the engine for batches up to {profile.maximum}: {said}",
             where=onnx.name,
-            hint="Lower --max-batch and --opt-batch, or free memory on this machine and its GPU.",
+            hint=f"Lower {parameter('max_batch')} and {parameter('opt_batch')}, or free memory on this machine and its "
+            "GPU.",
         )
     return ExportError(
         f"{name} cannot build the engine: {said}",
         where=onnx.name,
-        hint="See the message; another version may build it. --onnx-only writes the ONNX file alone.",
+        hint=f"See the message; another version may build it. {parameter(onnx_only=True)} writes the ONNX file alone.",
     )
 
 
@@ -408,7 +409,7 @@ def _set_capabilities(trt: Any, config: Any, capabilities: tuple[str, ...]) -> N
         if capability not in known:
             raise UsageError(
                 f"TensorRT for RTX {trt.__version__} cannot build for compute capability {capability}.",
-                hint=f"It knows {', '.join(sorted(known, key=float))} (--compute-capability).",
+                hint=f"It knows {', '.join(sorted(known, key=float))} ({parameter('compute_capabilities')}).",
             )
         config.set_compute_capability(known[capability], position)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...environment import cuda_problem
-from ...errors import ArtifactError, RuntimeUnavailableError
+from ...errors import ArtifactError, RuntimeUnavailableError, parameter
 from ...runtime import ArtifactInfo, BatchLimits, Runtime
 from .package import MODULES, error_log, load_package
 from .sidecar import (
@@ -146,7 +146,8 @@ class TensorRTEngine(Runtime):
         return ArtifactError(
             f"{MODULES[self._sidecar.flavor]} {self._trt.__version__} {what}" + (f": {said}" if said else "."),
             where=self._sidecar.engine,
-            hint=f"If memory ran out, build for a smaller --max-batch; else build again: {self._sidecar.rebuild}",
+            hint=f"If memory ran out, build for a smaller {parameter('max_batch')}; else build again: "
+            f"{self._sidecar.rebuild}",
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ...compilation import compiling
-from ...errors import UsageError
+from ...errors import UsageError, parameter
 from ...formats import IntType
 from ...model.illama import Illama
 from ...quant import load_quantized
@@ -44,7 +44,8 @@ def to_torchao(network: Illama) -> Illama:
             raise UsageError(
                 f"torchao has no match for {module.format.base}.",
                 where=name,
-                hint=f"It runs {', '.join(TORCHAO_FORMATS)}; leave --target out to simulate the exact integers.",
+                hint=f"It runs {', '.join(TORCHAO_FORMATS)}; leave {parameter('backend', 'targets')} out to simulate "
+                "the exact integers.",
             )
         if isinstance(module, QuantLinear):
             # torchao wants a step size of as many dimensions as its input; only the head's is [B, E].
