@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["LINES", "TaskLine", "name_by_logits"]
+__all__ = ["LINES", "TaskLine", "hint_on_labels", "name_by_logits", "names_by_logits"]
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,41 @@ class TaskLine:
         name: in metadata, reports and data sources.
         figure, title: the figure of accuracy that is gated, in percent: its key in records, and its name for people.
         axes: of one image's logits. Files that do not say their task are known by it.
+        outputs: how many logits there are (along the first axis), where it can be no other number.
+        labels: what to say where data of this task meets a network of another, or the other way round.
     """
 
     name: str
     figure: str
     title: str
     axes: int
+    outputs: int | None = None
+    labels: str = ""
 
 
 LINES = (
     TaskLine("classification", "top1", "top-1", axes=1),
-    TaskLine("segmentation", "miou", "mIoU", axes=3),
+    TaskLine(
+        "segmentation",
+        "miou",
+        "mIoU",
+        axes=3,
+        labels="Use segmentation:PATH with networks that classify pixels (head_width of a recipe's [model]), and with "
+        "no others.",
+    ),
 )
+
+
+def names_by_logits(shape: Sequence[object]) -> list[str]:
+    """The tasks that logits of this shape can be of, those that ask for exactly so many first."""
+    fitting = [line for line in LINES if line.axes == len(shape) and line.outputs in (None, shape[0])]
+    return [line.name for line in sorted(fitting, key=lambda line: line.outputs is None)]
+
+
+def hint_on_labels(*tasks: str) -> str:
+    """What to say where labels of one task meet a network of another."""
+    said = (line.labels for line in LINES if line.name in tasks)
+    return " ".join(filter(None, said))
 
 
 def name_by_logits(shape: Sequence[object], said: str | None = None) -> str:
@@ -42,7 +65,7 @@ def name_by_logits(shape: Sequence[object], said: str | None = None) -> str:
     Raises:
         ValueError: no task has such logits, or the file says another than they allow.
     """
-    fitting = [line.name for line in LINES if line.axes == len(shape)]
+    fitting = names_by_logits(shape)
     if said is not None:
         if said not in fitting:
             raise ValueError(f"logits of {len(shape)} axes are not those of the task {said[:40]!r}")

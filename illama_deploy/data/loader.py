@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """images float32 [B, C, H, W]; labels int64 [B], or of pixels [B, H, W] (`IGNORE` where there is no class)."""
+    """images float32 [B, C, H, W]; labels [B], or of pixels [B, H, W] (`IGNORE` where there is no class): int64 where
+    they are classes, float32 where they are values."""
 
     images: Tensor
     labels: Tensor
@@ -118,7 +119,12 @@ class Loader:
         if len(self.skipped) == len(self.indices):
             raise DataError("No image could be decoded.", where=self.source.spec, hint="Check the files.")
 
-    def _label(self, sample: Sample) -> int:
+    def _label(self, sample: Sample) -> float:
+        """The sample's label, an int where it is a class.
+
+        Raises:
+            DataError: it is none of the network's.
+        """
         if 0 <= sample.label < self.classes:
             return sample.label
         raise DataError(

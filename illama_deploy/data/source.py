@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import DataError
 from ..names import shown
+from ..task_names import hint_on_labels
 from .decode import UndecodableError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Source(ABC):
         split: the split's name, or "" where there is only one.
         classes: class names in label order, or empty where unknown.
         by_name: whether these names may be held to a network's (`?classes=ignore` says that they may not).
-        task: what labels are of: `classification` of images, or `segmentation` of pixels.
+        task: what labels are of: a name of `task_names`.
         unlabelled: why there are no labels, half a sentence; empty where there are.
         notes: what was left out, altered or guessed, in words.
         places: folders that samples lie in.
@@ -165,6 +166,10 @@ class Source(ABC):
     def read(self, indices: Sequence[int]) -> Iterator[Sample]:
         """Yield the samples of `indices`, which ascend."""
 
+    def outputs(self) -> int:
+        """How many logits a network needs to learn these labels; they are read where nobody names the classes."""
+        return len(self.classes) or 1 + max(sample.label for sample in self.read(range(len(self))))
+
     def require_task(self, task: str) -> None:
         """Hold the labels to what the network does.
 
@@ -175,8 +180,7 @@ class Source(ABC):
             raise DataError(
                 f"The data is labelled for {self.task} and the network is for {task}.",
                 where=self.spec,
-                hint="Use segmentation:PATH with networks that classify pixels (head_width of a recipe's [model]), and "
-                "with no others.",
+                hint=hint_on_labels(self.task, task),
             )
 
     def inside(self, name: str) -> str:

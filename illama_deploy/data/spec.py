@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,29 +23,48 @@ __all__ = ["SCHEMES", "data_paths", "open_data", "spec_from"]
 
 Opener = Callable[[Request], Source]
 
-#: Scheme to (opener, its options, what it takes).
-SCHEMES: dict[str, tuple[Opener, tuple[str, ...], str]] = {
-    "digits": (open_digits, (), "digits: scikit-learn's handwritten digits"),
-    "folder": (
+
+@dataclass(frozen=True)
+class Scheme:
+    """One kind of data.
+
+    Attributes:
+        open: opens it.
+        takes: a spec as it is written, and what it names.
+        place: what stands behind the colon: a `path` of this machine, a `name`, or nothing.
+        options: behind `?`, besides `classes`.
+        names_beside: a file of class names may lie in its folder.
+    """
+
+    open: Opener
+    takes: str
+    place: Literal["path", "name", ""] = "path"
+    options: tuple[str, ...] = ()
+    names_beside: bool = False
+
+
+SCHEMES = {
+    "digits": Scheme(open_digits, "digits: scikit-learn's handwritten digits", place=""),
+    "folder": Scheme(
         open_folder,
-        (),
         "folder:PATH: one folder per class, perhaps under split folders; to calibrate, any folder of images",
+        names_beside=True,
     ),
-    "parquet": (
+    "parquet": Scheme(
         open_parquet,
-        ("image", "label"),
         "parquet:PATH: Hugging Face parquet, a file or a directory of split-named shards",
+        options=("image", "label"),
+        names_beside=True,
     ),
-    "list": (open_listing, (), "list:PATH: a text file with the path of an image on each line; only to calibrate"),
-    "segmentation": (
-        open_segmentation,
-        (),
-        "segmentation:PATH: images/SPLIT and annotations/SPLIT, a label for every pixel",
+    "list": Scheme(open_listing, "list:PATH: a text file with the path of an image on each line; only to calibrate"),
+    "segmentation": Scheme(
+        open_segmentation, "segmentation:PATH: images/SPLIT and annotations/SPLIT, a label for every pixel"
     ),
-    "timm": (
+    "timm": Scheme(
         open_timm,
-        ("root",),
         "timm:NAME?root=PATH: a data set on this machine, such as timm:torch/cifar10?root=data",
+        place="name",
+        options=("root",),
     ),
 }
 #: `?classes=`: class names are not held to the network's, labels are taken as the numbers that they are.
@@ -67,16 +87,16 @@ def open_data(
     """
     given = os.fspath(spec)
     scheme, path, options = _parse(given)
-    opener, known, _ = SCHEMES[scheme]
-    if unknown := [name for name in options if name not in (*known, "classes")]:
+    kind = SCHEMES[scheme]
+    if unknown := [name for name in options if name not in (*kind.options, "classes")]:
         raise DataError(
             f"A {scheme} spec does not take {shown(unknown[0])!r}.",
             where=shown(given),
-            hint=f"Behind '?' it takes {', '.join((*known, 'classes'))}.",
+            hint=f"Behind '?' it takes {', '.join((*kind.options, 'classes'))}.",
         )
     names = _names(scheme, path, options)
     wanted = ROLES[role] if split is None else (split,) if split else ()
-    source = opener(Request(path, wanted, bool(split), options, names))
+    source = kind.open(Request(path, wanted, bool(split), options, names))
     source.spec = _spelled(scheme, path, options)
     source.by_name = options.get("classes") != IGNORE_NAMES
     if not len(source):
@@ -106,13 +126,14 @@ def data_paths(spec: str | os.PathLike[str] | None) -> list[Path]:
 def spec_from(spec: str, folder: Path) -> str:
     """A spec that was opened from a folder, as it is written from anywhere."""
     scheme, _, rest = spec.partition(":")
-    if scheme != "timm" and os.path.lexists(folder / rest):
+    kind = SCHEMES[scheme]
+    if kind.place != "name" and os.path.lexists(folder / rest):
         return _spelled(scheme, str(folder / rest) if rest else "", {})
     path, _, query = rest.partition("?")
     options = dict(part.partition("=")[::2] for part in query.split("&") if part)
     named = {key: value if value == IGNORE_NAMES else str(folder / value) for key, value in options.items()}
     places = {**options, **{key: value for key, value in named.items() if key in ("root", "classes")}}
-    return _spelled(scheme, path if scheme == "timm" or not path else str(folder / path), places)
+    return _spelled(scheme, path if kind.place == "name" or not path else str(folder / path), places)
 
 
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
@@ -124,10 +145,10 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
     scheme, _, rest = spec.partition(":")
     if scheme not in SCHEMES and (found := _scheme_of(spec)):
         scheme, rest = found, spec
-    elif scheme not in SCHEMES or (scheme == "digits") == bool(rest.partition("?")[0]):
-        known = "\n         ".join(text for *_, text in SCHEMES.values())
+    elif scheme not in SCHEMES or (SCHEMES[scheme].place == "") == bool(rest.partition("?")[0]):
+        known = "\n         ".join(kind.takes for kind in SCHEMES.values())
         raise DataError(f"There is no data spec {shown(spec)!r}.", hint=f"Use one of\n         {known}")
-    if scheme != "timm" and os.path.lexists(rest):
+    if SCHEMES[scheme].place != "name" and os.path.lexists(rest):
         return scheme, rest, {}
     path, _, query = rest.partition("?")
     return scheme, path, dict(part.partition("=")[::2] for part in query.split("&") if part)
@@ -168,7 +189,7 @@ def _names(scheme: str, path: str, options: dict[str, str]) -> tuple[str, ...]:
     named = options.get("classes")
     if named is not None:
         return () if named == IGNORE_NAMES else read_names(Path(named))
-    if scheme not in ("folder", "parquet"):
+    if not SCHEMES[scheme].names_beside:
         return ()
     place = Path(path) if scheme == "folder" or Path(path).is_dir() else Path(path).parent
     found = [place / name for name in NAMES_FILES if (place / name).is_file()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UsageError
+from ..task_names import names_by_logits
 from .structure import image_tokens
 
 __all__ = ["LEVELS", "VARIATIONS", "IllamaConfig", "swiglu_hidden", "task_of_head"]
@@ -30,9 +31,10 @@ def swiglu_hidden(dim: int) -> int:
     return 256 * -(-int(2 * 4 * dim / 3) // 256)
 
 
-def task_of_head(head_width: int) -> str:
-    """What a network with such a head is for."""
-    return "segmentation" if head_width else "classification"
+def task_of_head(head_width: int, outputs: int, labels: str | None = None) -> str:
+    """What a network with such a head and so many logits is for: the task of its labels, where that may be."""
+    known = names_by_logits((outputs, 1, 1) if head_width else (outputs,))
+    return labels if labels in known else known[0]
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ class IllamaConfig:
 
     @property
     def task(self) -> str:
-        """`classification` of images, or `segmentation`: classification of pixels."""
-        return task_of_head(self.head_width)
+        """What the network is for, known by its logits: a name of `task_names`."""
+        return task_of_head(self.head_width, self.classes)
 
     @property
     def logits(self) -> tuple[int, ...]:

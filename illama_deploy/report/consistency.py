@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator
 from typing import Any
 
-from ..tasks import task_of
+from ..tasks import Task, task_of
 
 __all__ = ["contradictions"]
 
@@ -32,7 +30,7 @@ def contradictions(report: dict[str, Any]) -> Iterator[str]:
             if "agreement" not in comparison["intervals"]:
                 yield f"{where} has no interval of its agreement"
         if accuracy is not None:
-            yield from _of_accuracy(where, accuracy, task.figure, report["data"]["images"])
+            yield from _of_accuracy(where, accuracy, task, report["data"]["images"])
             if "iou" in accuracy:
                 classes = classes or list(accuracy["iou"])
                 if list(accuracy["iou"]) != classes:
@@ -49,20 +47,12 @@ def contradictions(report: dict[str, Any]) -> Iterator[str]:
             yield "the sensitivity of sites was measured and was not"
 
 
-def _of_accuracy(where: str, accuracy: dict[str, Any], figure: str, images: int) -> Iterator[str]:
-    if figure not in accuracy or figure not in accuracy["intervals"]:
-        yield f"{where} has no {figure}"
+def _of_accuracy(where: str, accuracy: dict[str, Any], task: Task, images: int) -> Iterator[str]:
+    if task.figure not in accuracy or task.figure not in accuracy["intervals"]:
+        yield f"{where} has no {task.figure}"
     if accuracy["images"] != images:
         yield f"{where} was measured on {accuracy['images']} images, all on {images}"
-    if "edges" in accuracy and len(accuracy["edges"]) != len(accuracy["reliability"]) + 1:
-        yield f"{where} has other bins than edges"
-    if "correct" in accuracy:
-        try:
-            held = len(base64.b64decode(accuracy["correct"], validate=True))
-        except (binascii.Error, ValueError):
-            held = -1
-        if held != -(-images // 8):
-            yield f"{where} does not say for {images} images whether they are right"
+    yield from (f"{where} {fault}" for fault in task.faults(accuracy, images))
 
 
 def _of_properties(where: str, properties: dict[str, Any]) -> Iterator[str]:

@@ -160,9 +160,10 @@ def _resolved(options: QuantizeOptions) -> tuple[Limits | None, Recipe]:
 
 def _require_searchable(limits: Limits | None, source: Checkpoint) -> None:
     """Refuse a search of a network whose accuracy is no share of images."""
-    if limits is not None and not find_task(source.config.task).searchable:
+    task = find_task(source.config.task)
+    if limits is not None and not task.searchable:
         raise UsageError(
-            "A search goes by the drop in top-1, and this network classifies pixels.",
+            f"A search goes by the drop in top-1, and this network {task.does}.",
             hint=f"Leave {parameter('max_drop')} and {parameter('max_size')} out; name the format with "
             f"{parameter('bits')} or {parameter('format')}.",
         )

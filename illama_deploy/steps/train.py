@@ -90,8 +90,9 @@ def train(options: TrainOptions) -> TrainResult:
         said = resolved.data or (start.data if start else None)
         sources = shared.open_sources(which_images(shared.data, said, start.sha256 if start else None, what="Training"))
         names = sources[0].classes
-        classes = len(names) or 1 + max(sample.label for sample in sources[0].read(range(len(sources[0]))))
-        wanted = task_of_head(table.get("head_width", start.config.head_width if start else 0))
+        classes = sources[0].outputs()
+        head = table.get("head_width", start.config.head_width if start else 0)
+        wanted = task_of_head(head, classes, sources[0].task)
         for source in sources:
             source.require_task(wanted)
         new_head = new_head or (start is not None and start.config.task != wanted)
@@ -100,7 +101,7 @@ def train(options: TrainOptions) -> TrainResult:
         config = _config(resolved, start, size, classes, new_head=new_head)
         require_memory(config)
         preprocessing = _preprocessing(resolved, start, config)
-        task = find_task(config.task)
+        task = find_task(wanted)
         images, held_out = shared.load(sources, resolved, preprocessing, processes, classes, task)
         seed_everything(resolved.seed, "weights")
         model = Illama(config, drop_path=resolved.drop_path)

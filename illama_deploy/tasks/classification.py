@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..task_names import LINES
+from .digest import hashed_batches
 from .task import Measured, OnSample, Task
 
 if TYPE_CHECKING:
     from ..data import Batch, Loader
     from ..measure import Accuracy, Binning, Interval, Sliding
     from ..model.illama import Illama
-    from ..preprocessing import Preprocessing
     from ..runtime import Runtime
     from ..training import Images, Processes, TrainRecipe
 
@@ -48,7 +50,7 @@ class _Classification(Task):
 
         batches: Iterable[Batch] = track(loader, "Evaluating", len(loader))
         if digest is not None:
-            batches = _hashed(batches, loader.preprocessing, digest)
+            batches = hashed_batches(batches, loader.preprocessing, digest)
         return Measured(*measure_accuracy(runtimes, batches, on_sample, binning or PAPER_BINNING))
 
     def measure_held_out(
@@ -80,22 +82,53 @@ class _Classification(Task):
 
         return {**accuracy.diagram(), "correct": pack_correct(accuracy.correct)}
 
+    def schema(self) -> dict[str, Any]:
+        percent = {"$ref": "#/$defs/percent"}
+        return {
+            "required": ["top1", "top5", "ece", "nll", "reliability", "correct"],
+            "properties": {
+                "top1": percent,
+                "top5": percent,
+                "ece": {
+                    "description": "Expected calibration error, 0 to 1; 15 bins of equal width unless `edges` say "
+                    "otherwise",
+                    "type": "number",
+                },
+                "nll": {"type": "number"},
+                "brier": {
+                    "description": "Squared distance of the probabilities from the answer, 0 to 2",
+                    "type": "number",
+                },
+                "reliability": {"$ref": "#/$defs/bins"},
+                "edges": {
+                    "description": "Of the bins, ascending; equal steps from 0 to 1 where not given",
+                    "type": "array",
+                    "items": {"type": "number"},
+                },
+                "correct": {
+                    "description": "Right (1) or wrong (0) image by image, 8 to a byte, most significant bit first, in "
+                    "base64",
+                    "type": "string",
+                },
+            },
+        }
 
-def _hashed(batches: Iterable[Batch], preprocessing: Preprocessing, digest: Any) -> Iterator[Batch]:
-    """Hash pixels and labels on their way: as bytes of 0 to 255, which no machine rounds differently."""
-    import torch
-
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    for batch in batches:
-        pixels = ((batch.images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        digest.update(pixels.numpy().tobytes())
-        digest.update(batch.labels.numpy().tobytes())
-        yield batch
+    def faults(self, accuracy: Mapping[str, Any], images: int) -> Iterator[str]:
+        if "edges" in accuracy and len(accuracy["edges"]) != len(accuracy["reliability"]) + 1:
+            yield "has other bins than edges"
+        if "correct" in accuracy:
+            try:
+                held = len(base64.b64decode(accuracy["correct"], validate=True))
+            except (binascii.Error, ValueError):
+                held = -1
+            if held != -(-images // 8):
+                yield f"does not say for {images} images whether they are right"
 
 
 TASK = _Classification(
     line=LINES[0],
     counted="images",
+    does="classifies images",
     drop="top1_drop",
     drop_gate="accuracy_drop",
     change_gate="accuracy_change",

@@ -88,6 +88,29 @@ class _Segmentation(Task):
 
         return {"confusions": pack_confusions(accuracy.confusions)}
 
+    def schema(self) -> dict[str, Any]:
+        percent = {"$ref": "#/$defs/percent"}
+        return {
+            "description": "Where pixels are classified",
+            "required": ["miou", "pixel_accuracy", "mean_accuracy", "iou", "confusions"],
+            "properties": {
+                "miou": percent,
+                "pixel_accuracy": percent,
+                "mean_accuracy": percent,
+                "iou": {
+                    "description": "By class; null of one that neither labels nor predictions show",
+                    "type": "object",
+                    "minProperties": 1,
+                    "additionalProperties": {"oneOf": [{"type": "null"}, percent]},
+                },
+                "confusions": {
+                    "description": "Image by image, pixels by label (rows) and prediction (columns; the last: no "
+                    "number), int32, deflated, in base64",
+                    "type": "string",
+                },
+            },
+        }
+
     def draw(self, sample: Scene, output: Tensor, names: Sequence[str]) -> Image:
         from .overlay import draw_classes
 
@@ -118,6 +141,7 @@ def _hashed(scenes: Iterable[Scene], digest: Any) -> Iterator[Scene]:
 TASK = _Segmentation(
     line=LINES[1],
     counted="pixels",
+    does="classifies pixels",
     drop="miou_drop",
     drop_gate="miou_drop",
     change_gate="miou_change",

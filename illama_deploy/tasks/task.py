@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -67,6 +67,7 @@ class Task(ABC):
     Attributes:
         line: its names.
         counted: what is classified, or judged: `images`, ...
+        does: what such a network does, as in "this network classifies pixels".
         drop: key of the drop of its figure in an artifact's comparison.
         drop_gate, change_gate, least_gate: names of the gates on it.
         figures: key, title and digits of all figures of accuracy.
@@ -79,6 +80,7 @@ class Task(ABC):
 
     line: TaskLine
     counted: str
+    does: str
     drop: str
     drop_gate: str
     change_gate: str
@@ -162,6 +164,16 @@ class Task(ABC):
     @abstractmethod
     def not_finite(self, accuracy: Mapping[str, Any]) -> str:
         """How many have logits that are no numbers, in words."""
+
+    @abstractmethod
+    def schema(self) -> dict[str, Any]:
+        """An artifact's accuracy as JSON Schema: `properties` of the figures and of what is `kept`, and which of them
+        are `required`; what all tasks have (`images`, `chance`, `intervals`, `not_finite`) is added to it."""
+
+    def faults(self, accuracy: Mapping[str, Any], images: int) -> Iterator[str]:
+        """What is wrong with an artifact's accuracy in a report of so many images that keeps to the schema, half a
+        sentence each."""
+        yield from ()
 
     def draw(self, sample: Any, output: Any, names: Sequence[str]) -> Image | None:
         """An artifact's output for a sample, drawn over its image; None where there is nothing to draw."""

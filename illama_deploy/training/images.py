@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -70,6 +70,9 @@ class Images(ABC):
         UsageError: batches do not split evenly.
     """
 
+    #: Logits that there must be, for something to be learned.
+    fewest: ClassVar[int] = 2
+
     def __init__(
         self,
         source: Source,
@@ -102,7 +105,7 @@ class Images(ABC):
                 where=source.spec,
                 hint=f"Lower {parameter('batch_size')}.",
             )
-        if classes < 2:
+        if classes < self.fewest:
             raise _one_class(source)
         self.prepare(preprocessing)
 
@@ -129,6 +132,13 @@ class Images(ABC):
         smoothing = 0.0 if targets.is_floating_point() else smoothing  # mixed targets are smooth already
         return F.cross_entropy(logits, targets, label_smoothing=smoothing, ignore_index=IGNORE)
 
+    @staticmethod
+    def divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+        """How far logits are from a teacher's, both [B, classes] or [B, classes, H, W]."""
+        rows = (x.movedim(1, -1).flatten(0, -2) for x in (logits, wanted))
+        own, theirs = (F.log_softmax(x / temperature, -1) for x in rows)
+        return F.kl_div(own, theirs, reduction="batchmean", log_target=True) * temperature**2
+
     @abstractmethod
     def prepare(self, preprocessing: Preprocessing) -> None:
         """Build what `read` needs."""
@@ -137,8 +147,8 @@ class Images(ABC):
     def read(self, epoch: int, pieces: Sequence[Tensor]) -> Iterator[Batch]:
         """Yield a batch for each piece (positions in the data), images changed as the recipe says."""
 
-    def label(self, sample: Sample) -> int:
-        """The sample's label.
+    def label(self, sample: Sample) -> float:
+        """The sample's label, an int where it is a class.
 
         Raises:
             DataError: it is of no class of the network.
@@ -160,7 +170,7 @@ class TimmImages(Images):
         self.preprocessing = preprocessing
         self.transform = augmentation(self.recipe, preprocessing)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int | Tensor] | DeployError:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, float | Tensor] | DeployError:
         seed_everything(self.recipe.seed, "image", *key)
         try:
             sample = self.source.at(key[1])
@@ -170,7 +180,7 @@ class TimmImages(Images):
         except DeployError as error:
             return error  # a worker that raises hands over its text alone
 
-    def item(self, sample: Sample, image: Image) -> tuple[Tensor, int | Tensor]:
+    def item(self, sample: Sample, image: Image) -> tuple[Tensor, float | Tensor]:
         """The changed image, and its label or its pixels'."""
         label = self.label(sample)
         return self.transform(image), label
@@ -234,7 +244,7 @@ def dead_workers_named(where: str) -> Iterator[None]:
         ) from error
 
 
-def _collate(items: Sequence[tuple[Tensor, int | Tensor] | DeployError]) -> Batch | DeployError:
+def _collate(items: Sequence[tuple[Tensor, float | Tensor] | DeployError]) -> Batch | DeployError:
     images, labels = [], []
     for item in items:
         if isinstance(item, DeployError):

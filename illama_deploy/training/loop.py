@@ -45,7 +45,8 @@ class Objective(nn.Module):
 
     def __init__(self, model: Illama, teacher: Illama | None, images: Images) -> None:
         super().__init__()
-        self.model, self.recipe, self.loss = model, images.recipe, images.loss
+        self.model, self.recipe = model, images.recipe
+        self.loss, self.divergence = images.loss, images.divergence
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -58,9 +59,7 @@ class Objective(nn.Module):
         with torch.no_grad():
             wanted = list(self.teacher.stream(images))
             wanted_logits = self.teacher.decode(wanted).float()
-        rows = (x.movedim(1, -1).flatten(0, -2) for x in (logits, wanted_logits))
-        own, theirs = (F.log_softmax(x / recipe.temperature, -1) for x in rows)
-        divergence = F.kl_div(own, theirs, reduction="batchmean", log_target=True) * recipe.temperature**2
+        divergence = self.divergence(logits, wanted_logits, recipe.temperature)
         loss = (1 - recipe.teacher) * loss + recipe.teacher * divergence
         if recipe.features:
             for x, y in zip(stream, wanted, strict=True):

@@ -111,4 +111,4 @@ class RunOptions(Run):
         )
         share = range(processes.rank, len(sources[1]), processes.count)
         held_out = task.loader()(sources[1], preprocessing, classes=classes, indices=share)
-        return images, list(held_out) if kind is TensorImages else held_out
+        return images, list(held_out) if issubclass(kind, TensorImages) else held_out

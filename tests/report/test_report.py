@@ -42,6 +42,7 @@ from illama_deploy.report import (
     steadiness_notes,
 )
 from illama_deploy.report.charts import Point, _Scale, pareto, reliability
+from illama_deploy.report.publish import PUBLISHED, schema, schema_text
 from illama_deploy.report.rows import artifact_rows, gate_rows
 from illama_deploy.tasks import TASKS
 
@@ -101,6 +102,12 @@ def test_what_was_not_measured_is_inconclusive() -> None:
 def _written(path: Path, content: dict[str, Any]) -> Path:
     path.write_text(canonical_json(content), encoding="utf-8")
     return path
+
+
+def test_schema_is_what_the_tasks_say() -> None:
+    assert PUBLISHED.read_text(encoding="utf-8") == f"{schema_text(schema())}\n", (
+        "run python -m illama_deploy.report.publish"
+    )
 
 
 def test_document_keeps_to_its_schema(tmp_path: Path) -> None:

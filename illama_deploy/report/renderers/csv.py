@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from typing import Any
 
 from ...console import one_line
-from ...tasks import TASKS
+from ...tasks import TASKS, Task
 
 __all__ = ["COLUMNS", "render_csv"]
 
@@ -21,9 +22,15 @@ _FIRST = (
     *("miou", "miou_low", "miou_high", "pixel_accuracy", "mean_accuracy"),
     *("miou_drop", "miou_drop_low", "miou_drop_high"),
 )
-COLUMNS = tuple(
-    dict.fromkeys((*_FIRST, *(key for task in TASKS.values() for key in (*(f[0] for f in task.figures), task.drop))))
-)
+
+
+def _of(task: Task) -> Iterator[str]:
+    """A task's columns: its figures, and the bounds of the one that is gated and of its drop."""
+    for key in (*(key for key, _, _ in task.figures), task.drop):
+        yield from (key, f"{key}_low", f"{key}_high") if key in (task.figure, task.drop) else (key,)
+
+
+COLUMNS = tuple(dict.fromkeys((*_FIRST, *(column for task in TASKS.values() for column in _of(task)))))
 
 
 def render_csv(report: dict[str, Any]) -> str:

@@ -64,7 +64,7 @@ class Properties:
         self.cannot: dict[str, str] = {}
         task = find_task(runtime.task)
         for name in options.properties:
-            reason = f"it classifies {task.counted}" if name in task.cannot_show else PROPERTIES[name].cannot(runtime)
+            reason = f"it {task.does}" if name in task.cannot_show else PROPERTIES[name].cannot(runtime)
             if reason is not None:
                 self.cannot[name] = reason
         asked = [name for name in options.properties if name not in self.cannot]
