@@ -31,7 +31,7 @@ def swiglu_hidden(dim: int) -> int:
     return 256 * -(-int(2 * 4 * dim / 3) // 256)
 
 
-def task_of_head(head_width: int, outputs: int, labels: str | None = None) -> str:
+def task_of_head(head_width: int | None, outputs: int, labels: str | None = None) -> str:
     """What a network with such a head and so many logits is for: the task of its labels, where that may be."""
     known = names_by_logits((outputs, 1, 1) if head_width else (outputs,))
     return labels if labels in known else known[0]

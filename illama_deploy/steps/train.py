@@ -91,8 +91,7 @@ def train(options: TrainOptions) -> TrainResult:
         sources = shared.open_sources(which_images(shared.data, said, start.sha256 if start else None, what="Training"))
         names = sources[0].classes
         classes = sources[0].outputs()
-        head = table.get("head_width", start.config.head_width if start else 0)
-        wanted = task_of_head(head, classes, sources[0].task)
+        wanted = task_of_head(table.get("head_width", start and start.config.head_width), classes, sources[0].task)
         for source in sources:
             source.require_task(wanted)
         new_head = new_head or (start is not None and start.config.task != wanted)
