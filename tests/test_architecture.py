@@ -159,6 +159,7 @@ def test_help_is_light() -> None:
     assert not {"torch", "onnx", "timm", "numpy"} & _modules_after(code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["illama_deploy, timm", "timm, illama_deploy"])
 def test_registered_with_timm(first: str) -> None:
     code = f"import {first}\nm = timm.create_model('illama_tiny', num_classes=7)\nassert m.head.out_features == 7"
@@ -169,6 +170,7 @@ def test_registered_with_timm(first: str) -> None:
 OWN = re.compile(r"\b(attn|mlp|fc[123]|norm[12]|patch_embed|cls_token|pos_embed)\b")
 
 
+@pytest.mark.slow
 def test_no_room_but_the_networks_own_names_its_modules() -> None:
     rooms = ("calib", "export", "measure", "quant", "rewrites", "rounding", "search", "targets", "training")
     for path in (path for room in rooms for path in (PACKAGE / room).rglob("*.py")):

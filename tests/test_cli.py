@@ -12,6 +12,7 @@ from illama_deploy.errors import DeployError, UsageError
 from .conftest import Cli
 
 
+@pytest.mark.slow
 def test_literal_lines_one_after_the_other(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     quantized = cli("quantize", "--bits", "8")
@@ -38,6 +39,7 @@ def test_workspace_option(cli: Cli, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "w" / "onnx").iterdir()) == ["export.json", "model.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code"),
     [

@@ -153,6 +153,7 @@ def test_formats_keep_their_accuracy(artifacts: dict[str, QuantizedArtifact]) ->
     assert artifacts["W4A4"].manifest["logit_sqnr_db"] < artifacts["W4A8"].manifest["logit_sqnr_db"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", sorted(ONNX_TARGETS))
 @pytest.mark.parametrize("name", NAMES)
 def test_every_target_carries_the_same_network(
@@ -342,6 +343,7 @@ def test_table_covers_every_pair() -> None:
         assert not set(target.kernels) & set(target.missing)
 
 
+@pytest.mark.slow
 def test_formats_through_the_cli(cli: Cli, tmp_path: Path) -> None:
     assert cli("quantize", "--format", "W4A8", "--calib-images", 32, "--workspace", tmp_path).code == 0
     result = cli("export", tmp_path / "quantized", "--onnx", "--verify", "--no-float", "--workspace", tmp_path)

@@ -57,6 +57,7 @@ def test_every_requirement_names_its_lowest_version() -> None:
         assert name == "illama-deploy" or any(part.operator == ">=" for part in requirement.specifier), requirement
 
 
+@pytest.mark.slow
 def test_what_is_imported_is_required() -> None:
     assert _imported("illama_deploy") <= set(_declared(*RUNTIMES))
     assert _imported("tests") | _imported("scripts") <= set(_declared(*TESTS))

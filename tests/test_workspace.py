@@ -137,6 +137,7 @@ def test_need(place: Workspace) -> None:
         need(place.quantized, "quantize")
 
 
+@pytest.mark.slow
 def test_the_embedded_network_only_where_nothing_was_made(cli: Cli, cifar_checkpoint: Path, tmp_path: Path) -> None:
     """A step without arguments says which network it takes, and it is never the embedded one in place of another."""
     first = cli("quantize", "--calib-images", 16)

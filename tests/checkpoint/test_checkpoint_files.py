@@ -439,6 +439,7 @@ HOSTILE: dict[str, Callable[[Path], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.usefixtures("little_memory")
 def test_files_that_unfold(kind: str, tmp_path: Path) -> None:

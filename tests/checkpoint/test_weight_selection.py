@@ -150,6 +150,7 @@ print(memory("VmHWM") - before, target)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_one_tensor(tmp_path: Path) -> None:
     """Of a checkpoint of 320 MiB, whose largest tensors have 48: under twice the largest, and the target."""
     if not Path("/proc/self/clear_refs").exists():

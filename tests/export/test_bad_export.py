@@ -85,6 +85,7 @@ def test_manifest_with_a_wrong_value(refused: Refused, quantized: Path, key: str
     refused("export", quantized, "--onnx", says=(str(quantized),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["gone", "changed", "cut"])
 def test_export_without_its_source(refused: Refused, cli: Cli, tmp_path: Path, damage: str) -> None:
     source, quantized = tmp_path / "source.pth", tmp_path / "quantized"

@@ -107,6 +107,7 @@ def test_online_rotations_are_gemms_with_one_matrix(layout: Layout) -> None:
 FEW_TOKENS: tuple[dict[str, Any], ...] = ({}, {"image_size": (8, 8)}, {"image_size": (8, 8), "heads": 8})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", FEW_TOKENS, ids=str)
 @pytest.mark.parametrize("target", ONNX_TARGETS)
 @torch.no_grad()
@@ -123,6 +124,7 @@ def test_batches_of_more_images_than_tokens(target: str, change: dict[str, Any])
             np.testing.assert_allclose(found, expected[:batch], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ONNX_TARGETS)
 def test_every_file_is_run_at_more_images_than_tokens(tmp_path: Path, target: str) -> None:
     if target == "openvino":
@@ -182,6 +184,7 @@ def test_unsound_constants_are_never_written(
         TARGETS[target].built(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ONNX_TARGETS)
 def test_float_checkpoints_have_a_float_file(cli: Cli, tmp_path: Path, target: str) -> None:
     """Of `.pth`, `.safetensors` and the embedded one; the same file as beside the quantized one."""
@@ -360,6 +363,7 @@ def test_half_precision_refuses_what_does_not_fit() -> None:
         HalfPrecision()(build_float_graph(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 8])
 @torch.no_grad()
 def test_micro_batches_change_no_number(
@@ -472,6 +476,7 @@ def test_online_rotations_stay_float_in_front_of_integers(rotated: QuantizedArti
     assert len(result.rotations) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["openvino", "tensorrt"])
 def test_online_rotations_on_other_targets(digits_quantized: QuantizedArtifact, tmp_path: Path, target: str) -> None:
     if target == "openvino":

@@ -109,6 +109,7 @@ def _pair(lost: int, won: int, images: int) -> tuple[np.ndarray, np.ndarray]:
     return ~((at >= lost) & (at < lost + won)), ~(at < lost)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "limit", "won"),
     [(500, 0.5, 0.0), (898, 0.5, 0.1), (1000, 0.5, 2.0), (2000, 0.2, 0.0), (200, 2.0, 0.0), (2000, 0.5, 1.0)],
@@ -135,6 +136,7 @@ def test_accuracy_gate_passes_too_often_in_no_case(images: int, limit: float, wo
     assert passing > 0.03 or won < 1  # where they disagree often, no chance is given away
 
 
+@pytest.mark.slow
 def test_accuracy_gate_on_simulated_pairs() -> None:
     """10,000 pairs of models whose true drop is the limit, 0.5 points of 1,000 images."""
     counts = np.random.default_rng(0).multinomial(1000, [0.01, 0.005, 0.985], 10_000)
@@ -165,6 +167,7 @@ def test_share_interval_is_wilsons() -> None:
     assert share_interval(8, 10, 0.975) == pytest.approx((80.0, 49.02, 94.33), abs=0.01)
 
 
+@pytest.mark.slow
 def test_bootstrap_bounds_hold_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     missed = 0
@@ -287,6 +290,7 @@ def test_conditions_of_this_machine_and_of_a_gpu(monkeypatch: pytest.MonkeyPatch
     assert Conditions().to_dict()["gpus"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [30, 300])
 def test_ratio_interval_covers_the_truth_on_drifting_times(rounds: int) -> None:
     rng = np.random.default_rng(0)

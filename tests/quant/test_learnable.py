@@ -53,6 +53,7 @@ def test_steps_get_the_gradient_of_lsq(digits_quantized: QuantizedArtifact) -> N
 FORMATS = ("W8A8", "W4A8", "W4A4", "W3A3", "W8A8-dynamic", "W4A16-g16", "FP8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_training_starts_at_the_very_integers_and_loses_nothing(tmp_path: Path, name: str) -> None:
     artifact = quantize_step(format=name, calib_images=64, out=tmp_path / "q")

@@ -229,6 +229,7 @@ def test_the_manifest_in_typed_values(w4a8: QuantizedArtifact) -> None:
     assert w4a8.manifest["sites"]["head"]["format"] == "W8A8"
 
 
+@pytest.mark.slow
 def test_the_record_of_a_search_is_sealed(cli: Cli, tmp_path: Path) -> None:
     from illama_deploy.steps.shared.search import search_rows
 

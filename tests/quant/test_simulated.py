@@ -73,6 +73,7 @@ def test_every_format_has_its_line() -> None:
     assert "torchao" not in kernel_lines([Format(IntType(3), IntType(3))])[0]
 
 
+@pytest.mark.slow
 def test_no_speed_gate_and_no_word_about_speed(cli: Cli, w4a4: QuantizedArtifact, tmp_path: Path) -> None:
     exported = export(w4a4.path, simulate=True, out=tmp_path / "onnx")
     first = cli("check", exported.directory, *QUICK, "--max-drop", 90, "--out", tmp_path / "report")
@@ -92,6 +93,7 @@ def test_no_speed_gate_and_no_word_about_speed(cli: Cli, w4a4: QuantizedArtifact
     assert [gate["name"] for gate in gates] == ["accuracy_drop", "accuracy_change"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["--onnx", "--openvino", "--trt"])
 @pytest.mark.parametrize("step", ["quantize", "qat"])
 def test_bits_4_leads_to_every_target(

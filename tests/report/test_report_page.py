@@ -77,6 +77,7 @@ def _screenshot(page: Any, path: Path) -> None:
                 raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("name", ["report", "history", "inspect", "evaluate"])

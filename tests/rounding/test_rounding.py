@@ -124,6 +124,7 @@ def test_unknown_method() -> None:
         rounding_method("furthest")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["gptq", "gptaq"])
 def test_low_bits_of_digits_are_better_and_the_same_each_time(method: str, tmp_path: Path) -> None:
     """Any --calib-batch gives the same bytes."""
@@ -135,6 +136,7 @@ def test_low_bits_of_digits_are_better_and_the_same_each_time(method: str, tmp_p
     assert made[0].manifest["logit_sqnr_db"] > plain.manifest["logit_sqnr_db"] + 3
 
 
+@pytest.mark.slow
 def test_groups_of_weights_only(tmp_path: Path) -> None:
     recipe = Recipe(format="W2A16", rounding="gptaq", calib_images=64)
     artifact = illama_deploy.quantize(recipe=recipe, out=tmp_path / "gptaq")

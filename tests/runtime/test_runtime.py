@@ -87,6 +87,7 @@ def test_evaluation_keeps_to_the_batches_that_an_artifact_takes(monkeypatch: pyt
         evaluate(runtime, batch_size=64)
 
 
+@pytest.mark.slow
 def test_openvino_runs_what_was_written_for_it(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     exported = export(digits_quantized.path, target="openvino", float=False, out=tmp_path / "ov")
@@ -104,6 +105,7 @@ def test_openvino_runs_what_was_written_for_it(digits_quantized: QuantizedArtifa
     np.testing.assert_array_equal(first, runtime.run(IMAGES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["W8A8", "W8A8-dynamic", "W4A8", "W4A16"])
 def test_torchao_carries_the_same_integers(tmp_path: Path, format_: str) -> None:
     artifact = quantize(format=format_, calib_images=64, out=tmp_path / "q")
@@ -116,12 +118,14 @@ def test_torchao_carries_the_same_integers(tmp_path: Path, format_: str) -> None
     assert sqnr_db(float(np.square(exact).sum()), noise) > 25
 
 
+@pytest.mark.slow
 def test_torchao_is_a_backend(digits_quantized: QuantizedArtifact) -> None:
     figures = evaluate(digits_quantized.path, reference=digits_quantized.path, backend="torch", limit=64)
     assert figures.artifact["backend"].startswith("torchao")
     assert figures.figures["agreement"] >= 98
 
 
+@pytest.mark.slow
 def test_compiled_batches(digits_quantized: QuantizedArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sizes are compiled, others filled up or cut; torch's limit of one process is not what counts."""
     monkeypatch.setattr(torchao, "COMPILED_SIZES", 2)
@@ -134,6 +138,7 @@ def test_compiled_batches(digits_quantized: QuantizedArtifact, monkeypatch: pyte
         np.testing.assert_allclose(twice, np.concatenate([whole, whole[:1]]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_torchao_without_a_compiler(
     cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +161,7 @@ def test_choices_that_are_none(options: dict[str, str]) -> None:
         open_artifact("digits", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_files_for_cuda_do_not_fall_back(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
@@ -191,6 +197,7 @@ def test_openvino_that_is_not_installed(
     assert "illama-deploy[openvino]" in result.err
 
 
+@pytest.mark.slow
 def test_inspect_shows_sites_layers_and_parity(
     cli: Cli, digits_quantized: QuantizedArtifact, digits_export: ExportResult, tmp_path: Path
 ) -> None:

@@ -69,12 +69,14 @@ def test_output_in_a_locked_folder(cli: Cli, place: Path) -> None:
 
 
 #: Lets writes fail beyond so many bytes of a file, as on a full disk.
+@pytest.mark.slow
 def test_quantize_onto_a_full_disk(place: Path) -> None:
     done = limited(300_000, "quantize", "--calib-images", 8, "--out", place / "out")
     assert_error(done.returncode, done.stderr, "disk is full", "limit", str(place / "out"), "--out")
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_export_onto_a_full_disk(place: Path, digits_quantized: QuantizedArtifact) -> None:
     # The quantized file fits, the float one does not.
     done = limited(1_500_000, "export", digits_quantized.path, "--onnx", "--out", place / "out")
@@ -82,6 +84,7 @@ def test_export_onto_a_full_disk(place: Path, digits_quantized: QuantizedArtifac
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_quantize_onto_a_full_file_system(place: Path) -> None:
     script = 'mount -t tmpfs -o size=300k none "$0" || exit 77; "$@"; c=$?; ls -A "$0" | sed "s/^/left: /"; exit $c'
     command = [sys.executable, "-m", "illama_deploy", "quantize", "--calib-images", "8", "--out", str(place / "out")]
@@ -110,6 +113,7 @@ def test_output_that_exists_is_kept(cli: Cli, place: Path, steps: dict[str, tupl
     assert contents(place) == {"out/inner/mine.bin": bytes(range(256))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "makes"),
     [
@@ -203,6 +207,7 @@ def running(place: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupted(running: subprocess.Popen[str], place: Path, sent: signal.Signals) -> None:
     running.send_signal(sent)

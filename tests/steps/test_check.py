@@ -49,6 +49,7 @@ def _read(cli: Cli, place: Path, *arguments: object, code: int | None = None) ->
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_several_targets_at_once(cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One that is exported, one that is made for it, and one that has no kernel for this format."""
     pytest.importorskip("openvino")
@@ -101,6 +102,7 @@ def test_half_precision_is_a_baseline_where_the_target_has_it(cli: Cli, place: P
     assert [one["info"]["provider"] for one in only["artifacts"]] == ["CPU, f32"] * 2
 
 
+@pytest.mark.slow
 def test_an_export_brings_its_own_baseline(cli: Cli, place: Path) -> None:
     report = _read(cli, place, place / "onnx")
     assert [one["info"]["name"] for one in report["artifacts"]] == [
@@ -154,6 +156,7 @@ def test_mismatched_artifacts_are_refused(cli: Cli, place: Path, tmp_path: Path)
 # --- against a stored report -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_against_a_stored_report(cli: Cli, place: Path, tmp_path: Path) -> None:
     """Of this machine; of another one; of other images; and one that was edited."""
     _read(cli, place)
@@ -298,6 +301,7 @@ def test_wrong_reports(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], say
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
 
 
+@pytest.mark.slow
 def test_floating_the_most_sensitive_site_helps(cli: Cli, place: Path, tmp_path: Path) -> None:
     result = cli("inspect", place / "quantized", "--json", tmp_path / "i.json", "--html", tmp_path / "i.html")
     assert result.code == 0, result.err

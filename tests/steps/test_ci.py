@@ -27,6 +27,7 @@ def _run(command: list[str], **options: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=options["cwd"], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_files_keep_to_the_services_schemas() -> None:
     pytest.importorskip("check_jsonschema")
     for schema in dict.fromkeys(schema for schema, _ in FILES):
@@ -35,6 +36,7 @@ def test_files_keep_to_the_services_schemas() -> None:
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "options", "code"),
     [

@@ -288,6 +288,7 @@ def test_rank_of_a_network(ratio: float) -> None:
     assert (curve[..., 0] == 0).all() and np.allclose(curve[..., -1], 1) and (np.diff(curve) >= 0).all()
 
 
+@pytest.mark.slow
 def test_rank_of_a_quantized_network(cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
     ranks = {}
     for artifact in ("digits", digits_quantized.path):
@@ -318,6 +319,7 @@ def test_quantized_maps_are_what_is_multiplied(tmp_path: Path) -> None:
 # --- corruptions -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_corruptions_are_the_same_each_time() -> None:
     pytest.importorskip("imagecorruptions")
     corrupt = Corruptor(Preprocessing(size=(32, 32)))
@@ -357,6 +359,7 @@ def test_corruptions_of_an_artifact(cli: Cli, tmp_path: Path) -> None:
 # --- all together ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_fits_a_temperature(
     cli: Cli, digits_export: ExportResult, digits_quantized: QuantizedArtifact, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from illama_deploy.steps.export import ExportResult
 from illama_deploy.targets.open import open_artifact
 
 
+@pytest.mark.slow
 def test_embedded_default_is_good_and_small() -> None:
     figures = illama_deploy.evaluate("digits").figures
     assert figures["images"] == 898
@@ -27,6 +28,7 @@ def test_embedded_default_is_good_and_small() -> None:
     assert asset.stat().st_size < 1_500_000
 
 
+@pytest.mark.slow
 def test_quantize_is_deterministic(tmp_path: Path) -> None:
     for name in "ab":
         illama_deploy.quantize(calib_images=64, out=tmp_path / name)
@@ -34,6 +36,7 @@ def test_quantize_is_deterministic(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_ranges_do_not_depend_on_the_calibration_batch(tmp_path: Path) -> None:
     manifests = [
         illama_deploy.quantize(calib_images=75, calib_batch=batch, out=tmp_path / str(batch)).manifest
@@ -44,6 +47,7 @@ def test_ranges_do_not_depend_on_the_calibration_batch(tmp_path: Path) -> None:
     assert len(weights) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["minmax", "percentile:99.9", "mse", "entropy"])
 def test_every_range_method_keeps_digits(method: str, tmp_path: Path) -> None:
     artifact = illama_deploy.quantize(calib_images=64, range=method, out=tmp_path / "q")
@@ -64,6 +68,7 @@ def test_manifest_tells_how_it_was_made(digits_quantized: QuantizedArtifact) -> 
     assert set(manifest["sites"]) == set(digits_quantized.formats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["W3A3", "W4A4"])
 def test_low_bits_take_the_shipped_recipe(name: str, tmp_path: Path) -> None:
     """And options still override it: an excluded site may have an override in the recipe."""
@@ -127,6 +132,7 @@ class Slowed(Runtime):
         return logits
 
 
+@pytest.mark.slow
 def test_check_fails_what_is_slower(digits_export: ExportResult, tmp_path: Path) -> None:
     assert digits_export.float_model is not None
     slowed = Slowed(open_artifact(digits_export.float_model, threads=1), 5)  # beyond doubt on any machine
@@ -138,6 +144,7 @@ def test_check_fails_what_is_slower(digits_export: ExportResult, tmp_path: Path)
     assert {gate.verdict for gate in report.gates if gate.name == "accuracy_drop"} == {"pass"}
 
 
+@pytest.mark.slow
 def test_check_passes_what_is_the_same(digits_export: ExportResult, tmp_path: Path) -> None:
     assert digits_export.float_model is not None
     report = illama_deploy.check(
@@ -155,6 +162,7 @@ def test_check_passes_what_is_the_same(digits_export: ExportResult, tmp_path: Pa
     assert (tmp_path / "report" / "report.md").read_text().startswith("# ✅ PASS")
 
 
+@pytest.mark.slow
 def test_check_fails_what_is_less_accurate(digits_export: ExportResult, tmp_path: Path) -> None:
     assert digits_export.float_model is not None
     worse = open_artifact(digits_export.model, threads=1)
@@ -164,6 +172,7 @@ def test_check_fails_what_is_less_accurate(digits_export: ExportResult, tmp_path
     assert next(gate.verdict for gate in report.gates if gate.name == "accuracy_drop") == "fail"
 
 
+@pytest.mark.slow
 def test_demo_ends_in_a_report(tmp_path: Path) -> None:
     report, root = illama_deploy.demo(tmp_path / "demo", seconds=0.5)
     assert root == tmp_path / "demo"
@@ -174,6 +183,7 @@ def test_demo_ends_in_a_report(tmp_path: Path) -> None:
 # The official checkpoint, on real images
 
 
+@pytest.mark.slow
 def test_int8_keeps_the_official_checkpoint(
     cifar_checkpoint: Path, cifar_data: str, cifar_quantized: QuantizedArtifact, cifar_export: ExportResult
 ) -> None:
@@ -193,6 +203,7 @@ def test_int8_file_is_small_and_all_integer(cifar_export: ExportResult) -> None:
     assert (sum(cifar_export.proof.kernels.values()), cifar_export.proof.fed_by_dequantize) == (86, ())
 
 
+@pytest.mark.slow
 def test_another_input_size_goes_through(cifar_checkpoint: Path, cifar_data: str, tmp_path: Path) -> None:
     artifact = illama_deploy.quantize(
         cifar_checkpoint, data=cifar_data, image_size=(40, 40), calib_images=32, out=tmp_path / "q"
@@ -204,6 +215,7 @@ def test_another_input_size_goes_through(cifar_checkpoint: Path, cifar_data: str
     np.testing.assert_allclose(open_artifact(result.model).run(images), expected, atol=0.1)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_calibration_images(cifar_checkpoint: Path, cifar_data: str, tmp_path: Path) -> None:
     def peak(images: int) -> int:
         code = (

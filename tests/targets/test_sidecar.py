@@ -164,6 +164,7 @@ def test_bench_gives_no_ratio_to_what_was_not_measured(cli: Cli, engine: Path, t
     assert cli("bench", engine, "--rounds", 10).code == 3
 
 
+@pytest.mark.slow
 @without_gpu
 @pytest.mark.parametrize(("options", "code"), [((), 3), (("--strict",), 1)], ids=["lenient", "strict"])
 def test_check_without_a_gpu(
@@ -335,6 +336,7 @@ def test_values_of_other_types_are_named(cli: Cli, engine: Path, name: str) -> N
         assert "The engine's sidecar cannot be used" in result.err
 
 
+@pytest.mark.slow
 @without_gpu
 def test_cuda_that_fails(engine: Path, tmp_path: Path) -> None:
     """A driver's library too old for torch, in a process of its own: torch's reason is given, and nothing stands in."""

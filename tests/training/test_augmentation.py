@@ -138,6 +138,7 @@ def test_failing_augmentation_is_no_broken_image(tmp_path: Path) -> None:
     assert result.path.is_file()
 
 
+@pytest.mark.slow
 def test_failing_augmentation_in_a_worker(tmp_path: Path) -> None:
     """In a process of its own: workers are forks."""
     data, recipe = pictures(tmp_path / "data", "RGBA"), tmp_path / "four.toml"

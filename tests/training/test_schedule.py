@@ -196,6 +196,7 @@ TINY = TrainRecipe(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_run_sets_what_the_formulae_say(tmp_path: Path, ema: float) -> None:
     """As logged, and as the optimizer and the network had it; the held-out images see the last update's mask."""
@@ -251,6 +252,7 @@ def test_a_recipe_that_contradicts_itself_stays_an_error() -> None:
         TrainRecipe(epochs=5)
 
 
+@pytest.mark.slow
 def test_one_epoch_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     options = ("--data", "digits", "--epochs", 1, "--batch-size", 256, "--out", tmp_path / "run")
     code, out, err = cli("train", "--recipe", "digits", *options)
