@@ -140,6 +140,7 @@ def test_patch_embedding_in_every_format() -> None:
         assert (twin(x) - conv(x)).abs().max() < 0.1, name
 
 
+@pytest.mark.slow
 def test_four_bit_checkpoints_are_smaller(artifacts: dict[str, QuantizedArtifact]) -> None:
     size = {name: (artifact.path / "model.safetensors").stat().st_size for name, artifact in artifacts.items()}
     assert size["W4A8"] < 0.65 * size["W8A8"]

@@ -347,6 +347,7 @@ def test_constants_hold_what_their_shapes_say(tmp_path: Path) -> None:
             open_artifact(_foreign(tmp_path / "other.onnx", weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "says"),
     [

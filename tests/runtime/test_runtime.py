@@ -149,6 +149,7 @@ def test_torchao_without_a_compiler(
     assert "needs a C++ compiler" in result.err
 
 
+@pytest.mark.slow
 def test_torchao_refuses_what_it_has_no_match_for(tmp_path: Path) -> None:
     artifact = quantize(format="W4A4", calib_images=16, out=tmp_path / "q")
     with pytest.raises(UsageError, match="no match for W4A4"):

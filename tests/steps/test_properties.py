@@ -63,6 +63,7 @@ def _figures(logits: Logits, binning: Binning | None = None) -> dict[str, Any]:
     return accuracy.to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bins", [10, 15, 40])
 def test_calibration_agrees_with_other_libraries(logits: Logits, bins: int) -> None:
     from sklearn.metrics import brier_score_loss, log_loss

@@ -197,6 +197,7 @@ def test_int8_keeps_the_official_checkpoint(
     assert against_float["logit_sqnr_db"] >= 30
 
 
+@pytest.mark.slow
 def test_int8_file_is_small_and_all_integer(cifar_export: ExportResult) -> None:
     assert cifar_export.float_model is not None
     assert cifar_export.model.stat().st_size <= 0.3 * cifar_export.float_model.stat().st_size

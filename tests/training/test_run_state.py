@@ -26,6 +26,8 @@ from illama_deploy.training.state import read_state, write_state
 from ..bad_input import assert_error
 from ..conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MODEL = (("dim", 32), ("depth", 1), ("heads", 1), ("image_size", 16), ("patch_size", 8), ("channels", 1))
 #: Three updates an epoch of a network that takes milliseconds.
