@@ -147,6 +147,7 @@ def test_four_bit_checkpoints_are_smaller(artifacts: dict[str, QuantizedArtifact
     assert size["W2A16"] < 0.75 * size["W4A16"]
 
 
+@pytest.mark.slow
 def test_formats_keep_their_accuracy(artifacts: dict[str, QuantizedArtifact]) -> None:
     least = {"W8A8": 30, "W8A8-dynamic": 30, "W4A8": 12, "W4A16": 15, "FP8": 22}
     for name, decibels in least.items():
@@ -190,6 +191,7 @@ def test_every_target_carries_the_same_network(
     assert agreement >= (99 if gap is None or target == "onnx-cpu" else 90)
 
 
+@pytest.mark.slow
 def test_precisions_are_proven(artifacts: dict[str, QuantizedArtifact], tmp_path: Path) -> None:
     wanted = {"W8A8": "int8", "W8A8-dynamic": "int8", "W4A8": "int8", "W4A16": "int4 weights"}
     for name, precision in wanted.items():
@@ -296,6 +298,7 @@ def test_weights_alone_leave_activations_in_float(artifacts: dict[str, Quantized
     assert sqnr_db(float(np.square(wanted).sum()), float(np.square(found - wanted).sum())) > 90
 
 
+@pytest.mark.slow
 def test_overrides_decide_site_by_site(tmp_path: Path) -> None:
     recipe = Recipe.from_dict({"format": "W4A8", "overrides": {"*": "W4A8", "head": "W8A8", "patch_embed.*": "8"}})
     assert recipe.format_of("head").name == "W8A8"
@@ -393,6 +396,7 @@ def test_wrong_targets(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_float_only(digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
     result = export(digits_quantized.path, target="onnx-cuda", float_only=True, out=tmp_path / "cuda")
     assert result.model is None

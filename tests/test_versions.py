@@ -63,6 +63,7 @@ def test_what_is_imported_is_required() -> None:
     assert _imported("tests") | _imported("scripts") <= set(_declared(*TESTS))
 
 
+@pytest.mark.slow
 def test_what_is_required_is_imported() -> None:
     # The same module comes with either of both; timm and torch find torchvision and the drivers by themselves.
     assert set(_declared()) - {"onnxruntime", "onnxruntime-gpu"} <= _imported("illama_deploy")

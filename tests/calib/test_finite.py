@@ -15,6 +15,8 @@ from illama_deploy.quant.quality import measure_sqnr, sqnr_db
 
 from ..conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def overflowing(tmp_path: Path) -> Path:

@@ -18,6 +18,7 @@ from ..bad_input import (
 from ..conftest import Cli
 
 
+@pytest.mark.slow
 def test_export_without_a_target(refused: Refused, quantized: Path) -> None:
     refused("export", quantized, says=("No target", "--onnx"))
 

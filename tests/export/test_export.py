@@ -442,6 +442,7 @@ def test_float_file_is_the_checkpoint(digits_export: ExportResult) -> None:
     np.testing.assert_allclose(_run(digits_export.float_model, images), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_quantized_attention_products(tmp_path: Path) -> None:
     quantize(calib_images=64, attention_products=True, out=tmp_path / "q")
@@ -463,6 +464,7 @@ def rotated(tmp_path_factory: pytest.TempPathFactory) -> QuantizedArtifact:
     return quantize(recipe=recipe, out=tmp_path_factory.mktemp("rotated") / "q")
 
 
+@pytest.mark.slow
 def test_online_rotations_stay_float_in_front_of_integers(rotated: QuantizedArtifact, tmp_path: Path) -> None:
     result = export(rotated.path, float=False, verify=True, out=tmp_path / "onnx")
     assert result.proof is not None
@@ -492,6 +494,7 @@ def test_online_rotations_on_other_targets(digits_quantized: QuantizedArtifact, 
         assert set(online_rotations(load_quantized(tmp_path / "q").model)) <= set(result.proof.float_gemms)
 
 
+@pytest.mark.slow
 def test_excluded_sites_stay_float(tmp_path: Path) -> None:
     quantize(calib_images=64, exclude=["head", "*.fc2"], out=tmp_path / "q")
     proof = export(tmp_path / "q", float=False, out=tmp_path / "onnx").proof

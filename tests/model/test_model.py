@@ -27,6 +27,7 @@ def _randomised(config: IllamaConfig, seed: int = 0) -> Illama:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_golden_logits(cifar_checkpoint: Path, cifar_golden: Path) -> None:
     golden = np.load(cifar_golden)
     pixels = torch.from_numpy(golden["images"]).permute(0, 3, 1, 2).float() / 255

@@ -55,6 +55,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], Any]:
     return edit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -208,6 +209,7 @@ def test_tensors_too_few_or_too_many(copy: Path, change: str) -> None:
         load_quantized(copy)
 
 
+@pytest.mark.slow
 def test_three_bits_hold_no_more(tmp_path: Path) -> None:
     """They are stored in four, which hold integers beyond them."""
     artifact = quantize(format="W3A3", calib_images=16, out=tmp_path / "q")

@@ -51,6 +51,7 @@ def test_what_runs_a_format_is_said_before_the_work(cli: Cli, tmp_path: Path) ->
     assert "TensorRT: INT4 weight-only with float16 activations" in result.out
 
 
+@pytest.mark.slow
 def test_qat_says_it_too(w4a4: QuantizedArtifact, tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(DataError):
@@ -114,6 +115,7 @@ def test_bits_4_leads_to_every_target(
         assert candidate["info"]["format"] == "W4A8 as INT4 weight-only with float16 activations"
 
 
+@pytest.mark.slow
 def test_integers_in_torch_are_not_timed_either(cli: Cli, digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
     result = cli(
         "check", digits_quantized.path, "--baseline", "digits", *QUICK, "--max-drop", 90, "--out", tmp_path / "r"

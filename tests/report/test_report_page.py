@@ -20,6 +20,8 @@ from illama_deploy.steps.inspect import Inspection
 from ..conftest import ROOT
 from ..reports import document, properties
 
+pytestmark = pytest.mark.slow
+
 SCREENSHOTS = ROOT / "build" / "screenshots"
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: Elements that reach beyond the window.
@@ -77,7 +79,6 @@ def _screenshot(page: Any, path: Path) -> None:
                 raise
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("name", ["report", "history", "inspect", "evaluate"])

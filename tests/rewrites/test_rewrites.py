@@ -72,6 +72,7 @@ def test_function_is_unchanged(names: list[str]) -> None:
     assert _departure(_hard_network(), names) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in REWRITES if n.startswith(("search", "scale")) or n.endswith("online")])
 @pytest.mark.parametrize(("dim", "heads"), [(192, 3), (384, 6), (768, 12), (1024, 16)], ids=["T", "S", "B", "L"])
 @torch.no_grad()

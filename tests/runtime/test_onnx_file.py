@@ -29,6 +29,8 @@ from illama_deploy.versions import is_older
 
 from ..conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 IMAGES = np.random.default_rng(0).standard_normal((3, 1, 32, 32), dtype=np.float32)
 
 
@@ -347,7 +349,6 @@ def test_constants_hold_what_their_shapes_say(tmp_path: Path) -> None:
             open_artifact(_foreign(tmp_path / "other.onnx", weight))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "says"),
     [

@@ -111,6 +111,7 @@ def test_an_export_brings_its_own_baseline(cli: Cli, place: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_torch_is_a_target(place: Path) -> None:
     """The float checkpoint that it was made of, against torchao's kernels; none is compiled before it runs."""
     [group] = open_participants([place / "quantized"], None, ["torch"], Workspace(place), {"threads": 1})
@@ -254,6 +255,7 @@ def test_fingerprint_is_of_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None
 # --- what is made of reports -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_report_command(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a" / "report.json"
     path.parent.mkdir()

@@ -31,6 +31,8 @@ from illama_deploy.steps.shared.participants import open_participants
 from illama_deploy.targets.open import open_artifact
 from illama_deploy.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {"rounds": 10, "batch": 1, "sensitivity": False, "max_drop": 100, "max_latency_ratio": 1e6}
 
 
@@ -61,7 +63,6 @@ def _constant(logits: np.ndarray) -> np.ndarray:
     return np.eye(10, dtype=np.float32)[np.full(len(logits), 3)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("baseline", "candidate", "code", "gates"),
     [
@@ -98,7 +99,6 @@ def test_nonsense_never_passes(
         assert "NaN" not in (tmp_path / "r" / name).read_text().replace("NaN or infinite", "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("least", "code"), [(50, 0), (99.99, 1), (99, 3)])
 def test_least_top1(cli: Any, digits_export: ExportResult, tmp_path: Path, least: float, code: int) -> None:
     limits = ("--max-drop", 100, "--max-latency-ratio", 1e6, "--rounds", 10, "--batch", 1, "--no-sensitivity")
@@ -218,7 +218,6 @@ def test_one_value_stands_for_a_list(digits_export: ExportResult, tmp_path: Path
         check(str(digits_export.directory), targets="vulkan", out=tmp_path / "x", **QUICK)
 
 
-@pytest.mark.slow
 def test_two_quantized_directories_side_by_side(cli: Any, digits_quantized: QuantizedArtifact, tmp_path: Path) -> None:
     shutil.copytree(digits_quantized.path, tmp_path / "q8")
     quantize(calib_images=32, out=tmp_path / "q4")

@@ -80,6 +80,7 @@ def test_calibration_agrees_with_other_libraries(logits: Logits, bins: int) -> N
     assert figures["brier"] == pytest.approx(brier, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_equal_mass_bins_are_those_of_scikit_learn(logits: Logits) -> None:
     from sklearn.calibration import calibration_curve
 

@@ -93,6 +93,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_refused(cli: Cli, engine: Path, damage: str, name: str) -> None:
