@@ -112,7 +112,9 @@ def _from_illama(state: dict[str, Tensor], config: IllamaConfig, path: Path, hea
         if weight is None:
             raise _missing(key, path)
         if key == "pos_embed":
-            weight = interpolate_positions(weight, source.config.grid, config.grid)
+            # Where the class token stands is the source's business while its grid is resized; then its row moves along.
+            weight = interpolate_positions(weight, source.config.grid, config.grid, source.config.class_index)
+            weight = weight.roll(config.class_index - source.config.class_index, 1)
         _select(weight, state[key], key, path)
     return wanted
 

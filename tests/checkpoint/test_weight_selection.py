@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,19 @@ def test_another_grid_keeps_the_class_token_s_position() -> None:
     positions = select_weights(config, "digits").state["pos_embed"]
     assert positions.shape == (1, config.tokens, config.dim)
     assert torch.equal(positions[:, -1], source.state["pos_embed"][:, -1])
+
+
+@pytest.mark.parametrize("side", [32, 16])
+@pytest.mark.parametrize(("theirs", "ours"), [("first", "last"), ("last", "first"), ("first", "first")])
+def test_the_class_token_s_position_moves_with_it(tmp_path: Path, theirs: str, ours: str, side: int) -> None:
+    large = replace(TARGET, image_size=(32, 32), patch_size=8, class_token=theirs)
+    source, path = Illama(large).state_dict(), tmp_path / "large.safetensors"
+    save_checkpoint(path, source, large, Preprocessing(size=(32, 32)))
+    target = replace(large, image_size=(side, side), class_token=ours)
+    positions = select_weights(target, path).state["pos_embed"]
+    assert torch.equal(positions[:, target.class_index], source["pos_embed"][:, large.class_index])
+    if side == 32:
+        assert torch.equal(positions[:, target.image_tokens], source["pos_embed"][:, large.image_tokens])
 
 
 PEAK = """
