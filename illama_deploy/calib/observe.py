@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ..model.illama import Illama
+from ..model.network import Network
 from ..rewrites import observed_places, row_places
 from .collect import collect_channel_maxima, run_observed
 
@@ -19,7 +19,7 @@ ROWS = 2048
 
 
 def collect_rows(
-    model: Illama, names: Sequence[str], batches: Iterable[Tensor], count: int = ROWS
+    model: Network, names: Sequence[str], batches: Iterable[Tensor], count: int = ROWS
 ) -> dict[str, Tensor]:
     """Draw rows of what modules see, all alike likely: module name to float32 [count or fewer, in].
 
@@ -59,7 +59,7 @@ class Observed:
 
     def __init__(
         self,
-        model: Illama,
+        model: Network,
         images: Callable[[], Iterable[Tensor]],
         product: Callable[[str, Tensor, Tensor], Tensor] = float_product,
     ) -> None:

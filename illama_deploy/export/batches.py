@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import ExportError, parameter
-from ..model.illama import Illama, IllamaConfig
+from ..model.network import Network, NetworkConfig
 from ..quant.quality import sqnr_db
 
 __all__ = ["LARGEST", "RunFile", "proof_batches", "proof_images", "prove_batches"]
@@ -28,7 +28,7 @@ WORK, BYTES = 4e12, 2 << 30
 LEAST_DB = 20.0
 
 
-def proof_batches(network: Illama, *, others: Iterable[int] = (), whole: bool = False) -> tuple[int, ...]:
+def proof_batches(network: Network, *, others: Iterable[int] = (), whole: bool = False) -> tuple[int, ...]:
     """Sizes that a file of this network is run at: 1, an odd one, `LARGEST`, one image more than tokens, and `others`.
 
     Args:
@@ -41,7 +41,7 @@ def proof_batches(network: Illama, *, others: Iterable[int] = (), whole: bool = 
     return tuple(sorted({min(size, most) for size in sizes}))
 
 
-def _most(network: Illama, config: IllamaConfig, whole: bool) -> int:
+def _most(network: Network, config: NetworkConfig, whole: bool) -> int:
     tokens = config.tokens
     widest = max(config.heads * tokens**2, config.hidden * tokens, math.prod(config.logits))
     most = BYTES // (4 * widest)
@@ -51,7 +51,7 @@ def _most(network: Illama, config: IllamaConfig, whole: bool) -> int:
     return int(most)
 
 
-def proof_images(config: IllamaConfig, count: int) -> np.ndarray:
+def proof_images(config: NetworkConfig, count: int) -> np.ndarray:
     """Seeded noise, smooth and sharp: float32 [count, C, H, W]."""
     generator = torch.Generator().manual_seed(0)
     smooth = torch.randn(count, config.channels, 4, 4, generator=generator)
@@ -59,7 +59,7 @@ def proof_images(config: IllamaConfig, count: int) -> np.ndarray:
     return (nn.functional.interpolate(smooth, config.image_size, mode="bicubic") + 0.3 * sharp).numpy()
 
 
-def prove_batches(run: RunFile, name: str, path: Path, config: IllamaConfig, sizes: Iterable[int]) -> None:
+def prove_batches(run: RunFile, name: str, path: Path, config: NetworkConfig, sizes: Iterable[int]) -> None:
     """Run a file at each size, and compare each image's logits with those that it gets alone.
 
     Args:

@@ -21,8 +21,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from ..model.illama import Attention, Illama, RMSNorm
-from ..model.structure import AttentionParts, FfnParts
+from ..model.activations import QUICK
+from ..model.attention import Attention
+from ..model.network import Network
+from ..model.norm import RMSNorm
+from ..model.structure import AttentionParts, FfnParts, Outlet
 from ..model.upernet import UperNet
 from ..onnx_metadata import PRODUCER
 from ..quant.modules import QuantWeighted, gemm_operands
@@ -39,7 +42,7 @@ SITE, ROWS = "illama.site", "illama.rows"
 END = np.iinfo(np.int64).max  # of a Slice that goes to the last
 
 
-def build_float_graph(model: Illama, layout: Layout = SEQUENCE_MAJOR) -> ir.Model:
+def build_float_graph(model: Network, layout: Layout = SEQUENCE_MAJOR) -> ir.Model:
     """Write a network down as ONNX: `images` float32 [batch, C, H, W] to `logits` float32 [batch, classes], of pixels
     [batch, classes, H, W].
 
@@ -76,11 +79,11 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 class GraphBuilder:
     """Appends nodes in execution order; each method returns the value that it makes."""
 
-    def __init__(self, model: Illama, layout: Layout = SEQUENCE_MAJOR) -> None:
+    def __init__(self, model: Network, layout: Layout = SEQUENCE_MAJOR) -> None:
         self.structure = model.structure
-        if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):  # no graph has them
+        if needed := rewrites_for((), model):  # no graph has what they take away
             model = copy.deepcopy(model)
-            apply_rewrites(model, rewrites_for((), model))
+            apply_rewrites(model, needed)
         self.model, self.config, self.layout = model, model.config, layout
         self.output = OUTPUT
         self.tape = ir.tape.Tape()
@@ -99,17 +102,12 @@ class GraphBuilder:
             asking = self.span(self.attention_module(parts.attention))
             attended = self.attention(parts.attention, self.norm(parts.attention_read.norm, x), asking)
             if len(asking) != length:
-                x, length = self.class_rows(x, f"{parts.name}.residual"), len(asking)
+                x, length = self.first_rows(x, f"{parts.name}.residual", len(asking)), len(asking)
             x = self.op("Add", [x, attended], name=f"{parts.name}.add1")
             fed = self.ffn(parts.ffn, self.norm(parts.ffn_read.norm, x))
             x = self.op("Add", [x, fed], name=f"{parts.name}.add2")
-            for outlet in self.structure.outlets:
-                if outlet.block == i:
-                    some = self.image_rows(x, f"{outlet.read.norm}.tokens") if outlet.tokens == "image" else x
-                    if outlet.tokens == "class" and length != 1:
-                        some = self.class_rows(x, "class_token")
-                    read.append(self.norm(outlet.read.norm, some))
-        logits = build_upernet(self, head, read) if isinstance(head, UperNet) else self.logits(read[0])
+            read += [self.outlet(outlet, x, length) for outlet in self.structure.outlets if outlet.block == i]
+        logits = build_upernet(self, head, read) if isinstance(head, UperNet) else self.logits(read)
         logits.type = ir.TensorType(ir.DataType.FLOAT)
         logits.shape = ir.Shape(["batch", *config.logits])
         graph = ir.Graph(
@@ -132,12 +130,38 @@ class GraphBuilder:
         """The positions of the tokens that ask."""
         return range(self.config.tokens)[attn.asking]
 
-    def logits(self, x: ir.Value) -> ir.Value:
-        """The head."""
-        if self.layout.batch_first:
-            x = self.reshape(x, (-1, self.config.dim), "pooled")
-        name = self.structure.outlets[0].read.place
-        return self.linear(name, x, output=self.output)
+    def outlet(self, outlet: Outlet, x: ir.Value, length: int) -> ir.Value:
+        """What leads out of the network, up to the layer that reads it; `x` are the first `length` tokens."""
+        norm = outlet.read.norm
+        if outlet.tokens == "image":
+            x = self.image_rows(x, f"{norm}.tokens")
+        elif outlet.tokens == "second":
+            x = self.first_rows(x, "second_token", 1, 1)
+        elif length != 1:
+            x = self.first_rows(x, "class_token")
+        if outlet.mean == "before":
+            x = self.mean(x, f"{norm}.mean_of_tokens")
+        x = self.norm(norm, x)
+        return self.mean(x, f"{norm}.mean_of_tokens") if outlet.mean == "after" else x
+
+    def mean(self, x: ir.Value, name: str) -> ir.Value:
+        """The mean of all image tokens of each image, as one token."""
+        (rows, columns), layout = self.config.grid, self.layout
+        if not layout.batch_first:
+            x = self.reshape(x, layout.apart(rows * columns, self.config.dim), f"{name}.apart")
+        axis = self.integers(layout.token_axis)
+        return self.op("ReduceMean", [x, axis], {"keepdims": int(layout.batch_first)}, name=name)
+
+    def logits(self, read: Sequence[ir.Value]) -> ir.Value:
+        """The head, or the sum of several."""
+        found: list[ir.Value] = []
+        places = [outlet.read.place for outlet in self.structure.outlets]
+        for name, token in zip(places, read, strict=True):
+            x = token
+            if self.layout.batch_first:
+                x = self.reshape(x, (-1, self.config.dim), "pooled" if not found else f"{name}.pooled")
+            found.append(self.linear(name, x, output=self.output if len(places) == 1 else None))
+        return found[0] if len(found) == 1 else self.op("Add", found, name="heads.sum", output=self.output)
 
     def tokens(self, images: ir.Value) -> ir.Value:
         """Patch embedding as one GEMM over unfolded patches, positions added, class tokens joined on."""
@@ -151,29 +175,44 @@ class GraphBuilder:
         x = self.linear(embedding.patches, x)
         if not layout.batch_first:  # so that positions add by broadcasting over images
             x = self.reshape(x, layout.apart(rows * columns, dim), f"{layer}.tokens")
-        positions = _numpy(self.model.get_parameter(embedding.positions))[0]
-        own, class_index = _numpy(self.model.get_parameter(embedding.class_token)), self.structure.class_index
-        image = np.expand_dims(positions[self.structure.image_tokens], layout.batch_axis)
-        x = self.op("Add", [x, self.constant(embedding.positions, image)], name=f"{layer}.add")
-        # The class token starts as a constant row: token and its position folded into one.
-        own = own + positions[class_index]
+        positions = None
+        if embedding.positions is not None:
+            positions = _numpy(self.model.get_parameter(embedding.positions))[0]
+            image = np.expand_dims(positions[self.structure.image_tokens], layout.batch_axis)
+            x = self.op("Add", [x, self.constant(embedding.positions, image)], name=f"{layer}.add")
+        if embedding.others is not None:
+            x = self.with_others(x, embedding.others, positions)
+        x = x if layout.batch_first else self.reshape(x, (-1, dim), "tokens")
+        if embedding.entry is not None:
+            x = self.linear(embedding.entry.place, self.norm(embedding.entry.norm, x))
+        return x
+
+    def with_others(self, x: ir.Value, name: str, positions: np.ndarray | None) -> ir.Value:
+        """Image tokens, images and tokens on axes of their own, joined with those that are not of the image."""
+        layout, dim, count = self.layout, self.config.dim, self.structure.others
+        own, class_index = _numpy(self.model.get_parameter(name))[0], self.structure.class_index
+        if positions is not None:
+            # They start as constant rows: token and its position folded into one.
+            own = own + (positions[-count:] if class_index else positions[:count])
+        own = np.expand_dims(own, layout.batch_axis)
         shape = self.op("Shape", [x], name="tokens.shape")
         axis = layout.batch_axis
         found = [shape, self.integers(axis), self.integers(axis + 1), self.integers(0)]
         self.batch = self.op("Slice", found, name="tokens.batch")
-        one = self.integers(1)
-        order = [self.batch, one] if layout.batch_first else [one, self.batch]
-        wanted = self.op("Concat", [*order, self.integers(dim)], {"axis": 0}, name=f"{embedding.class_token}.shape")
-        token = self.op(
-            "Expand", [self.constant(embedding.class_token, own), wanted], name=f"{embedding.class_token}.expand"
-        )
-        both = [x, token] if class_index else [token, x]
-        x = self.op("Concat", both, {"axis": layout.token_axis}, name="tokens.concat")
-        return x if layout.batch_first else self.reshape(x, (-1, dim), "tokens")
+        many = self.integers(count)
+        order = [self.batch, many] if layout.batch_first else [many, self.batch]
+        wanted = self.op("Concat", [*order, self.integers(dim)], {"axis": 0}, name=f"{name}.shape")
+        tokens = self.op("Expand", [self.constant(name, own), wanted], name=f"{name}.expand")
+        both = [x, tokens] if class_index else [tokens, x]
+        return self.op("Concat", both, {"axis": layout.token_axis}, name="tokens.concat")
 
     def norm(self, name: str, x: ir.Value) -> ir.Value:
-        """RMSNorm."""
-        norm = cast(RMSNorm, self.model.get_submodule(name))
+        """RMSNorm, or LayerNorm where one is left."""
+        norm = self.model.get_submodule(name)
+        if isinstance(norm, nn.LayerNorm):
+            parts = [self.constant(f"{name}.{kind}", _numpy(getattr(norm, kind))) for kind in ("weight", "bias")]
+            return self.op("LayerNormalization", [x, *parts], {"axis": -1, "epsilon": norm.eps}, name=name)
+        assert isinstance(norm, RMSNorm)
         if self.layout.norm == "operator":
             weight = self.constant(f"{name}.weight", _numpy(norm.weight))
             return self.op("RMSNormalization", [x, weight], {"axis": -1, "epsilon": norm.eps}, name=name)
@@ -190,7 +229,7 @@ class GraphBuilder:
     def attention(self, parts: AttentionParts, x: ir.Value, asking: range) -> ir.Value:
         """Attention with its mask; the tokens at `asking` ask, all answer."""
         name, attn, layout = parts.name, self.attention_module(parts), self.layout
-        source = x if len(asking) == self.config.tokens else self.class_rows(x, f"{name}.asking")
+        source = x if len(asking) == self.config.tokens else self.first_rows(x, f"{name}.asking", len(asking))
         q, k, v = (self.heads_as_rows if layout.rope == "operator" else self.heads_apart)(parts, source, x, asking)
         scores = self.op("MatMul", [q, k], name=parts.scores, metadata={SITE: parts.scores})
         if attn.scale != 1.0:
@@ -204,7 +243,8 @@ class GraphBuilder:
         out = self.op("MatMul", [weights, v], name=parts.mix, metadata={SITE: parts.mix})
         order = f"{layout.letters}HD"
         out = self.op("Transpose", [out], {"perm": layout.perm("BHSD", order)}, name=f"{name}.out_{order}")
-        return self.linear(parts.proj, self.reshape(out, layout.joined(len(asking), self.config.dim), f"{name}.out"))
+        out = self.reshape(out, layout.joined(len(asking), self.config.dim), f"{name}.out")
+        return self.linear(parts.proj, out if parts.norm is None else self.norm(parts.norm, out))
 
     def heads_as_rows(
         self, parts: AttentionParts, source: ir.Value, x: ir.Value, asking: range
@@ -255,11 +295,11 @@ class GraphBuilder:
     def masked(self, x: ir.Value, attn: Attention, name: str) -> ir.Value:
         """Multiply attention weights [B, H, s, S] by the causal (soft) mask, or add it to the scores; left out where it
         changes nothing, as in the row of a class token that sees everything."""
-        mask, additive = _numpy(attn.mask_SS)[attn.asking], attn.mask == "additive"
-        if (mask == (0 if additive else 1)).all():
+        mask, additive = attn.hidden(), attn.mask == "additive"
+        if mask is None:
             return x
         kind = ".additive" if additive else ""
-        shared = self.constant(f"mask.{len(mask)}.{attn.soft_mask}{kind}", mask)
+        shared = self.constant(f"mask.{len(mask)}.{attn.soft_mask}{kind}", _numpy(mask))
         return self.op("Add" if additive else "Mul", [x, shared], name=f"{name}.masked")
 
     def rope(self, attn: Attention, x: ir.Value, span: range, name: str) -> ir.Value:
@@ -272,27 +312,33 @@ class GraphBuilder:
         """
         if not attn.rope:
             return x
-        longest = max(attn.heads, len(attn.cos_SD))
-        tables = [
-            self.constant(f"rope.{part}", np.pad(_numpy(table), ((0, longest - len(table)), (0, 0)), "edge"))
-            for part, table in (("cos", attn.cos_SD), ("sin", attn.sin_SD))
-        ]
+        cos, sin = (_numpy(table) for table in attn.tables())
         # The position of each token, once for each of its heads: int64 [tokens, H].
-        ids = np.repeat(np.asarray(span, dtype=np.int64)[:, None], attn.heads, 1)
-        positions = self.constant(f"positions.{self.span_name(span)}", ids)
+        ids, own = np.repeat(np.asarray(span, dtype=np.int64)[:, None], attn.heads, 1), ""
+        if cos.ndim == 3:  # each head has its own part of the tables
+            ids, own = ids + np.arange(attn.heads) * cos.shape[1], f"{name.rpartition('.')[0]}."
+            cos, sin = cos.reshape(-1, cos.shape[2]), sin.reshape(-1, sin.shape[2])
+        longest = max(attn.heads, len(cos))
+        tables = [
+            self.constant(f"{own}rope.{part}", np.pad(table, ((0, longest - len(table)), (0, 0)), "edge"))
+            for part, table in (("cos", cos), ("sin", sin))
+        ]
+        positions = self.constant(f"positions.{self.span_name(span)}{'.heads' if own else ''}", ids)
         return self.op("RotaryEmbedding", [x, *tables, positions], {"interleaved": 1}, name=f"{name}.rope")
 
     def halves_rope(self, attn: Attention, x: ir.Value, span: range, name: str) -> ir.Value:
         """Rotate [B, H, S, D], channels in halves, for these positions."""
         half, which = attn.head_dim // 2, self.span_name(span)
-        cos, sin = (np.tile(_numpy(table)[span.start : span.stop], 2) for table in (attn.cos_SD, attn.sin_SD))
+        cos, sin = (_numpy(torch.cat((t, t), -1))[..., span.start : span.stop, :] for t in attn.tables())
+        own = f"{name.rpartition('.')[0]}." if cos.ndim == 3 else ""
+        cos, sin = (table.reshape(1, -1, *table.shape[-2:]) for table in (cos, sin))
         axis, end = self.integers(-1), self.integers(END)
         low = self.op("Slice", [x, self.integers(0), self.integers(half), axis], name=f"{name}.low")
         high = self.op("Slice", [x, self.integers(half), end, axis], name=f"{name}.high")
         swapped = [self.op("Neg", [high], name=f"{name}.neg"), low]
         turned = self.op("Concat", swapped, {"axis": -1}, name=f"{name}.turned")
-        one = self.op("Mul", [x, self.constant(f"rope.cos.{which}", cos[None, None])], name=f"{name}.cos")
-        two = self.op("Mul", [turned, self.constant(f"rope.sin.{which}", sin[None, None])], name=f"{name}.sin")
+        one = self.op("Mul", [x, self.constant(f"{own}rope.cos.{which}", cos)], name=f"{name}.cos")
+        two = self.op("Mul", [turned, self.constant(f"{own}rope.sin.{which}", sin)], name=f"{name}.sin")
         return self.op("Add", [one, two], name=f"{name}.rope")
 
     def span_name(self, span: range) -> str:
@@ -300,13 +346,25 @@ class GraphBuilder:
         return f"{span.start}" if span.stop == self.config.tokens else f"{span.start}.{span.stop}"
 
     def ffn(self, parts: FfnParts, x: ir.Value) -> ir.Value:
-        """SwiGLU."""
+        """An activation of one layer, or its product with another."""
         name = parts.name
-        gate = self.linear(parts.gate, x)
-        sigmoid = self.op("Sigmoid", [gate], name=f"{name}.sigmoid")
-        gate = self.op("Mul", [gate, sigmoid], name=f"{name}.silu")
-        product = self.op("Mul", [gate, self.linear(parts.up, x)], name=f"{name}.product")
-        return self.linear(parts.down, self.rotated(parts.rotate, product))
+        hidden = self.activation(parts.activation, self.linear(parts.reads[0], x), name)
+        if parts.gate is not None:
+            hidden = self.op("Mul", [hidden, self.linear(parts.up, x)], name=f"{name}.product")
+        if parts.norm is not None:
+            hidden = self.norm(parts.norm, hidden)
+        return self.linear(parts.down, self.rotated(parts.rotate, hidden))
+
+    def activation(self, kind: str, x: ir.Value, name: str) -> ir.Value:
+        """One of `ACTIVATIONS`, in the form that runtimes fuse."""
+        if kind in ("silu", "quick_gelu"):
+            steep = x
+            if kind == "quick_gelu":
+                steep = self.op("Mul", [x, self.constant("quick", np.float32(QUICK))], name=f"{name}.steep")
+            sigmoid = self.op("Sigmoid", [steep], name=f"{name}.sigmoid")
+            return self.op("Mul", [x, sigmoid], name=f"{name}.{kind}")
+        approximate = "tanh" if kind == "gelu_tanh" else "none"
+        return self.op("Gelu", [x], {"approximate": approximate}, name=f"{name}.{kind}")
 
     def rotated(self, name: str, x: ir.Value, *, halves: bool = False) -> ir.Value:
         """The online rotation of that name on the last axis of `x`, where there is one; all of a size share one matrix.
@@ -373,24 +431,36 @@ class GraphBuilder:
 
     # Tokens, and the pixels of maps
 
-    def class_rows(self, x: ir.Value, name: str) -> ir.Value:
-        """The class token of each image."""
+    def first_rows(self, x: ir.Value, name: str, count: int = 1, start: int = 0) -> ir.Value:
+        """The class token of each image; or as many tokens as `count` says, from `start`, where it is the first."""
         if self.layout.batch_first:
-            span = (-1, END) if self.structure.class_index else (0, 1)
+            span = (-1, END) if self.structure.class_index else (start, start + count)
             return self.op("Slice", [x, *map(self.integers, span), self.integers(1)], name=name)
         if self.structure.class_index:
             end = self.integers(END)
             return self.op("Slice", [x, self.negative_batch(), end, self.integers(0)], name=name)
-        return self.op("Slice", [x, self.integers(0), self.batch, self.integers(0)], name=name)
+        return self.op("Slice", [x, self.rows_of(start), self.rows_of(start + count), self.integers(0)], name=name)
 
     def image_rows(self, x: ir.Value, name: str) -> ir.Value:
-        """All but the class token of each image."""
+        """All image tokens of each image."""
+        if not self.structure.others:
+            return x
         if self.layout.batch_first:
-            span = (0, -1) if self.structure.class_index else (1, END)
+            span = (0, -1) if self.structure.class_index else (self.structure.others, END)
             return self.op("Slice", [x, *map(self.integers, span), self.integers(1)], name=name)
         if self.structure.class_index:
             return self.op("Slice", [x, self.integers(0), self.negative_batch(), self.integers(0)], name=name)
-        return self.op("Slice", [x, self.batch, self.integers(END), self.integers(0)], name=name)
+        start = self.rows_of(self.structure.others)
+        return self.op("Slice", [x, start, self.integers(END), self.integers(0)], name=name)
+
+    def rows_of(self, tokens: int) -> ir.Value:
+        """How many rows so many tokens of all images are."""
+        if tokens < 2:
+            return self.batch if tokens else self.integers(0)
+        if f"batch.{tokens}" not in self.constants:
+            factor = self.integers(tokens)
+            self.constants[f"batch.{tokens}"] = self.op("Mul", [self.batch, factor], name=f"batch.{tokens}")
+        return self.constants[f"batch.{tokens}"]
 
     def negative_batch(self) -> ir.Value:
         """-B: where the class tokens start, counted from the end."""

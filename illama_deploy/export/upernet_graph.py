@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..model.illama import IllamaConfig
+from ..model.network import NetworkConfig
 from ..model.upernet import UperNet
 
 __all__ = ["build_upernet"]
@@ -30,7 +30,7 @@ __all__ = ["build_upernet"]
 class Builder(Protocol):
     """What a UperNet is appended to: see `GraphBuilder`, whose methods these are."""
 
-    config: IllamaConfig
+    config: NetworkConfig
     output: str
 
     def linear(self, site: str, x: ir.Value) -> ir.Value: ...

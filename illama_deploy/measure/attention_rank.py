@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..affine import quantize
 from ..errors import ArtifactError, UsageError, parameter
-from ..model.illama import Attention, Illama
+from ..model.attention import Attention
+from ..model.network import Network
 from ..quant import QuantMatMul
 
 __all__ = ["SHARE", "measure_attention_rank", "parse_mask", "singular_values", "values_to_reach"]
@@ -60,7 +61,7 @@ def values_to_reach(cumulative: np.ndarray, share: float = SHARE) -> np.ndarray:
     return np.where(cumulative[..., -1] > 0, (cumulative < share - 1e-9).sum(-1) + 1, 0)
 
 
-def measure_attention_rank(model: Illama, batches: Iterable[Tensor], ratio: float = 0.0) -> dict[str, Any]:
+def measure_attention_rank(model: Network, batches: Iterable[Tensor], ratio: float = 0.0) -> dict[str, Any]:
     """Ranks of every layer's and head's attention map, averaged over images.
 
     Args:
@@ -110,7 +111,7 @@ def _at_shares(cumulative: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _seen_maps(model: Illama, ratio: float) -> Iterator[list[Tensor]]:
+def _seen_maps(model: Network, ratio: float) -> Iterator[list[Tensor]]:
     """Keep the maps [B, H, S, S] of each forward pass, of all tokens, layer by layer, under another mask."""
     seen: list[Tensor] = []
     attentions = [module for module in model.modules() if isinstance(module, Attention)]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..data import Batch, Scenes
-from ..model.illama import Illama
+from ..model.network import Network
 from ..training import Processes
 from .segmentation import PixelAccuracy, Sliding, predict
 
@@ -21,7 +21,7 @@ WINDOWS = 8
 
 
 @torch.no_grad()
-def measure_classes(model: Illama, held_out: Iterable[Batch], processes: Processes) -> dict[str, Any]:
+def measure_classes(model: Network, held_out: Iterable[Batch], processes: Processes) -> dict[str, Any]:
     """Figures on held-out images, each process having its share: `top1` (percent), `nll` and `images`."""
     model.to(processes.device).eval()
     sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
@@ -35,7 +35,7 @@ def measure_classes(model: Illama, held_out: Iterable[Batch], processes: Process
 
 
 @torch.no_grad()
-def measure_pixels(model: Illama, scenes: Scenes, processes: Processes) -> dict[str, Any]:
+def measure_pixels(model: Network, scenes: Scenes, processes: Processes) -> dict[str, Any]:
     """Figures of `PixelAccuracy` on held-out scenes, each process having its share."""
     model.to(processes.device).eval()
 

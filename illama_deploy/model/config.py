@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ..errors import UsageError
-from ..task_names import names_by_logits
+from .network import LEVELS, NetworkConfig
 from .structure import image_tokens
 
-__all__ = ["LEVELS", "VARIATIONS", "IllamaConfig", "swiglu_hidden", "task_of_head"]
-
-#: Feature maps that a UperNet reads.
-LEVELS = 4
+__all__ = ["LEVELS", "VARIATIONS", "IllamaConfig", "swiglu_hidden"]
 
 #: Options along the road from ViT to iLLaMA; the first of each is iLLaMA's.
 VARIATIONS = {
@@ -22,23 +19,14 @@ VARIATIONS = {
     "positions": ("both", "learned", "rope"),
 }
 
-#: Of these, the ones that bring operators which rewrites, quantization and export do not know.
-OPERATORS = ("ffn", "norm")
-
 
 def swiglu_hidden(dim: int) -> int:
     """Width of the SwiGLU FFN: 2/3 of 4·dim, rounded up to a multiple of 256 (the LLaMA rule)."""
     return 256 * -(-int(2 * 4 * dim / 3) // 256)
 
 
-def task_of_head(head_width: int | None, outputs: int, labels: str | None = None) -> str:
-    """What a network with such a head and so many logits is for: the task of its labels, where that may be."""
-    known = names_by_logits((outputs, 1, 1) if head_width else (outputs,))
-    return labels if labels in known else known[0]
-
-
 @dataclass(frozen=True)
-class IllamaConfig:
+class IllamaConfig(NetworkConfig):
     """Geometry of one network.
 
     Attributes:
@@ -53,6 +41,8 @@ class IllamaConfig:
         class_token: `last` or `first` in the sequence.
         positions: `learned`, `rope` or `both`. With `rope` the position embedding stays zero and is not trained.
     """
+
+    family: ClassVar[str] = "illama"
 
     dim: int
     depth: int
@@ -81,39 +71,7 @@ class IllamaConfig:
             raise ValueError(f"dim {self.dim} must split into {self.heads} heads of an even size")
         if any(side % self.patch_size or side < self.patch_size for side in self.image_size):
             raise ValueError(f"image size {self.image_size} must be a multiple of patch size {self.patch_size}")
-        if self.head_width:
-            if self.head_width < 1 or self.depth < LEVELS:
-                raise ValueError(f"a UperNet must read {LEVELS} of at least {LEVELS} blocks; there are {self.depth}")
-            if any(side % 2 for side in self.grid):
-                raise ValueError(f"the grid of patches {self.grid} must be even, since a UperNet halves it")
-
-    @property
-    def task(self) -> str:
-        """What the network is for, known by its logits: a name of `task_names`."""
-        return task_of_head(self.head_width, self.classes)
-
-    @property
-    def logits(self) -> tuple[int, ...]:
-        """The shape of one image's logits: (classes,), or of every pixel (classes, H, W)."""
-        return (self.classes, *self.image_size) if self.head_width else (self.classes,)
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """The blocks after which a UperNet reads: the last, and those about 2/3, 1/2 and 1/3 of the way."""
-        chosen = [self.depth - 1]
-        for share in (2 / 3, 1 / 2, 1 / 3):
-            chosen.insert(0, min(round(share * self.depth) - 1, chosen[0] - 1))
-        return tuple(chosen)
-
-    @property
-    def head_dim(self) -> int:
-        """Size of one head."""
-        return self.dim // self.heads
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches along (height, width)."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+        self.require_levels()
 
     @property
     def tokens(self) -> int:
@@ -134,16 +92,3 @@ class IllamaConfig:
     def image_tokens(self) -> slice:
         """Where the image tokens stand in the sequence."""
         return image_tokens(self.class_index)
-
-    def require_known_operators(self) -> None:
-        """Refuse variations with other operators, for what knows iLLaMA's alone.
-
-        Raises:
-            UsageError: naming the options that differ.
-        """
-        if differs := {name: value for name, value in self.variation.items() if name in OPERATORS}:
-            shown = ", ".join(f"{name} = {value!r}" for name, value in differs.items())
-            raise UsageError(
-                f"This network has other operators than iLLaMA ({shown}).",
-                hint="Train and evaluate it as it is; rewriting, quantizing and exporting know SwiGLU and RMSNorm.",
-            )

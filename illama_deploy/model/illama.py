@@ -12,9 +12,7 @@ weights need each of them:
 With a UperNet for a head (`IllamaConfig.head_width`) every image token is read instead of the class token, which stays
 in the sequence: it sees everything and nothing sees it, but for softmax's denominators.
 
-`IllamaConfig` can also express the steps of the paper's road from ViT to iLLaMA (its *variations*). Those that change
-no operator (mask, positions, place of the class token) go all the way; GELU and LayerNorm are for training and
-evaluation in torch.
+`IllamaConfig` can also express the steps of the paper's road from ViT to iLLaMA (its *variations*).
 
 Shapes in names: B batch, H heads, S sequence (N image tokens + 1), D head dimension, E embedding dimension.
 """
@@ -23,99 +21,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import Attention, rope_table
 from .config import IllamaConfig, swiglu_hidden
+from .network import Network
 from .norm import NORM_EPS, RMSNorm
+from .patch_embed import PatchEmbed
 from .structure import AttentionParts, BlockParts, Embedding, FfnParts, Outlet, Read, Structure
 from .upernet import LEVELS, UperNet
 
 __all__ = [
-    "Attention",
     "Block",
+    "CausalAttention",
     "GeluMlp",
     "Illama",
     "IllamaConfig",
-    "MatMul",
-    "RMSNorm",
     "SwiGLU",
     "swiglu_hidden",
 ]
 
-ROPE_BASE = 10000.0
 #: What an additive mask adds to the scores that it hides: softmax makes 0 of them, as of -inf, and float16 holds it.
 MASKED = -3e4
 
 
-class MatMul(nn.Module):
-    """A product of two activations, as a module so that it is a site which can be observed and quantized."""
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return a @ b
-
-
-def rope_table(positions: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each of shape [positions, head_dim / 2], float32."""
-    frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
-    return angles.cos(), angles.sin()
-
-
-class _Rotation(torch.autograd.Function):
-    """Rotation of adjacent pairs. Its gradient is turned back by the same angles; autograd's own would scatter every
-    second element, which costs a compiled block on a CPU an eighth of its time."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
-        ctx.save_for_backward(cos_SD, sin_SD)
-        return _rotate(x_BHSD, cos_SD, sin_SD)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        cos_SD, sin_SD = ctx.saved_tensors
-        return _rotate(gradients[0], cos_SD, -sin_SD), None, None
-
-
-def _rotate(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
-    even, odd = x_BHSD[..., 0::2], x_BHSD[..., 1::2]
-    return torch.stack((even * cos_SD - odd * sin_SD, even * sin_SD + odd * cos_SD), -1).flatten(-2)
-
-
-def apply_rope(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
-    """Rotate each adjacent pair (2i, 2i+1) of the last axis as a complex number."""
-    training = torch.is_grad_enabled() and x_BHSD.requires_grad
-    return _Rotation.apply(x_BHSD, cos_SD, sin_SD) if training else _rotate(x_BHSD, cos_SD, sin_SD)
-
-
-class Attention(nn.Module):
-    """Rotary attention with the multiplied mask (or another, see `IllamaConfig.mask`).
-
-    `scale` is 1/sqrt(D), or 1 once a rewrite has folded it into the query rows of `qkv`.
-    With `class_query_only`, only the class token asks; keys and values are still made for all.
-    `rotate_q` and `rotate_k` see each head of the rotary-embedded queries and keys; a rewrite may put a rotation there.
-    """
+class CausalAttention(Attention):
+    """Attention under the multiplied mask (or another, see `IllamaConfig.mask`), turned along the sequence."""
 
     cos_SD: Tensor
     sin_SD: Tensor
     mask_SS: Tensor
 
     def __init__(self, config: IllamaConfig) -> None:
-        super().__init__()
-        self.heads, self.head_dim = config.heads, config.head_dim
+        super().__init__(config.dim, config.heads, config.tokens, rope=config.positions != "learned")
         self.mask, self.class_index = config.mask, config.class_index
-        self.rope = config.positions != "learned"
-        self.scale = config.head_dim**-0.5
-        self.class_query_only = False
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)
-        self.rotate_q: nn.Module = nn.Identity()
-        self.rotate_k: nn.Module = nn.Identity()
-        self.qk = MatMul()
-        self.pv = MatMul()
-        self.proj = nn.Linear(config.dim, config.dim)
         cos, sin = rope_table(config.tokens, config.head_dim)
         self.register_buffer("cos_SD", cos, persistent=False)
         self.register_buffer("sin_SD", sin, persistent=False)
@@ -138,25 +81,22 @@ class Attention(nn.Module):
         """The tokens that ask."""
         if not self.class_query_only:
             return slice(None)
-        return slice(len(self.mask_SS) - 1, None) if self.class_index else slice(0, 1)
+        return slice(self.tokens - 1, None) if self.class_index else slice(0, 1)
 
-    def forward(self, x_BSE: Tensor) -> Tensor:
-        B, S, E = x_BSE.shape
-        q, k, v = self.qkv(x_BSE).view(B, S, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        asking = self.asking
-        q = q[:, :, asking]
-        if self.rope:
-            q = apply_rope(q, self.cos_SD[asking], self.sin_SD[asking])
-            k = apply_rope(k, self.cos_SD, self.sin_SD)
-        q, k = self.rotate_q(q), self.rotate_k(k)
-        scores_BHSS = self.qk(q, k.transpose(-2, -1))
-        if self.scale != 1.0:
-            scores_BHSS = scores_BHSS * self.scale
+    def hidden(self) -> Tensor | None:
+        """The mask of the tokens that ask [s, S], where it changes anything."""
+        mask = self.mask_SS[self.asking]
+        return None if bool((mask == (0 if self.mask == "additive" else 1)).all()) else mask
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, [S, D/2]."""
+        return self.cos_SD, self.sin_SD
+
+    def attend(self, scores_BHSS: Tensor) -> Tensor:
+        """The masked map."""
         if self.mask == "additive":
-            map_BHSS = (scores_BHSS + self.mask_SS[asking]).softmax(-1)
-        else:
-            map_BHSS = scores_BHSS.softmax(-1) * self.mask_SS[asking]
-        return self.proj(self.pv(map_BHSS, v).transpose(1, 2).reshape(B, -1, E))
+            return (scores_BHSS + self.mask_SS[self.asking]).softmax(-1)
+        return scores_BHSS.softmax(-1) * self.mask_SS[self.asking]
 
 
 class SwiGLU(nn.Module):
@@ -174,27 +114,24 @@ class SwiGLU(nn.Module):
 
 
 class GeluMlp(nn.Module):
-    """fc2(gelu(fc1 x)), with biases: what ViT has."""
+    """fc2(gelu(fc1 x)), with biases: what ViT has. A rewrite may put a rotation of the hidden channels at `rotate`."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
+        self.rotate: nn.Module = nn.Identity()
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.rotate(F.gelu(self.fc1(x))))
 
 
-# Typed as iLLaMA's own parts: what looks inside them asks for the structure first, which refuses others.
+def _norm(config: IllamaConfig) -> nn.Module:
+    return RMSNorm(config.dim) if config.norm == "rms" else nn.LayerNorm(config.dim, eps=NORM_EPS)
 
 
-def _norm(config: IllamaConfig) -> RMSNorm:
-    return RMSNorm(config.dim) if config.norm == "rms" else cast(RMSNorm, nn.LayerNorm(config.dim, eps=NORM_EPS))
-
-
-def _mlp(config: IllamaConfig) -> SwiGLU:
-    kind = SwiGLU if config.ffn == "swiglu" else cast(type[SwiGLU], GeluMlp)
-    return kind(config.dim, config.hidden)
+def _mlp(config: IllamaConfig) -> nn.Module:
+    return (SwiGLU if config.ffn == "swiglu" else GeluMlp)(config.dim, config.hidden)
 
 
 class Block(nn.Module):
@@ -205,7 +142,7 @@ class Block(nn.Module):
         from timm.layers import DropPath
 
         self.norm1 = _norm(config)
-        self.attn = Attention(config)
+        self.attn = CausalAttention(config)
         self.norm2 = _norm(config)
         self.mlp = _mlp(config)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -217,19 +154,9 @@ class Block(nn.Module):
         return x_BSE + self.drop_path(self.mlp(self.norm2(x_BSE)))
 
 
-class PatchEmbed(nn.Module):
-    """Non-overlapping patches: a convolution whose stride is its kernel."""
-
-    def __init__(self, config: IllamaConfig) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(config.channels, config.dim, config.patch_size, config.patch_size)
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        return self.proj(images_BCHW).flatten(2).transpose(1, 2)
-
-
-def _block_parts(name: str) -> BlockParts:
+def _block_parts(name: str, config: IllamaConfig) -> BlockParts:
     attn, mlp = f"{name}.attn", f"{name}.mlp"
+    up, gate = (f"{mlp}.fc3", f"{mlp}.fc1") if config.ffn == "swiglu" else (f"{mlp}.fc1", None)
     return BlockParts(
         name,
         AttentionParts(
@@ -241,23 +168,20 @@ def _block_parts(name: str) -> BlockParts:
             rotate_q=f"{attn}.rotate_q",
             rotate_k=f"{attn}.rotate_k",
         ),
-        FfnParts(mlp, gate=f"{mlp}.fc1", up=f"{mlp}.fc3", down=f"{mlp}.fc2", rotate=f"{mlp}.rotate"),
+        FfnParts(
+            mlp, up=up, down=f"{mlp}.fc2", rotate=f"{mlp}.rotate", gate=gate, activation="silu" if gate else "gelu"
+        ),
         attention_read=Read(f"{name}.norm1", (f"{attn}.qkv",)),
-        ffn_read=Read(f"{name}.norm2", (f"{mlp}.fc1", f"{mlp}.fc3")),
+        ffn_read=Read(f"{name}.norm2", (gate, up) if gate else (up,)),
     )
 
 
-class Illama(nn.Module):
-    """Images [B, C, H, W], normalised, to logits: [B, classes], or of every pixel [B, classes, H, W].
+class Illama(Network):
+    """iLLaMA, with a head of images or a UperNet."""
 
-    Attributes:
-        pretrained_cfg: what timm asks of a model: input size, mean, deviation, crop.
-    """
-
+    config: IllamaConfig
     blocks: Sequence[Block]
     head: nn.Linear | UperNet
-    pretrained_cfg: dict[str, Any]
-    default_cfg: dict[str, Any]
 
     def __init__(self, config: IllamaConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -294,15 +218,10 @@ class Illama(nn.Module):
 
     @property
     def structure(self) -> Structure:
-        """What the network is made of.
-
-        Raises:
-            UsageError: it has operators that only training and evaluation know (GELU, LayerNorm).
-        """
-        self.config.require_known_operators()
+        """What the network is made of."""
         return Structure(
             Embedding("patch_embed.proj", "cls_token", "pos_embed"),
-            tuple(_block_parts(f"blocks.{i}") for i in range(self.config.depth)),
+            tuple(_block_parts(f"blocks.{i}", self.config) for i in range(self.config.depth)),
             self.outlets,
             class_index=self.config.class_index,
         )
@@ -314,6 +233,11 @@ class Illama(nn.Module):
             return (Outlet(Read("norm", ("head",)), self.config.depth - 1, "class"),)
         reads = ((Read(f"head.norms.{i}", (f"head.reads.{i}",)), at) for i, at in enumerate(self.config.levels))
         return tuple(Outlet(read, at, "image") for read, at in reads)
+
+    @property
+    def classifiers(self) -> tuple[nn.Module, ...]:
+        """The layer whose output is the logits."""
+        return (self.get_classifier(),)
 
     def set_class_query_only(self, alone: bool) -> None:
         """Let the class token alone ask in the last block: the same logits, where nothing but it is read."""
@@ -356,9 +280,6 @@ class Illama(nn.Module):
         return self.head(
             [x_BSE[:, self.config.image_tokens] for i, x_BSE in enumerate(stream) if i in self.config.levels]
         )
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        return self.decode(self.stream(images_BCHW))
 
     # --- timm's interface, beside what everything here uses
 

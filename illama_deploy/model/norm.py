@@ -12,7 +12,7 @@ NORM_EPS = 1e-6
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in float32 (half precision collapses it)."""
+    """x / rms(x) * weight, computed in float32 at least (half precision collapses it)."""
 
     def __init__(self, dim: int, eps: float = NORM_EPS) -> None:
         super().__init__()
@@ -20,4 +20,5 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).type_as(x) * self.weight
+        wide = x if x.dtype == torch.float64 else x.float()
+        return F.rms_norm(wide, (x.shape[-1],), eps=self.eps).type_as(x) * self.weight

@@ -21,9 +21,13 @@ __all__ = [
 ]
 
 
-def image_tokens(class_index: int) -> slice:
-    """Where the image tokens stand in a sequence whose class token is the first (0) or the last (-1)."""
-    return slice(None, -1) if class_index else slice(1, None)
+def image_tokens(class_index: int, others: int = 1) -> slice:
+    """Where the image tokens stand in a sequence whose class token is the first (0) or the last (-1).
+
+    Args:
+        others: tokens on that side that are no image tokens: the class token and registers.
+    """
+    return slice(None, -others) if class_index else slice(others, None)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class AttentionParts:
         scores: the product of queries and keys.
         mix: the product of the attention map and values.
         rotate_q, rotate_k: where an online rotation of each head of the queries and keys may stand.
+        norm: a norm of what `proj` takes.
     """
 
     name: str
@@ -76,37 +81,58 @@ class AttentionParts:
     proj: str
     rotate_q: str
     rotate_k: str
+    norm: str | None = None
 
 
 @dataclass(frozen=True)
 class FfnParts:
-    """down(rotate(silu(gate x) * up x)).
+    """down(rotate(act(gate x) * up x)), or down(rotate(act(up x))) without a gate.
 
     Attributes:
         rotate: where an online rotation of the hidden channels may stand.
+        activation: a name of `activations.ACTIVATIONS`.
+        norm: a norm of what `rotate` takes.
     """
 
     name: str
-    gate: str
     up: str
     down: str
     rotate: str
+    gate: str | None = None
+    activation: str = "silu"
+    norm: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Layers that read the norm in front."""
+        return (self.up,) if self.gate is None else (self.gate, self.up)
 
 
 @dataclass(frozen=True)
 class BlockParts:
-    """A pre-norm block: x += attention(norm x); x += ffn(norm x)."""
+    """A pre-norm block: x += scale * attention(norm x); x += scale * ffn(norm x).
+
+    Attributes:
+        scales: what multiplies each channel of what the layers of `writes` put out, where there is such a thing.
+    """
 
     name: str
     attention: AttentionParts
     ffn: FfnParts
     attention_read: Read
     ffn_read: Read
+    scales: tuple[str, ...] = ()
 
     @property
     def reads(self) -> tuple[Read, ...]:
         """What reads the stream, in the order of computation."""
         return self.attention_read, self.ffn_read
+
+    @property
+    def inner_reads(self) -> tuple[Read, ...]:
+        """Norms inside a branch, which do not read the stream."""
+        found = ((self.attention.norm, self.attention.proj), (self.ffn.norm, self.ffn.down))
+        return tuple(Read(norm, (linear,)) for norm, linear in found if norm is not None)
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -115,7 +141,9 @@ class BlockParts:
 
     @property
     def pairs(self) -> tuple[ScalePair, ...]:
-        """The hidden product is linear in `up`."""
+        """A gated product is linear in `up`; behind an activation or a norm nothing is."""
+        if self.ffn.gate is None or self.ffn.norm is not None:
+            return ()
         return (ScalePair(self.ffn.up, self.ffn.down, self.ffn.rotate),)
 
     @property
@@ -125,23 +153,31 @@ class BlockParts:
         return (
             (attention.qkv,),
             (attention.scores, attention.mix, attention.proj),
-            (ffn.gate, ffn.up),
+            ffn.reads,
             (ffn.down,),
         )
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the stream starts from: patches, the class token, and positions added to both.
+    """What the stream starts from: patches, tokens that are not of the image, and positions added to both.
 
     Attributes:
         patches: a convolution whose stride is its kernel.
-        class_token, positions: parameters [1, 1, E] and [1, S, E].
+        others: a parameter [1, others, E]: the class token, and registers behind it.
+        positions: a parameter [1, S, E].
+        entry: a norm in front of the first block, and the layer behind it, which writes the stream then.
     """
 
     patches: str
-    class_token: str
-    positions: str
+    others: str | None
+    positions: str | None
+    entry: Read | None = None
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """The parameters."""
+        return tuple(filter(None, (self.others, self.positions)))
 
 
 @dataclass(frozen=True)
@@ -150,12 +186,14 @@ class Outlet:
 
     Attributes:
         block: the number of the block behind which it reads.
-        tokens: which of them it reads.
+        tokens: which of them it reads; `second` is the one behind the class token.
+        mean: whether the tokens are averaged, before the norm or behind it.
     """
 
     read: Read
     block: int
-    tokens: Literal["class", "image"]
+    tokens: Literal["class", "second", "image"]
+    mean: Literal["no", "before", "after"] = "no"
 
 
 @dataclass(frozen=True)
@@ -165,28 +203,47 @@ class Structure:
     Attributes:
         outlets: in the order of their blocks.
         class_index: where the class token stands in the sequence, 0 or -1.
+        others: how many tokens are not of the image; they stand where the class token stands.
     """
 
     embedding: Embedding
     blocks: tuple[BlockParts, ...]
     outlets: tuple[Outlet, ...]
     class_index: int
+    others: int = 1
 
     @property
     def image_tokens(self) -> slice:
         """Where the image tokens stand in the sequence."""
-        return image_tokens(self.class_index)
+        return image_tokens(self.class_index, self.others)
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Layers that write the residual stream first."""
+        entry = self.embedding.entry
+        return (self.embedding.patches,) if entry is None else entry.linears
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """Parameters that are part of the residual stream."""
+        return self.embedding.constants if self.embedding.entry is None else ()
 
     @property
     def writes(self) -> tuple[str, ...]:
         """Layers that write the residual stream."""
-        return self.embedding.patches, *(name for block in self.blocks for name in block.writes)
+        return *self.starts, *(name for block in self.blocks for name in block.writes)
 
     @property
     def reads(self) -> tuple[Read, ...]:
         """All that read the residual stream."""
         inside = (read for block in self.blocks for read in block.reads)
         return *inside, *(outlet.read for outlet in self.outlets)
+
+    @property
+    def other_reads(self) -> tuple[Read, ...]:
+        """Norms of something else than the residual stream."""
+        entry = self.embedding.entry
+        return *(() if entry is None else (entry,)), *(read for block in self.blocks for read in block.inner_reads)
 
     @property
     def pairs(self) -> tuple[ScalePair, ...]:

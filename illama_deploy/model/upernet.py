@@ -23,8 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import LEVELS, IllamaConfig
-from .norm import RMSNorm
+from .network import LEVELS, NetworkConfig
 
 __all__ = ["LEVELS", "POOLS", "ConvNormReLU", "UpNormReLU", "UperNet", "resize"]
 
@@ -65,10 +64,10 @@ class UperNet(nn.Module):
         norms: one for each level.
     """
 
-    norms: Sequence[RMSNorm]
+    norms: Sequence[nn.Module]
     reads: Sequence[nn.Linear]
 
-    def __init__(self, config: IllamaConfig, norms: Sequence[nn.Module]) -> None:
+    def __init__(self, config: NetworkConfig, norms: Sequence[nn.Module]) -> None:
         super().__init__()
         C = config.head_width
         self.grid, self.image_size = config.grid, config.image_size

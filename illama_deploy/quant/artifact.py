@@ -6,7 +6,7 @@ The same input gives the same bytes: no clock, no random name, sorted keys.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from ..errors import ArtifactError, DeployError
 from ..formats import Format
 from ..hashing import sha256_file
-from ..model.illama import Illama, IllamaConfig
+from ..model.families import build_network, geometry_of
+from ..model.network import Network, NetworkConfig
 from ..paths import require_utf8
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
@@ -50,7 +51,7 @@ class QuantizedArtifact:
     """
 
     path: Path
-    model: Illama
+    model: Network
     manifest: dict[str, Any]
     about: Manifest
     manifest_sha256: str
@@ -71,7 +72,7 @@ class QuantizedArtifact:
         return {name: module.format for name, module in quantized_modules(self.model)}
 
 
-def save_quantized(directory: Path, model: Illama, manifest: Mapping[str, Any]) -> None:
+def save_quantized(directory: Path, model: Network, manifest: Mapping[str, Any]) -> None:
     """Write both files into an existing, empty directory; geometry, hashes and the CPU are added to the manifest."""
     from safetensors.torch import save_file
 
@@ -83,18 +84,18 @@ def save_quantized(directory: Path, model: Illama, manifest: Mapping[str, Any]) 
         "schema": SCHEMA,
         **manifest,
         "cpu": cpu(),
-        "geometry": asdict(model.config),
+        "geometry": geometry_of(model.config),
         "weights": {"file": WEIGHTS, "sha256": sha256_file(directory / WEIGHTS)},
     }
     write_sealed(directory / MANIFEST, complete)
 
 
-def stored_size(config: IllamaConfig, rewrites: Sequence[str], formats: Mapping[str, Format]) -> int:
+def stored_size(config: NetworkConfig, rewrites: Sequence[str], formats: Mapping[str, Format]) -> int:
     """Bytes of the weights file that `save_quantized` would write, to the byte, for formats of sites."""
     from safetensors.torch import save
 
     with torch.device("meta"):
-        model = Illama(config)
+        model = build_network(config)
         restructure(model, rewrites)
         restructure_sites(model, formats)
     tensors = {key: torch.zeros(t.shape, dtype=t.dtype) for key, t in model.state_dict().items()}
@@ -173,9 +174,9 @@ def load_quantized(directory: str | Path) -> QuantizedArtifact:
     return QuantizedArtifact(directory, model.eval(), content, about, sha256_file(path))
 
 
-def _structure(about: Manifest) -> Illama:
+def _structure(about: Manifest) -> Network:
     """The network that a manifest describes, values unset."""
-    model = Illama(about.geometry)
+    model = build_network(about.resolved_geometry)
     restructure(model, about.resolved_recipe.rewrites)
     known = {site.name for site in find_sites(model)}
     if strange := sorted(about.formats.keys() - known):
@@ -189,8 +190,8 @@ def _expected(about: Manifest, weights: Path) -> dict[str, tuple[torch.dtype, to
     from safetensors import safe_open
 
     with safe_open(weights, framework="pt") as file:
-        if about.geometry.depth > len(file.keys()):
-            raise ValueError(f"its {about.geometry.depth} blocks have fewer tensors")
+        if about.resolved_geometry.depth > len(file.keys()):
+            raise ValueError(f"its {about.resolved_geometry.depth} blocks have fewer tensors")
     with torch.device("meta"):
         model = _structure(about)
     expected = {key: (tensor.dtype, tensor.shape) for key, tensor in model.state_dict().items()}
@@ -199,7 +200,7 @@ def _expected(about: Manifest, weights: Path) -> dict[str, tuple[torch.dtype, to
     return expected
 
 
-def _packed(model: Illama) -> dict[str, int]:
+def _packed(model: Network) -> dict[str, int]:
     """Weights that are stored several to a byte: key to bits."""
     bits = {
         f"{name}.weight_q": packed_bits(module.format.weights.bits)

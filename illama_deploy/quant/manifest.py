@@ -14,7 +14,8 @@ from typing import Any
 
 from ..errors import DeployError
 from ..formats import Format, parse_format
-from ..model.illama import IllamaConfig
+from ..model.families import geometry_from
+from ..model.network import NetworkConfig
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..tables import typed
@@ -149,7 +150,7 @@ class Manifest:
 
     Attributes:
         format: of all sites, or those that a search gave, such as `W4A8+W8A8`.
-        recipe: as plain values; `resolved_recipe` is the value.
+        recipe, geometry: as plain values; `resolved_recipe` and `resolved_geometry` are the values.
         kernels: format to the targets that run it, each with how.
         classes: names, or none.
         preprocessing: as plain values.
@@ -173,14 +174,14 @@ class Manifest:
     sqnr_images: int
     logit_sqnr_db: float
     sites: dict[str, SiteRecord]
-    geometry: IllamaConfig
+    geometry: dict[str, Any]
     weights: WeightsFile
     content_sha256: str
     search: SearchSummary | None = None
     qat: Training | None = None
 
     def __post_init__(self) -> None:
-        recipe, config, images = self.resolved_recipe, self.geometry, self.resolved_preprocessing
+        recipe, config, images = self.resolved_recipe, self.resolved_geometry, self.resolved_preprocessing
         for name in self.format.split("+"):
             if name != recipe.format and name not in {site.format for site in self.sites.values()}:
                 raise ValueError(f"no site has the format {name!r}")
@@ -205,6 +206,11 @@ class Manifest:
     def resolved_recipe(self) -> Recipe:
         """The recipe."""
         return Recipe.from_dict(self.recipe)
+
+    @property
+    def resolved_geometry(self) -> NetworkConfig:
+        """Of the network."""
+        return geometry_from(self.geometry)
 
     @property
     def resolved_preprocessing(self) -> Preprocessing:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..affine import scale_of
 from ..formats import Format, NumberType
-from ..model.illama import Illama
+from ..model.network import Network
 from .modules import (
     QuantConv2d,
     QuantConvTranspose2d,
@@ -28,7 +28,7 @@ __all__ = ["input_scales", "quantize_network", "quantized_modules", "restructure
 Rounding = Callable[[Tensor, NumberType, int | None], tuple[Tensor, Tensor]]
 
 
-def restructure_sites(model: Illama, formats: Mapping[str, Format]) -> None:
+def restructure_sites(model: Network, formats: Mapping[str, Format]) -> None:
     """Put quantized modules in the sites' places (site name to its format), values unset, in place."""
     for name, format_ in formats.items():
         module = model.get_submodule(name)
@@ -48,7 +48,7 @@ def restructure_sites(model: Illama, formats: Mapping[str, Format]) -> None:
 
 @torch.no_grad()
 def quantize_network(
-    model: Illama,
+    model: Network,
     sites: Sequence[Site],
     thresholds: Mapping[str, float],
     formats: Mapping[str, Format],

@@ -17,7 +17,7 @@ from ..affine import quantize, scale_of
 from ..calib import Moments, collect_moments, rebatch
 from ..formats import Format, NumberType
 from ..journal import Journal
-from ..model.illama import Illama
+from ..model.network import Network
 from ..model.structure import Outlet
 from ..rounding import RoundedWeight, RoundingMethod, nearest
 from .network import quantize_network, quantized_modules, restructure_sites
@@ -33,7 +33,7 @@ ERRORS = "reconstructed"
 class _Outlet(nn.Module):
     """What reads the stream behind a block and leads out of the network."""
 
-    def __init__(self, model: Illama, outlet: Outlet) -> None:
+    def __init__(self, model: Network, outlet: Outlet) -> None:
         super().__init__()
         self.tokens = model.structure.class_index if outlet.tokens == "class" else model.structure.image_tokens
         self.norm = model.get_submodule(outlet.read.norm)
@@ -49,8 +49,8 @@ class _Outlet(nn.Module):
 
 @torch.no_grad()
 def quantize_sequentially(
-    model: Illama,
-    reference: Illama,
+    model: Network,
+    reference: Network,
     sites: Sequence[Site],
     thresholds: Mapping[str, float],
     formats: Mapping[str, Format],
@@ -125,7 +125,7 @@ def quantize_sequentially(
 class _Run:
     """What stays the same from stage to stage."""
 
-    model: Illama
+    model: Network
     sites: Mapping[str, Site]
     thresholds: Mapping[str, float]
     formats: Mapping[str, Format]

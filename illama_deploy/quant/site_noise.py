@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .modules import QuantMatMul, QuantModule, QuantReLU
 from .network import quantized_modules
 from .quality import sqnr_db
@@ -34,8 +34,8 @@ class SiteSensitivity:
 
 @torch.inference_mode()
 def measure_sensitivity(
-    reference: Illama,
-    quantized: Illama,
+    reference: Network,
+    quantized: Network,
     batches: Sequence[Tensor],
     track: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> dict[str, SiteSensitivity]:

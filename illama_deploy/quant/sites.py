@@ -13,7 +13,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..errors import RecipeError
-from ..model.illama import Illama, MatMul
+from ..model.attention import MatMul
+from ..model.network import Network
 
 __all__ = ["Site", "find_sites", "select_sites"]
 
@@ -40,13 +41,8 @@ class Site:
         return len(self.inputs) == 2
 
 
-def find_sites(model: Illama) -> list[Site]:
-    """All sites, in the order of the modules.
-
-    Raises:
-        UsageError: the network has operators that quantization does not know.
-    """
-    model.config.require_known_operators()
+def find_sites(model: Network) -> list[Site]:
+    """All sites, in the order of the modules."""
     sites, modules = [], dict(model.named_modules())
     for name, module in modules.items():
         if isinstance(module, MatMul):

@@ -8,20 +8,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .modules import QuantWeighted
 
 __all__ = ["divide_logits"]
 
 
 @torch.no_grad()
-def divide_logits(model: Illama, temperature: float) -> None:
+def divide_logits(model: Network, temperature: float) -> None:
     """Fold 1 / temperature into the head of a float or quantized network, in place; each value is rounded once.
 
     Of a UperNet that is its classifier: resizing is linear.
     """
-    head = model.get_classifier()
-    assert isinstance(head, QuantWeighted | nn.Linear | nn.Conv2d)
-    for value in (head.weight_scale if isinstance(head, QuantWeighted) else head.weight, head.bias):
-        if value is not None:
-            value.copy_(value.double() / temperature)
+    for head in model.classifiers:
+        assert isinstance(head, QuantWeighted | nn.Linear | nn.Conv2d)
+        for value in (head.weight_scale if isinstance(head, QuantWeighted) else head.weight, head.bias):
+            if value is not None:
+                value.copy_(value.double() / temperature)

@@ -6,14 +6,14 @@ import copy
 from collections.abc import Callable, Collection
 
 from ..formats import Format
-from ..model.illama import Illama
+from ..model.network import Network
 from .modules import QuantConv2d, QuantWeighted
 from .network import quantized_modules
 
 __all__ = ["weight_only", "with_twins"]
 
 
-def weight_only(model: Illama, bases: Collection[str]) -> Illama:
+def weight_only(model: Network, bases: Collection[str]) -> Network:
     """The network whose GEMMs in the formats of these names (`Format.base`) take activations as they come.
 
     See `with_twins` for what stays.
@@ -21,7 +21,7 @@ def weight_only(model: Illama, bases: Collection[str]) -> Illama:
     return with_twins(model, bases, _weight_only)
 
 
-def with_twins(model: Illama, bases: Collection[str], make: Callable[[QuantWeighted], QuantWeighted]) -> Illama:
+def with_twins(model: Network, bases: Collection[str], make: Callable[[QuantWeighted], QuantWeighted]) -> Network:
     """The network with a twin of each GEMM in the formats of these names (`Format.base`).
 
     Its integers, step sizes of weights and biases stay. So do products of attention, which have no weights, and

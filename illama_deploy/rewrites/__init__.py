@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..errors import RecipeError
-from ..model.illama import Illama
+from ..model.network import Network
+from .centre_stream import CENTRE_STREAM
 from .class_token_last_block import CLASS_TOKEN_LAST_BLOCK
 from .fold_attention_scale import FOLD_ATTENTION_SCALE
 from .fold_batch_norms import FOLD_BATCH_NORMS
+from .fold_layer_scales import FOLD_LAYER_SCALES
 from .fold_norms import FOLD_NORMS
 from .online_rotation import OnlineRotation, online_rotations
 from .rewrite import Observations, Rewrite, observed_places, row_places
@@ -45,6 +47,8 @@ REWRITES: dict[str, Rewrite] = {
     rewrite.name: rewrite
     for rewrite in (
         FOLD_BATCH_NORMS,
+        FOLD_LAYER_SCALES,
+        CENTRE_STREAM,
         FOLD_NORMS,
         FOLD_ATTENTION_SCALE,
         CLASS_TOKEN_LAST_BLOCK,
@@ -75,14 +79,14 @@ def find_rewrites(names: Sequence[str]) -> list[Rewrite]:
     return [REWRITES[name] for name in names]
 
 
-def rewrites_for(names: Sequence[str], model: Illama) -> tuple[str, ...]:
+def rewrites_for(names: Sequence[str], model: Network) -> tuple[str, ...]:
     """Those of some rewrites that fit a network, behind those that it needs."""
     needed = [rewrite for rewrite in REWRITES.values() if rewrite.needed]
     return tuple(dict.fromkeys(r.name for r in (*needed, *find_rewrites(names)) if r.fits(model)))
 
 
 def apply_rewrites(
-    model: Illama, names: Sequence[str], observe: Callable[[Illama], Observations] | None = None, *, seed: int = 0
+    model: Network, names: Sequence[str], observe: Callable[[Network], Observations] | None = None, *, seed: int = 0
 ) -> None:
     """Apply rewrites in order, in place; those that do not fit the network are left out.
 
@@ -92,10 +96,8 @@ def apply_rewrites(
         seed: of random choices; each rewrite has its own stream of them, whatever others there are.
 
     Raises:
-        UsageError: the network has operators that rewrites do not know.
         RecipeError: a rewrite is unknown, or needs images.
     """
-    model.config.require_known_operators()
     observations: Observations | None = None
     for rewrite in _fitting(model, names):
         rewrite.fold(model)
@@ -113,11 +115,11 @@ def apply_rewrites(
             rewrite.balance(model, observations)
 
 
-def restructure(model: Illama, names: Sequence[str]) -> None:
+def restructure(model: Network, names: Sequence[str]) -> None:
     """Change the structure alone, as for a network whose rewritten values will be loaded."""
     for rewrite in _fitting(model, names):
         rewrite.restructure(model)
 
 
-def _fitting(model: Illama, names: Sequence[str]) -> list[Rewrite]:
+def _fitting(model: Network, names: Sequence[str]) -> list[Rewrite]:
     return [rewrite for rewrite in find_rewrites(names) if rewrite.fits(model)]

@@ -6,18 +6,18 @@ the last block, so there it does not apply.
 
 from __future__ import annotations
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .rewrite import Rewrite
 
 __all__ = ["CLASS_TOKEN_LAST_BLOCK"]
 
 
-def _restructure(model: Illama) -> None:
+def _restructure(model: Network) -> None:
     model.set_class_query_only(True)
 
 
-def _fits(model: Illama) -> bool:
-    return all(outlet.tokens == "class" for outlet in model.outlets)
+def _fits(model: Network) -> bool:
+    return all(outlet.tokens != "image" for outlet in model.outlets)
 
 
 CLASS_TOKEN_LAST_BLOCK = Rewrite("class_token_last_block", fits=_fits, restructure=_restructure)

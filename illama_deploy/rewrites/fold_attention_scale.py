@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .parts import attentions, linear
 from .rewrite import Rewrite
 
@@ -12,15 +12,15 @@ __all__ = ["FOLD_ATTENTION_SCALE"]
 
 
 @torch.no_grad()
-def _fold(model: Illama) -> None:
+def _fold(model: Network) -> None:
     for parts, attention in attentions(model):
         qkv = linear(model, parts.qkv)
         queries = slice(0, attention.heads * attention.head_dim)
         for tensor in (qkv.weight, qkv.bias):
-            tensor[queries] = (tensor[queries].double() * attention.scale).float()
+            tensor[queries] = tensor[queries].double() * attention.scale
 
 
-def _restructure(model: Illama) -> None:
+def _restructure(model: Network) -> None:
     for _, attention in attentions(model):
         attention.scale = 1.0
 

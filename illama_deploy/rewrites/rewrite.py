@@ -9,24 +9,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..model.illama import Illama
+from ..model.network import Network
 
 __all__ = ["Observations", "Rewrite", "head_places", "observed_places", "row_places"]
 
 
-def observed_places(model: Illama) -> list[str]:
+def observed_places(model: Network) -> list[str]:
     """Names of the modules whose inputs a rewrite can look at: what reads a norm (of layers that share one, the first),
     and where an online rotation stands or could stand, so that what is seen there is not rotated yet."""
     return [*row_places(model), *head_places(model)]
 
 
-def row_places(model: Illama) -> list[str]:
+def row_places(model: Network) -> list[str]:
     """Those of `observed_places` that see rows of channels."""
     structure = model.structure
     return [*(read.place for read in structure.reads), *(pair.place for pair in structure.pairs)]
 
 
-def head_places(model: Illama) -> list[str]:
+def head_places(model: Network) -> list[str]:
     """Those of `observed_places` that see heads apart."""
     attentions = [block.attention for block in model.structure.blocks]
     return [name for parts in attentions for name in (parts.rotate_q, parts.rotate_k)]
@@ -49,11 +49,11 @@ class Observations(Protocol):
         rounded to the nearest; in float where the site is not quantized."""
 
 
-def _always(model: Illama) -> bool:
+def _always(model: Network) -> bool:
     return True
 
 
-def _nothing(model: Illama) -> None:
+def _nothing(model: Network) -> None:
     return None
 
 
@@ -72,9 +72,9 @@ class Rewrite:
     """
 
     name: str
-    fits: Callable[[Illama], bool] = _always
+    fits: Callable[[Network], bool] = _always
     needed: bool = False
-    fold: Callable[[Illama], None] = _nothing
-    restructure: Callable[[Illama], None] = _nothing
-    balance: Callable[[Illama, Observations], None] | None = None
-    draw: Callable[[Illama, torch.Generator], None] | None = None
+    fold: Callable[[Network], None] = _nothing
+    restructure: Callable[[Network], None] = _nothing
+    balance: Callable[[Network, Observations], None] | None = None
+    draw: Callable[[Network, torch.Generator], None] | None = None

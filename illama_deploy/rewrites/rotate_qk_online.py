@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .online_rotation import OnlineRotation
 from .parts import attentions, linear
 from .rewrite import Rewrite
@@ -19,13 +19,13 @@ from .scale_rotary_pairs import scale_pairs
 __all__ = ["ROTATE_QK_ONLINE"]
 
 
-def _restructure(model: Illama) -> None:
+def _restructure(model: Network) -> None:
     for parts, attention in attentions(model):
         for place in (parts.rotate_q, parts.rotate_k):
             model.set_submodule(place, OnlineRotation(attention.head_dim, attention.head_dim))
 
 
-def _draw(model: Illama, generator: torch.Generator) -> None:
+def _draw(model: Network, generator: torch.Generator) -> None:
     for parts, attention in attentions(model):
         pairs = (attention.heads, attention.head_dim // 2)
         scale_pairs(linear(model, parts.qkv), (torch.randint(0, 2, pairs, generator=generator) * 2.0 - 1.0).double())

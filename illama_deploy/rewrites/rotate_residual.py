@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .fold_norms import FOLD_NORMS
 from .hadamard import random_rotation
 from .parts import linear
@@ -24,26 +24,26 @@ __all__ = ["ROTATE_RESIDUAL"]
 
 
 @torch.no_grad()
-def _draw(model: Illama, generator: torch.Generator) -> None:
+def _draw(model: Network, generator: torch.Generator) -> None:
     FOLD_NORMS.fold(model)
     rotation = random_rotation(model.config.dim, generator)
     structure = model.structure
-    for name in (structure.embedding.class_token, structure.embedding.positions):
+    for name in structure.constants:
         stream = model.get_parameter(name)
-        stream.copy_((stream.double() @ rotation).float())
+        stream.copy_(stream.double() @ rotation)
     for name in structure.writes:
         rotate_outputs(cast(nn.Linear | nn.Conv2d, model.get_submodule(name)), rotation)
     for name in (name for read in structure.reads for name in read.linears):
         reader = linear(model, name)
-        reader.weight.copy_((reader.weight.double() @ rotation).float())
+        reader.weight.copy_(reader.weight.double() @ rotation)
 
 
 def rotate_outputs(module: nn.Linear | nn.Conv2d, rotation: Tensor) -> None:
     """y becomes y R: weight Rᵀ W, bias b R."""
     turned = rotation.T @ module.weight.double().flatten(1)
-    module.weight.copy_(turned.view(module.weight.shape).float())
+    module.weight.copy_(turned.view(module.weight.shape))
     if module.bias is not None:
-        module.bias.copy_((module.bias.double() @ rotation).float())
+        module.bias.copy_(module.bias.double() @ rotation)
 
 
 ROTATE_RESIDUAL = Rewrite("rotate_residual", draw=_draw)

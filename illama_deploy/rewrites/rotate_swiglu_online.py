@@ -2,7 +2,8 @@
 
     fc2(p) = (p R) (W R)ᵀ,   p = silu(fc1 x) · fc3 x
 
-R has blocks of a fixed Hadamard matrix, turned at run time. Random signs of the channels of p go into fc3.
+R has blocks of a fixed Hadamard matrix, turned at run time. Random signs of the channels of p go into fc3; behind a
+GELU, or a norm, nothing can carry them, and R stays as it is.
 
 Source: Ashkboos et al., *QuaRot* (arXiv 2404.00456), stage 1d.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .online_rotation import OnlineRotation
 from .parts import linear
 from .rewrite import Rewrite
@@ -28,19 +29,19 @@ def _rotation(width: int) -> OnlineRotation:
 
 
 @torch.no_grad()
-def _fold(model: Illama) -> None:
-    for pair in model.structure.pairs:
-        if not isinstance(model.get_submodule(pair.place), OnlineRotation):
-            second = linear(model, pair.second)
-            second.weight.copy_(_rotation(second.in_features)(second.weight.double()).float())
+def _fold(model: Network) -> None:
+    for block in model.structure.blocks:
+        if not isinstance(model.get_submodule(block.ffn.rotate), OnlineRotation):
+            second = linear(model, block.ffn.down)
+            second.weight.copy_(_rotation(second.in_features)(second.weight.double()))
 
 
-def _restructure(model: Illama) -> None:
-    for pair in model.structure.pairs:
-        model.set_submodule(pair.place, _rotation(linear(model, pair.second).in_features))
+def _restructure(model: Network) -> None:
+    for block in model.structure.blocks:
+        model.set_submodule(block.ffn.rotate, _rotation(linear(model, block.ffn.down).in_features))
 
 
-def _draw(model: Illama, generator: torch.Generator) -> None:
+def _draw(model: Network, generator: torch.Generator) -> None:
     for pair in model.structure.pairs:
         width = linear(model, pair.second).in_features
         signs = torch.randint(0, 2, (width,), generator=generator) * 2.0 - 1.0

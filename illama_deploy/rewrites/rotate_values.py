@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .hadamard import random_rotation
 from .parts import attentions, linear
 from .rewrite import Rewrite
@@ -19,17 +19,19 @@ __all__ = ["ROTATE_VALUES"]
 
 
 @torch.no_grad()
-def _draw(model: Illama, generator: torch.Generator) -> None:
+def _draw(model: Network, generator: torch.Generator) -> None:
     for parts, attention in attentions(model):
+        if parts.norm is not None:  # it mixes the channels of all heads
+            continue
         qkv, proj = linear(model, parts.qkv), linear(model, parts.proj)
         size = attention.head_dim
         for head in range(attention.heads):
             rotation = random_rotation(size, generator)
             columns = slice(head * size, (head + 1) * size)
             rows = slice((2 * attention.heads + head) * size, (2 * attention.heads + head + 1) * size)
-            qkv.weight[rows] = (rotation.T @ qkv.weight[rows].double()).float()
-            qkv.bias[rows] = (qkv.bias[rows].double() @ rotation).float()
-            proj.weight[:, columns] = (proj.weight[:, columns].double() @ rotation).float()
+            qkv.weight[rows] = rotation.T @ qkv.weight[rows].double()
+            qkv.bias[rows] = qkv.bias[rows].double() @ rotation
+            proj.weight[:, columns] = proj.weight[:, columns].double() @ rotation
 
 
 ROTATE_VALUES = Rewrite("rotate_values", draw=_draw)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .parts import attentions, linear
 from .rewrite import Observations, Rewrite
 
@@ -30,10 +30,10 @@ def scale_pairs(qkv: nn.Linear, scale: Tensor) -> None:
     rows = torch.cat((queries, 1 / queries))
     for tensor in (qkv.weight, qkv.bias):
         part = tensor[: len(rows)]
-        part.copy_((part.double() * rows.view(-1, *[1] * (part.ndim - 1))).float())
+        part.copy_(part.double() * rows.view(-1, *[1] * (part.ndim - 1)))
 
 
-def _balance(model: Illama, observations: Observations) -> None:
+def _balance(model: Network, observations: Observations) -> None:
     for parts, attention in attentions(model):
         q, k = parts.rotate_q, parts.rotate_k
         shape = (attention.heads, -1, 2)

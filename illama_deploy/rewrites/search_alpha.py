@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..model.illama import Illama
+from ..model.network import Network
 from .online_rotation import unrotated
 from .parts import linear, norm_and_readers
 from .rewrite import Observations, Rewrite
@@ -62,7 +62,7 @@ def _search(
 
 
 @torch.no_grad()
-def _search_norms(model: Illama, observations: Observations) -> None:
+def _search_norms(model: Network, observations: Observations) -> None:
     for read in model.structure.reads:
         norm, readers = norm_and_readers(model, read)
         scale = _search(observations, read.place, {name: linear.weight.double() for name, linear in readers.items()})
@@ -72,7 +72,7 @@ def _search_norms(model: Illama, observations: Observations) -> None:
 
 
 @torch.no_grad()
-def _search_swiglu(model: Illama, observations: Observations) -> None:
+def _search_swiglu(model: Network, observations: Observations) -> None:
     for pair in model.structure.pairs:
         rotate = model.get_submodule(pair.place)
         weights = {pair.second: unrotated(rotate, linear(model, pair.second).weight)}

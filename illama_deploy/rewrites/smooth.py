@@ -18,7 +18,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..model.illama import Illama, RMSNorm
+from ..model.network import Network
+from ..model.norm import RMSNorm
 from ..model.structure import ScalePair
 from .online_rotation import unrotated
 from .parts import linear, norm_and_readers
@@ -41,23 +42,23 @@ def smoothing_scale(activation_max: Tensor, *weights: Tensor, alpha: float = ALP
 @torch.no_grad()
 def divide_norm(norm: RMSNorm, followers: Iterable[nn.Linear], scale: Tensor) -> None:
     """Divide what a norm gives by scale, float64 [E], and multiply it into the columns of those that read it."""
-    norm.weight.copy_((norm.weight.double() / scale).float())
+    norm.weight.copy_(norm.weight.double() / scale)
     for reader in followers:
-        reader.weight.copy_((reader.weight.double() * scale).float())
+        reader.weight.copy_(reader.weight.double() * scale)
 
 
 @torch.no_grad()
-def divide_hidden(model: Illama, pair: ScalePair, scale: Tensor) -> None:
+def divide_hidden(model: Network, pair: ScalePair, scale: Tensor) -> None:
     """Divide what the first layer of a pair puts out by scale, float64 [hidden], and multiply it into the second,
     rotated or not."""
     first, second, rotate = linear(model, pair.first), linear(model, pair.second), model.get_submodule(pair.place)
-    first.weight.copy_((first.weight.double() / scale[:, None]).float())
+    first.weight.copy_(first.weight.double() / scale[:, None])
     if first.bias is not None:
-        first.bias.copy_((first.bias.double() / scale).float())
-    second.weight.copy_(rotate(unrotated(rotate, second.weight) * scale).float())
+        first.bias.copy_(first.bias.double() / scale)
+    second.weight.copy_(rotate(unrotated(rotate, second.weight) * scale))
 
 
-def _smooth_norms(model: Illama, observations: Observations) -> None:
+def _smooth_norms(model: Network, observations: Observations) -> None:
     for read in model.structure.reads:
         norm, readers = norm_and_readers(model, read)
         scale = smoothing_scale(observations.maxima(read.place), *(linear.weight for linear in readers.values()))
@@ -65,7 +66,7 @@ def _smooth_norms(model: Illama, observations: Observations) -> None:
         observations.divided(read.place, scale)
 
 
-def _smooth_swiglu(model: Illama, observations: Observations) -> None:
+def _smooth_swiglu(model: Network, observations: Observations) -> None:
     for pair in model.structure.pairs:
         weight = unrotated(model.get_submodule(pair.place), linear(model, pair.second).weight)
         scale = smoothing_scale(observations.maxima(pair.place), weight)

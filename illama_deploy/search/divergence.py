@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..formats import Format
-from ..model.illama import Illama
+from ..model.network import Network
 from ..quant import Site, quantize_network
 from ..quant.network import Rounding
 from ..quant.quality import sqnr_db
@@ -45,7 +45,7 @@ def diverge(pairs: Iterable[tuple[Tensor, Tensor]]) -> Divergence:
 
 @contextmanager
 def quantized_alone(
-    model: Illama,
+    model: Network,
     sites: Sequence[Site],
     formats: Mapping[str, Format],
     thresholds: Mapping[str, float],

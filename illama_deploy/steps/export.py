@@ -14,7 +14,7 @@ from ..export.batches import proof_batches, prove_batches
 from ..export.proof import KernelProof
 from ..export.record import ExportRecord, FileRecord, ParityRecord, ProofRecord
 from ..formats import Format, label_simulated
-from ..model.illama import Illama
+from ..model.network import Network
 from ..options import step
 from ..options.groups import Geometry
 from ..options.steps import ExportOptions
@@ -250,7 +250,7 @@ class _Job:
         if self.options.verify:
             self.parity = target.parity(model).demand()
 
-    def write_float(self, network: Illama, origin: _Origin) -> None:
+    def write_float(self, network: Network, origin: _Origin) -> None:
         """Write the float network, made as cheap as the quantized one, run it, and compare it if no other was."""
         apply_rewrites(network, FLOAT_REWRITES)
         divide_logits(network, self.options.temperature)
@@ -310,7 +310,7 @@ class _Job:
             self.unavailable,
         )
 
-    def _run(self, path: Path, network: Illama) -> None:
+    def _run(self, path: Path, network: Network) -> None:
         """Run a file at all sizes that it is to be held to (see `prove_batches`)."""
         batches = proof_batches(network, others=self.promised, whole=self.options.verify)
         has_fp8 = any(module.format.base == "FP8" for _, module in quantized_modules(network))
@@ -318,7 +318,7 @@ class _Job:
         prove_batches(run, self.target.tried_in, path, network.config, batches)
         self.batches = batches
 
-    def _write(self, network: Illama, path: Path, origin: _Origin, format_: str) -> None:
+    def _write(self, network: Network, path: Path, origin: _Origin, format_: str) -> None:
         """Write a network in the target's form."""
         about = {
             "format": format_,

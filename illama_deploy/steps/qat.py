@@ -14,7 +14,7 @@ from ..errors import UsageError, parameter
 from ..formats import parse_format
 from ..hashing import sha256_file
 from ..memory import remember_images
-from ..model.illama import Illama
+from ..model.network import Network
 from ..options import step
 from ..options.groups import Geometry
 from ..options.steps import QatOptions
@@ -156,7 +156,7 @@ def format_name(weights: int | None, activations: int | None) -> str | None:
     return None if weights is None else f"W{weights}A{activations or 16}"
 
 
-def rewritten_network(artifact: QuantizedArtifact, source: str | Path | None = None) -> Illama:
+def rewritten_network(artifact: QuantizedArtifact, source: str | Path | None = None) -> Network:
     """The float network in the form that was quantized: the same function, weights to compare site by site.
 
     Raises:
@@ -169,7 +169,7 @@ def rewritten_network(artifact: QuantizedArtifact, source: str | Path | None = N
     return model
 
 
-def _frozen(model: Illama) -> Illama:
+def _frozen(model: Network) -> Network:
     """A copy as it ships."""
     network = copy.deepcopy(model).cpu()
     freeze(network)
@@ -190,7 +190,7 @@ def _calibration(artifact: QuantizedArtifact, limit: int | None = None) -> Loade
     )
 
 
-def _figures(artifact: QuantizedArtifact, target: Illama, network: Illama) -> dict[str, Any]:
+def _figures(artifact: QuantizedArtifact, target: Network, network: Network) -> dict[str, Any]:
     """What `quantize` records of sites, for the trained network."""
     few = _calibration(artifact, SQNR_IMAGES)
     sqnr = measure_sqnr(target, network, (batch.images for batch in few))

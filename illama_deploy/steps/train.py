@@ -16,8 +16,8 @@ from ..data import require_classes
 from ..errors import DataError, UsageError, parameter
 from ..hashing import sha256_file
 from ..memory import remember_images
-from ..model.config import task_of_head
 from ..model.illama import Illama, IllamaConfig
+from ..model.network import Network, task_of_head
 from ..options import step
 from ..options.steps import TrainOptions
 from ..preprocessing import Preprocessing, default_preprocessing
@@ -115,14 +115,14 @@ def train(options: TrainOptions) -> TrainResult:
         going_on = {"resume": shared.resume, "force": shared.force}
         run = held.enter_context(RunDirectory(out, identity, **going_on, writes=processes.rank == 0))
 
-        def keep(network: Illama) -> None:
+        def keep(network: Network) -> None:
             state = {key: tensor.to(getattr(torch, resolved.stored)) for key, tensor in network.state_dict().items()}
             save_checkpoint(out / MODEL, state, config, preprocessing, classes=names, data=own, force=True)
 
         distilled = _teacher(resolved, teacher or checkpoint, config, heads=heads, ema=ema)
-        for network in (model, distilled):
-            if network is not None:
-                restructure(network, ["class_token_last_block"])  # the same function, for 10/12 of a block less
+        for each in (model, distilled):
+            if each is not None:
+                restructure(each, ["class_token_last_block"])  # the same function, for 10/12 of a block less
         then: dict[str, Any] = {"finish": lambda m: _rounded(m, resolved), "keep": keep}
         trainer = Trainer(model, distilled, images, held_out, run, shared, judge=task.measure_held_out, **then)
         network, figures = trainer.fit()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..export.batches import RunFile, proof_images
 from ..export.float_graph import OUTPUT, SITE, site_rows
-from ..model.illama import Illama
+from ..model.network import Network
 from ..quant import QuantReLU
 from .parity import IMAGES, PARITY_DB, LayerParity, Parity, agreement, torch_outputs
 
@@ -21,7 +21,7 @@ __all__ = ["measure_graph_parity"]
 
 
 def measure_graph_parity(
-    network: Illama,
+    network: Network,
     graph: ir.Model,
     model: ir.Model,
     load: Callable[[Path, bool], RunFile],
@@ -88,7 +88,7 @@ def _agreement(node: ir.Node, wanted: Tensor, output: np.ndarray, class_index: i
     return agreement(wanted, found)
 
 
-def _site(network: Illama, node: ir.Node) -> nn.Module | None:
+def _site(network: Network, node: ir.Node) -> nn.Module | None:
     name = node.metadata_props.get(SITE)
     return None if name is None else network.get_submodule(name)
 

@@ -17,7 +17,7 @@ from ..export.float_graph import INPUT, SITE, build_float_graph
 from ..export.layout import SEQUENCE_MAJOR, Layout
 from ..export.passes import SoundConstants
 from ..export.record import recorded_proof
-from ..model.illama import Illama
+from ..model.network import Network
 from ..onnx_session import session_options
 from ..runtime import ArtifactInfo, BatchLimits
 from ..runtime.onnx_file import read_onnx
@@ -27,10 +27,10 @@ from .target import LayerTable, Target, explained, layer_table
 
 __all__ = ["OnnxTarget", "Passes"]
 
-Passes = Callable[[Illama], Sequence[ir.passes.PassBase]]
+Passes = Callable[[Network], Sequence[ir.passes.PassBase]]
 
 
-def _none(network: Illama) -> Sequence[ir.passes.PassBase]:
+def _none(network: Network) -> Sequence[ir.passes.PassBase]:
     return ()
 
 
@@ -50,7 +50,7 @@ class OnnxTarget(Target):
     passes: Passes = _none
     batching: Passes = _none
 
-    def built(self, network: Illama, *, whole: bool = True) -> ir.Model:
+    def built(self, network: Network, *, whole: bool = True) -> ir.Model:
         """The target's graph of a network (see `network`); without the batching passes unless `whole`.
 
         Raises:
@@ -73,7 +73,7 @@ class OnnxTarget(Target):
         """Files for GPUs are tried in ONNX Runtime, too."""
         return "ONNX Runtime"
 
-    def write(self, network: Illama, path: Path, about: Mapping[str, str]) -> list[Path]:
+    def write(self, network: Network, path: Path, about: Mapping[str, str]) -> list[Path]:
         return write_file(self.built(network), path, about)
 
     def load(self, path: Path, *, fp8: bool = False) -> RunFile:
@@ -86,7 +86,7 @@ class OnnxTarget(Target):
 
         return explained(load, self.tried_in)
 
-    def parity(self, network: Illama, images: Tensor | None = None) -> Parity:
+    def parity(self, network: Network, images: Tensor | None = None) -> Parity:
         network = self.network(network)
         graph, model = build_float_graph(network, self.layout), self.built(network, whole=False)
         return measure_graph_parity(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError, parameter
-from ..model.illama import Illama
+from ..model.network import Network
 from ..quant.quality import NOISELESS_DB, sqnr_db
 
 __all__ = ["IMAGES", "PARITY_DB", "LayerParity", "Parity", "agreement", "torch_outputs"]
@@ -82,7 +82,7 @@ def agreement(wanted: Tensor, found: Tensor) -> float:
 
 
 @torch.inference_mode()
-def torch_outputs(network: Illama, sites: set[str], images: Tensor) -> dict[str, Tensor]:
+def torch_outputs(network: Network, sites: set[str], images: Tensor) -> dict[str, Tensor]:
     """What modules give for images, by their names."""
     outputs: dict[str, Tensor] = {}
 

@@ -16,7 +16,7 @@ from ..errors import ArtifactError, ExportError, UsageError, parameter
 from ..export.batches import RunFile
 from ..export.proof import KernelProof
 from ..formats import Format
-from ..model.illama import Illama
+from ..model.network import Network
 from ..options.steps import ExportOptions
 from ..quant import quantized_modules, weight_only
 from ..runtime import ArtifactInfo, BatchLimits, Runtime
@@ -121,7 +121,7 @@ class Target(ABC):
 
     # --- formats
 
-    def network(self, network: Illama) -> Illama:
+    def network(self, network: Network) -> Network:
         """What this target computes of a network: the same, or the same integers with other activations (`changed`)."""
         return weight_only(network, self.changed)
 
@@ -144,7 +144,7 @@ class Target(ABC):
             name += f" as {how}" if name == base else f", {base} as {how}"
         return name
 
-    def simulates(self, network: Illama, *, allowed: bool) -> bool:
+    def simulates(self, network: Network, *, allowed: bool) -> bool:
         """Whether some of the network's formats have no kernel here, and the file only simulates them.
 
         Raises:
@@ -174,7 +174,7 @@ class Target(ABC):
         return self.runtime
 
     @abstractmethod
-    def write(self, network: Illama, path: Path, about: Mapping[str, str]) -> list[Path]:
+    def write(self, network: Network, path: Path, about: Mapping[str, str]) -> list[Path]:
         """Write a network (see `network`) to a file that says what it is; return all files, that one first.
 
         Raises:
@@ -203,7 +203,7 @@ class Target(ABC):
         return None
 
     @abstractmethod
-    def parity(self, network: Illama, images: Tensor | None = None) -> Parity:
+    def parity(self, network: Network, images: Tensor | None = None) -> Parity:
         """Run a network in torch and its file in the target's runtime, and compare every GEMM's output.
 
         Args:

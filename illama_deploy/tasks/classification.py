@@ -15,7 +15,7 @@ from .task import Measured, OnSample, Task
 if TYPE_CHECKING:
     from ..data import Batch, Loader
     from ..measure import Accuracy, Binning, Interval, Sliding
-    from ..model.illama import Illama
+    from ..model.network import Network
     from ..runtime import Runtime
     from ..training import Images, Processes, TrainRecipe
 
@@ -54,7 +54,7 @@ class _Classification(Task):
         return Measured(*measure_accuracy(runtimes, batches, on_sample, binning or PAPER_BINNING))
 
     def measure_held_out(
-        self, model: Illama, held_out: Iterable[Batch] | Loader, processes: Processes
+        self, model: Network, held_out: Iterable[Batch] | Loader, processes: Processes
     ) -> dict[str, Any]:
         from ..measure.held_out import measure_classes
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..data import Batch, Loader, Scene
     from ..measure import Binning, Interval, PixelAccuracy, Sliding
-    from ..model.illama import Illama
+    from ..model.network import Network
     from ..runtime import Runtime
     from ..training import Images, Processes, TrainRecipe
 
@@ -56,7 +56,7 @@ class _Segmentation(Task):
         return Measured(*measure_segmentation(runtimes, scenes, sliding or Sliding(), loader.batch_size, on_sample))
 
     def measure_held_out(
-        self, model: Illama, held_out: Iterable[Batch] | Loader, processes: Processes
+        self, model: Network, held_out: Iterable[Batch] | Loader, processes: Processes
     ) -> dict[str, Any]:
         from ..data import Scenes
         from ..measure.held_out import measure_pixels

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..data import Batch, Loader
     from ..measure import Binning, Interval, Sliding
-    from ..model.illama import Illama
+    from ..model.network import Network
     from ..runtime import Runtime
     from ..training import Images, Processes, TrainRecipe
 
@@ -137,7 +137,7 @@ class Task(ABC):
 
     @abstractmethod
     def measure_held_out(
-        self, model: Illama, held_out: Iterable[Batch] | Loader, processes: Processes
+        self, model: Network, held_out: Iterable[Batch] | Loader, processes: Processes
     ) -> dict[str, Any]:
         """Figures of a network in training, each process having its share of the images."""
 

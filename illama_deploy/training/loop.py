@@ -24,7 +24,7 @@ from .. import ending
 from ..compilation import compiling
 from ..data import Batch
 from ..errors import CheckpointError, DataError, RecipeError, TrainingError, UsageError, parameter
-from ..model.illama import Illama
+from ..model.network import Network
 from ..progress import track
 from .images import Images, dead_workers_named, seed_everything
 from .options import RunOptions
@@ -36,14 +36,14 @@ from .state import Means, Position
 __all__ = ["Judge", "Objective", "Trainer"]
 
 #: A network, held-out images and the processes that share them, to figures; the first is the one to look at.
-Judge = Callable[[Illama, Iterable[Batch], Processes], dict[str, Any]]
+Judge = Callable[[Network, Iterable[Batch], Processes], dict[str, Any]]
 
 
 class Objective(nn.Module):
     """images [B, C, H, W] and targets ([B], [B, classes] or, of pixels, [B, H, W]) to the loss: labels, and the teacher
     where there is one."""
 
-    def __init__(self, model: Illama, teacher: Illama | None, images: Images) -> None:
+    def __init__(self, model: Network, teacher: Network | None, images: Images) -> None:
         super().__init__()
         self.model, self.recipe = model, images.recipe
         self.loss, self.divergence = images.loss, images.divergence
@@ -80,16 +80,16 @@ class Trainer:
 
     def __init__(
         self,
-        model: Illama,
-        teacher: Illama | None,
+        model: Network,
+        teacher: Network | None,
         images: Images,
         held_out: Iterable[Batch],
         run: RunDirectory,
         options: RunOptions,
         *,
         judge: Judge,
-        finish: Callable[[Illama], Illama],
-        keep: Callable[[Illama], None] = lambda network: None,
+        finish: Callable[[Network], Network],
+        keep: Callable[[Network], None] = lambda network: None,
     ) -> None:
         from timm.data import Mixup
         from timm.optim import create_optimizer_v2
@@ -236,7 +236,7 @@ class Trainer:
         self.run.save(position, self._means(), {name: part.state_dict() for name, part in self.parts.items()})
         self.saved_at = time.monotonic()
 
-    def fit(self) -> tuple[Illama, dict[str, Any]]:
+    def fit(self) -> tuple[Network, dict[str, Any]]:
         """Train to the end: the network, and the last epoch's record.
 
         Raises:
@@ -334,7 +334,7 @@ class Trainer:
                 model.set_soft_mask(mask)
         return mask
 
-    def _averaged(self) -> Illama:
+    def _averaged(self) -> Network:
         return self.model if self.ema is None else self.ema.module
 
     def _not_finite(self, what: str) -> TrainingError:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 
 from ...formats import IntType
-from ...model.illama import Illama
+from ...model.network import Network
 from ...quant.modules import QuantWeighted
 from ...quant.network import quantized_modules
 from ..float_graph import SITE, site_rows
@@ -29,7 +29,7 @@ class DynamicIntegers(InPlacePass):
     needs a scalar activation scale.
     """
 
-    def __init__(self, network: Illama) -> None:
+    def __init__(self, network: Network) -> None:
         self.sites = {
             name: module
             for name, module in quantized_modules(network)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
 
 from ...formats import FloatType, Format, NumberType
-from ...model.illama import Illama
+from ...model.network import Network
 from ...quant.modules import QuantMatMul, QuantModule, QuantReLU, QuantWeighted
 from ...quant.network import quantized_modules
 from ..float_graph import SITE, site_rows
@@ -60,7 +60,7 @@ class InsertQDQ(InPlacePass):
     Sites with dynamic activations are left to `DynamicIntegers`.
     """
 
-    def __init__(self, network: Illama, spelling: ActivationSpelling) -> None:
+    def __init__(self, network: Network, spelling: ActivationSpelling) -> None:
         modules = dict(quantized_modules(network))
         self.sites: dict[str, QuantModule] = {name: m for name, m in modules.items() if not m.format.dynamic}
         self.spelling = spelling

@@ -18,7 +18,7 @@ from ...data import Loader
 from ...errors import RecipeError, UsageError, parameter
 from ...formats import W8A8, Format, IntType
 from ...journal import Journal
-from ...model.illama import Illama
+from ...model.network import Network
 from ...preprocessing import Preprocessing
 from ...progress import track
 from ...quant import (
@@ -71,7 +71,7 @@ class Calibrated:
     preprocessing: Preprocessing
     recipe: Recipe
     loader: Loader
-    model: Illama
+    model: Network
     sites: Sequence[Site]
     choices: Mapping[str, Sequence[Format]]
     histograms: Mapping[str, MagnitudeHistogram]
@@ -101,7 +101,7 @@ class Calibrated:
 
     def quantize(
         self, formats: Mapping[str, Format], description: str = "Rounding", *, journal: Journal | None = None
-    ) -> tuple[Illama, dict[str, Reconstructed]]:
+    ) -> tuple[Network, dict[str, Reconstructed]]:
         """Quantize a copy of the network by the recipe's rounding method, each site in its format.
 
         Returns:
@@ -132,7 +132,7 @@ class Calibrated:
 
 
 def calibrate(
-    model: Illama,
+    model: Network,
     origin: Mapping[str, Any],
     preprocessing: Preprocessing,
     recipe: Recipe,
@@ -147,7 +147,7 @@ def calibrate(
     return Calibrated(origin, preprocessing, recipe, loader, model, sites, choices, histograms)
 
 
-def rewrite_float(model: Illama, recipe: Recipe, formats: Mapping[str, Format], loader: Loader) -> None:
+def rewrite_float(model: Network, recipe: Recipe, formats: Mapping[str, Format], loader: Loader) -> None:
     """Apply a recipe's rewrites, in place; those that balance channels look at the calibration images.
 
     Args:
@@ -163,7 +163,7 @@ def rewrite_float(model: Illama, recipe: Recipe, formats: Mapping[str, Format], 
 
 
 def choose_sites(
-    model: Illama, recipe: Recipe, candidates: Sequence[Format] = ()
+    model: Network, recipe: Recipe, candidates: Sequence[Format] = ()
 ) -> tuple[list[Site], dict[str, tuple[Format, ...]]]:
     """The sites that the recipe quantizes, and the formats that each may get.
 
@@ -232,7 +232,7 @@ def _threshold(method: RangeMethod, histogram: MagnitudeHistogram, format_: Form
     return histogram.maximum
 
 
-def figures(calibrated: Calibrated, quantized: Illama, formats: Mapping[str, Format]) -> dict[str, Any]:
+def figures(calibrated: Calibrated, quantized: Network, formats: Mapping[str, Format]) -> dict[str, Any]:
     """Format, ranges and SQNR of every site, and the logits' SQNR, on the first calibration images."""
     loader, histograms, thresholds = calibrated.loader, calibrated.histograms, calibrated.thresholds(formats)
     few = copy.copy(loader)

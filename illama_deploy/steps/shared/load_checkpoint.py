@@ -9,7 +9,7 @@ from ...checkpoint import EMBEDDED, EMBEDDED_FILE, Checkpoint, read_checkpoint
 from ...errors import ArtifactError, CheckpointError
 from ...hashing import sha256_file
 from ...memory import path_of
-from ...model.illama import Illama
+from ...model.network import Network
 from ...quant import QuantizedArtifact, load_quantized
 from ...quant.artifact import MANIFEST
 
@@ -22,7 +22,7 @@ def load_checkpoint(
     heads: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     ema: bool = False,
-) -> Illama:
+) -> Network:
     """Load a float checkpoint (`.pth`, `.safetensors`, `digits`), or a quantized directory in simulation.
 
     Args:

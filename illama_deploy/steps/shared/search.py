@@ -27,7 +27,8 @@ from ...formats import Format, NumberType
 from ...hashing import canonical_json
 from ...journal import Journal
 from ...measure import Interval, drop_interval
-from ...model.illama import Illama
+from ...model.families import geometry_of
+from ...model.network import Network
 from ...model.structure import Structure
 from ...preprocessing import Preprocessing
 from ...progress import track
@@ -77,7 +78,7 @@ class Found:
 
     recipe: Recipe
     formats: dict[str, Format]
-    model: Illama
+    model: Network
     record: dict[str, Any]
     journal: Journal
 
@@ -111,7 +112,7 @@ class HeldOut:
         self._reference: tuple[Tensor, Tensor] | None = None
 
     @torch.inference_mode()
-    def run(self, model: Illama, description: str) -> tuple[Tensor, Tensor]:
+    def run(self, model: Network, description: str) -> tuple[Tensor, Tensor]:
         """Logits [images, classes] and labels [images]."""
         pairs = []
         for batch in track(self.loader, description, len(self.loader)):
@@ -119,7 +120,7 @@ class HeldOut:
             require_finite(model, batch.images, pairs[-1][0])
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
-    def compare(self, model: Illama, quantized: Illama, description: str) -> dict[str, Any]:
+    def compare(self, model: Network, quantized: Network, description: str) -> dict[str, Any]:
         """What a quantized network loses and wins against the float one, always the same."""
         if self._reference is None:
             self._reference = self.run(model, "Held-out images in float")
@@ -136,7 +137,7 @@ class HeldOut:
 
 
 def hold_out(
-    model: Illama,
+    model: Network,
     calibration: Loader,
     preprocessing: Preprocessing,
     sites: Sequence[Site],
@@ -211,7 +212,7 @@ def search(calibrated: Calibrated, held_out: HeldOut, limits: Limits, *, beside:
     first = _first_that_fits(sizes, budget)
 
     measured: dict[int, dict[str, Any]] = {}
-    kept: dict[int, Illama] = {}
+    kept: dict[int, Network] = {}
 
     def drop_of(number: int) -> Interval:
         description = f"Assignment {len(measured) + 1} of at most {held_out.probes}, {sizes[number] / 1e6:.2f} MB: "
@@ -328,7 +329,7 @@ def _decides(calibrated: Calibrated, limits: Limits, held_out: Loader) -> dict[s
         "versions": versions("torch", "timm", "torchvision", "numpy", "pillow"),
         "cpu": cpu(),
         "source": {key: value for key, value in calibrated.origin.items() if key != "path"},
-        "geometry": asdict(calibrated.model.config),
+        "geometry": geometry_of(calibrated.model.config),
         "preprocessing": calibrated.preprocessing.to_dict(),
         "recipe": calibrated.recipe.to_dict(),
         "candidates": [each.name for each in limits.candidates],

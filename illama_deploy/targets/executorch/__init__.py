@@ -19,7 +19,7 @@ from ...export.batches import RunFile, proof_images
 from ...export.proof import KernelProof
 from ...export.record import recorded_proof
 from ...formats import Format
-from ...model.illama import Illama
+from ...model.network import Network
 from ...runtime import ArtifactInfo, BatchLimits, Runtime
 from ...versions import installed_too_old
 from ..parity import IMAGES, PARITY_DB, LayerParity, Parity, agreement, torch_outputs
@@ -36,10 +36,10 @@ __all__ = ["TARGET", "ExecuTorch"]
 class ExecuTorch(Target):
     """ExecuTorch's XNNPACK delegate on this machine's CPU."""
 
-    def network(self, network: Illama) -> Illama:
+    def network(self, network: Network) -> Network:
         return per_token(network, self.changed)
 
-    def write(self, network: Illama, path: Path, about: Mapping[str, str]) -> list[Path]:
+    def write(self, network: Network, path: Path, about: Mapping[str, str]) -> list[Path]:
         need_executorch()
         network = self.network(network)
         program, _ = lower(network)
@@ -61,7 +61,7 @@ class ExecuTorch(Target):
         need_executorch()
         return prove_program(path, read_program(path).gemms, sites)
 
-    def parity(self, network: Illama, images: Tensor | None = None) -> Parity:
+    def parity(self, network: Network, images: Tensor | None = None) -> Parity:
         need_executorch()
         network = self.network(network)
         images = torch.from_numpy(proof_images(network.config, IMAGES)) if images is None else images

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from ...errors import ExportError, UsageError, parameter
 from ...formats import IntType
-from ...model.illama import Attention, Illama, RMSNorm
-from ...model.structure import AttentionParts, BlockParts, FfnParts
+from ...model.attention import Attention
+from ...model.network import Network
+from ...model.norm import RMSNorm
+from ...model.structure import AttentionParts, BlockParts, FfnParts, Structure
 from ...quant.modules import QuantMatMul, QuantWeighted
-from ...rewrites.online_rotation import OnlineRotation
+from ...rewrites import OnlineRotation, rewrites_for
 from .network import QMAX, QMIN, PerToken, pinned
 from .quiet import quiet
 
@@ -34,7 +36,7 @@ WIDTHS = (4, 8)
 MEAN, ROTATE = ".mean", ".rotate"
 
 
-def lower(network: Illama, *, watch: bool = False) -> tuple[bytes, list[str]]:
+def lower(network: Network, *, watch: bool = False) -> tuple[bytes, list[str]]:
     """Make the bytes of a `.pte` whose method `forward` takes one image [1, C, H, W] and gives logits [1, classes].
 
     Args:
@@ -59,7 +61,7 @@ def lower(network: Illama, *, watch: bool = False) -> tuple[bytes, list[str]]:
     return program, ["head", *watched[:-1]] if watch else ["head"]
 
 
-def gemm_names(network: Illama) -> tuple[str, ...]:
+def gemm_names(network: Network) -> tuple[str, ...]:
     """Names of all GEMMs with a constant, in the order in which the lowered program runs them: those of weights by
     their modules' names, the means of norms, and online rotations."""
     structure = network.structure
@@ -72,15 +74,18 @@ def gemm_names(network: Illama) -> tuple[str, ...]:
         attn, ffn = block.attention, block.ffn
         names += [f"{block.attention_read.norm}{MEAN}", attn.qkv]
         names += turned({f"{attn.name}.q": attn.rotate_q, f"{attn.name}.k": attn.rotate_k})
-        names += [attn.proj, f"{block.ffn_read.norm}{MEAN}", ffn.gate, ffn.up]
+        names += [attn.proj, f"{block.ffn_read.norm}{MEAN}", *ffn.reads]
         names += [*turned({f"{ffn.name}.product": ffn.rotate}), ffn.down]
     [outlet] = structure.outlets
     return (*names, f"{outlet.read.norm}{MEAN}", outlet.read.place)
 
 
-def _require(network: Illama) -> None:
+def _require(network: Network) -> None:
     config = network.config
-    config.require_known_operators()
+    if not _is_known(network.structure) or rewrites_for((), network):
+        raise UsageError(
+            "ExecuTorch programs are made of iLLaMA's own operators only.", hint="Export for another target."
+        )
     if config.head_width or not config.classes:
         raise UsageError(
             "ExecuTorch programs are made of classifiers of whole images only.",
@@ -102,7 +107,14 @@ def _require(network: Illama) -> None:
             )
 
 
-def _require_sound(network: Illama) -> None:
+def _is_known(structure: Structure) -> bool:
+    """Whether it has no other operators than iLLaMA."""
+    gated = all(block.ffn.gate and not block.inner_reads for block in structure.blocks)
+    one = len(structure.outlets) == 1 and structure.outlets[0].tokens == "class"
+    return gated and one and structure.embedding.entry is None and structure.others == 1
+
+
+def _require_sound(network: Network) -> None:
     """Refuse numbers that no file may hold."""
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -217,9 +229,8 @@ class _Attention(nn.Module):
         self.register_buffer("sin", shared.sin)
         for name, place in (("turn_q", parts.rotate_q), ("turn_k", parts.rotate_k)):
             self.register_buffer(name, shared.rotation(place, inside=shared.halves))
-        mask, self.added = attn.mask_SS[attn.asking], attn.mask == "additive"
-        changes = bool((mask != (0 if self.added else 1)).any())  # not in the row of a class token that sees everything
-        self.register_buffer("mask", shared.constant(mask) if changes else None)
+        mask, self.added = attn.hidden(), attn.mask == "additive"
+        self.register_buffer("mask", None if mask is None else shared.constant(mask))
 
     def forward(self, x: Tensor, watched: list[Tensor]) -> Tensor:
         y = self.qkv(x)
@@ -254,7 +265,8 @@ class _Ffn(nn.Module):
 
     def __init__(self, parts: FfnParts, shared: _Shared, rows: int) -> None:
         super().__init__()
-        self.fc1, self.fc2, self.fc3 = (_Gemm(site, shared, rows) for site in (parts.gate, parts.down, parts.up))
+        gate, up = parts.reads
+        self.fc1, self.fc2, self.fc3 = (_Gemm(site, shared, rows) for site in (gate, parts.down, up))
         one, other = self.fc1, self.fc3
         self.together = (one.limit, one.scale is None) == (other.limit, other.scale is None)
         self.register_buffer("turn", shared.rotation(parts.rotate))
@@ -285,7 +297,7 @@ class _Block(nn.Module):
 class _Shared:
     """The network, and constants that all blocks read."""
 
-    def __init__(self, network: Illama) -> None:
+    def __init__(self, network: Network) -> None:
         self.network, self.structure = network, network.structure
         config = network.config
         attn = cast(Attention, network.get_submodule(self.structure.blocks[0].attention.name))
@@ -299,8 +311,8 @@ class _Shared:
             self.halves = halves = torch.arange(size)
         #: Rows of qkv, with the channels of each query and key in halves.
         self.order, self.back = order.flatten(), torch.eye(size)[halves].T.contiguous()
-        self.cos = torch.cat((attn.cos_SD, attn.cos_SD), -1)
-        self.sin = torch.cat((-attn.sin_SD, attn.sin_SD), -1)
+        cos, sin = attn.tables()
+        self.cos, self.sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
         self.mean = torch.full((1, config.dim), 1 / config.dim)
         self._constants: list[Tensor] = []
 
@@ -333,7 +345,7 @@ class _Network(nn.Module):
     positions: Tensor
     back: Tensor
 
-    def __init__(self, network: Illama, watch: bool) -> None:
+    def __init__(self, network: Network, watch: bool) -> None:
         super().__init__()
         config, shared = network.config, _Shared(network)
         self.watch, self.size = watch, config.head_dim
@@ -344,8 +356,9 @@ class _Network(nn.Module):
         self.head = _Gemm(outlet.read.place, shared, 1)
         self.blocks = nn.ModuleList(_Block(block, shared) for block in structure.blocks)
         self.norm = _Norm(outlet.read.norm, shared)
-        positions = network.get_parameter(structure.embedding.positions).detach()[0].clone()
-        positions[structure.class_index] += network.get_parameter(structure.embedding.class_token).detach()[0, 0]
+        own, positions = (network.get_parameter(name).detach()[0] for name in structure.constants)
+        positions = positions.clone()
+        positions[structure.class_index] += own[0]
         self.room = (0, 0, 0, 1) if structure.class_index else (0, 0, 1, 0)
         self.read = slice(-1, None) if structure.class_index else slice(0, 1)
         self.register_buffer("positions", positions)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...model.illama import Illama
+from ...model.network import Network
 from ...quant.modules import QuantConv2d, QuantConvTranspose2d, QuantLinear, QuantWeighted
 from ...quant.weight_only import with_twins
 
@@ -69,7 +69,7 @@ def pinned(module: QuantWeighted) -> bool:
     return module.format.is_integer
 
 
-def per_token(model: Illama, bases: Collection[str]) -> Illama:
+def per_token(model: Network, bases: Collection[str]) -> Network:
     """The network whose GEMMs in the formats of these names (`Format.base`), which are dynamic, quantize each token as
     XNNPACK does.
 

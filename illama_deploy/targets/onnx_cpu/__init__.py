@@ -20,7 +20,7 @@ from ...environment import cpu_features
 from ...export.passes import ActivationSpelling, DynamicIntegers, HoistQuantize, InsertQDQ, MicroBatch, RemoveDead
 from ...export.proof import KernelProof
 from ...formats import Format
-from ...model.illama import Illama, IllamaConfig
+from ...model.network import Network, NetworkConfig
 from ...runtime import Runtime
 from ...runtime.onnx_file import read_onnx
 from ...versions import installed_too_old
@@ -36,12 +36,12 @@ __all__ = ["TARGET", "OnnxCpu", "micro_batch"]
 CACHE_BYTES = 1.65e6
 
 
-def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
+def _passes(network: Network) -> Sequence[ir.passes.PassBase]:
     spelling = ActivationSpelling(unsigned=True, integer_bias=True, unsigned_maps=True, output_integers=True)
     return InsertQDQ(network, spelling), DynamicIntegers(network), HoistQuantize(), RemoveDead()
 
 
-def micro_batch(config: IllamaConfig) -> int:
+def micro_batch(config: NetworkConfig) -> int:
     """Images that run at a time: as many as fit the cache by their widest activation, in float32."""
     return max(1, int(CACHE_BYTES // (4 * config.tokens * config.hidden)))
 

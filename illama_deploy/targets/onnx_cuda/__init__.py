@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ...environment import cuda_problem
 from ...export.passes import ActivationSpelling, HalfPrecision, HoistQuantize, InsertQDQ, RemoveDead
-from ...model.illama import Illama
+from ...model.network import Network
 from ...runtime import Runtime
 from ...runtime.onnx_file import read_onnx
 from ...versions import installed_too_old
@@ -22,7 +22,7 @@ from ..target import Missing, Opening, TargetState
 __all__ = ["TARGET", "OnnxCuda"]
 
 
-def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
+def _passes(network: Network) -> Sequence[ir.passes.PassBase]:
     spelling = ActivationSpelling(unsigned=False, integer_bias=False)
     return InsertQDQ(network, spelling), HoistQuantize(), RemoveDead(), HalfPrecision()
 

@@ -17,7 +17,7 @@ from ...export.layout import BATCH_MAJOR
 from ...export.passes import ActivationSpelling, InsertQDQ, RemoveDead
 from ...export.proof import KernelProof
 from ...formats import Format
-from ...model.illama import Illama
+from ...model.network import Network
 from ...runtime import Runtime
 from ...runtime.onnx_file import read_onnx
 from ...versions import installed_too_old, need
@@ -33,7 +33,7 @@ __all__ = ["TARGET", "OpenVino"]
 INSTALL = "pip install 'illama-deploy[openvino]'"
 
 
-def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
+def _passes(network: Network) -> Sequence[ir.passes.PassBase]:
     spelling = ActivationSpelling(unsigned=False, integer_bias=False, unsigned_maps=True)
     return InsertQDQ(network, spelling), RemoveDead()
 

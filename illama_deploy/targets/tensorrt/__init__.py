@@ -20,7 +20,7 @@ import onnx_ir as ir
 from ...environment import cuda_problem
 from ...errors import ArtifactError
 from ...export.passes import ActivationSpelling, HalfPrecision, HoistQuantize, InsertQDQ, RemoveDead
-from ...model.illama import Illama
+from ...model.network import Network
 from ...options.steps import ExportOptions
 from ...runtime import ArtifactInfo, BatchLimits, Runtime
 from ...runtime.onnx_file import read_onnx
@@ -36,7 +36,7 @@ from .sidecar import read_sidecar
 __all__ = ["TARGET", "TensorRT"]
 
 
-def _passes(network: Illama) -> Sequence[ir.passes.PassBase]:
+def _passes(network: Network) -> Sequence[ir.passes.PassBase]:
     spelling = ActivationSpelling(unsigned=False, integer_bias=False, blocks=(128, 64))
     return InsertQDQ(network, spelling), HoistQuantize(), RemoveDead(), HalfPrecision()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import UsageError
 from ...export.batches import RunFile
 from ...formats import FORMATS
-from ...model.illama import Illama
+from ...model.network import Network
 from ...runtime import ArtifactInfo, BatchLimits, Runtime
 from ...versions import installed_too_old
 from ..parity import Parity
@@ -27,13 +27,13 @@ __all__ = ["TARGET", "TorchCpu", "open_float"]
 class TorchCpu(Target):
     """Quantized checkpoints in torch on this machine's CPU."""
 
-    def write(self, network: Illama, path: Path, about: Mapping[str, str]) -> list[Path]:
+    def write(self, network: Network, path: Path, about: Mapping[str, str]) -> list[Path]:
         self._nothing_to_export()
 
     def load(self, path: Path, *, fp8: bool = False) -> RunFile:
         self._nothing_to_export()
 
-    def parity(self, network: Illama, images: Tensor | None = None) -> Parity:
+    def parity(self, network: Network, images: Tensor | None = None) -> Parity:
         self._nothing_to_export()
 
     def open(self, name: str, path: Path, opening: Opening) -> Runtime:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...checkpoint import Checkpoint
-from ...model.illama import Illama
+from ...model.network import Network
 from ...preprocessing import Preprocessing
 from ...quant import load_quantized
 from ...quant.artifact import WEIGHTS
@@ -22,7 +22,7 @@ class TorchRuntime(Runtime):
 
     target = "torch"
 
-    def __init__(self, model: Illama, info: ArtifactInfo, preprocessing: Preprocessing, threads: int) -> None:
+    def __init__(self, model: Network, info: ArtifactInfo, preprocessing: Preprocessing, threads: int) -> None:
         self.model, self.info, self.preprocessing, self.threads = model, info, preprocessing, threads
         self.classes, self.task = model.config.classes, model.config.task
 

@@ -16,7 +16,7 @@ from torch import nn
 from ...compilation import compiling
 from ...errors import UsageError, parameter
 from ...formats import IntType
-from ...model.illama import Illama
+from ...model.network import Network
 from ...quant import load_quantized
 from ...quant.artifact import WEIGHTS
 from ...quant.modules import QuantLinear
@@ -33,7 +33,7 @@ TORCHAO_FORMATS = ("W8A8", "W8A8-dynamic", "W4A8", "W4A16", "W2A16")
 COMPILED_SIZES = 8
 
 
-def to_torchao(network: Illama) -> Illama:
+def to_torchao(network: Network) -> Network:
     """Replace the quantized sites of a network by torchao's tensors, in place.
 
     Raises:
