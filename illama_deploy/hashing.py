@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .names import shown
 
-__all__ = ["canonical_json", "sha256_file"]
+__all__ = ["canonical_json", "sha256_file", "sha256_files"]
 
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_files(paths: Iterable[Path]) -> str:
+    """SHA-256 of the names and hashes of several files, in that order, in hexadecimal."""
+    lines = [f"{path.name} {sha256_file(path)}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def canonical_json(value: Any) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import new_directory, new_file, owned
-from .errors import ArtifactError, UsageError
+from .errors import ArtifactError, DeployError, UsageError
 from .hashing import sha256_file
+from .hub_folder import is_hub_folder, read_hub_folder
 from .memory import made_elsewhere, path_of, remember_made, remember_path
 from .sealed import read_sealed, write_sealed
 from .tables import typed
@@ -42,7 +43,7 @@ class Made:
         input: hash of the artifact that it was made from.
         input_at: that one's name in the workspace; empty where it lies elsewhere.
         checkpoint: hash of the float checkpoint at the beginning, and its file's name.
-        opened: how that one was opened: `heads`, `image_size`, `ema`.
+        opened: how that one was opened: `heads`, `image_size`, `ema`, and more where it was given.
         format: of the network, such as `W4A8`.
         when: ISO 8601 in UTC; a later entry is never earlier.
     """
@@ -55,7 +56,7 @@ class Made:
     input_at: str = ""
     checkpoint: str | None = None
     checkpoint_name: str = ""
-    opened: dict[str, int | bool | tuple[int, int] | None] = field(default_factory=dict)
+    opened: dict[str, str | int | bool | tuple[int, int] | None] = field(default_factory=dict)
     when: str = ""
 
 
@@ -63,7 +64,13 @@ def identity(path: Path) -> str | None:
     """The hash that an artifact goes by: of a file, or of what tells about a directory; None where there is none."""
     if path.is_file():
         return sha256_file(path)
-    return next((sha256_file(path / name) for name in TOLD_BY if (path / name).is_file()), None)
+    told = next((path / name for name in TOLD_BY if (path / name).is_file()), None)
+    if told is None and is_hub_folder(path):
+        try:
+            return read_hub_folder(path).sha256()
+        except DeployError:
+            return None
+    return None if told is None else sha256_file(told)
 
 
 def _default() -> Path:

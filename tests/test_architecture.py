@@ -33,6 +33,7 @@ RANKS = [
         "errors",
         "formats",
         "hashing",
+        "hub_folder",
         "names",
         "versions",
         "onnx_metadata",

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, UsageError, parameter
 from ..hashing import sha256_file
-from ..model.illama import Illama, IllamaConfig
+from ..hub_folder import HubFolder, is_hub_folder, read_hub_folder
+from ..model.config import IllamaConfig
+from ..model.families import build_network
+from ..model.network import Network, NetworkConfig
 from ..options.groups import as_size
 from ..preprocessing import Preprocessing, default_preprocessing
 from ..progress import say
@@ -32,9 +36,13 @@ from .safetensors_file import read_safetensors
 from .seal import SEAL_KEY, seal_tensors
 from .stored import FLOATS, Content, DamagedError, RefusedError, StoredTensor, is_finite
 from .torch_file import ZIP, read_legacy, read_zip
+from .vits import looks_like_vit, name_of, plan_vit, prepared_as, require_default_geometry, unnamed
 from .weight_sets import WeightSet, choose_weights
 
 __all__ = ["Checkpoint", "find_checkpoint", "read_checkpoint"]
+
+#: How timm's names of iLLaMA's own geometries begin.
+OWN = "illama"
 
 
 @dataclass(frozen=True)
@@ -48,25 +56,39 @@ class Checkpoint:
             says so.
         trained_on: the data spec that the file names, as text to show, or None.
         weights: name of the set of weights that was taken, or empty where the file is one.
+        size: bytes of the file, or of all files of a folder.
     """
 
     path: Path
     sha256: str
-    config: IllamaConfig
+    config: NetworkConfig
     state: Mapping[str, Tensor]
     preprocessing: Preprocessing
     classes: tuple[str, ...] = ()
     trained_on: str | None = None
     weights: str = ""
+    size: int = 0
 
     @property
     def data(self) -> str | None:
         """See above."""
         return self.trained_on if self.trained_on == EMBEDDED else None
 
-    def build(self) -> Illama:
+    def illama(self, what: str) -> IllamaConfig:
+        """The geometry, for what only iLLaMAs do.
+
+        Raises:
+            UsageError: it is another network; `what` begins the sentence.
+        """
+        if not isinstance(self.config, IllamaConfig):
+            raise UsageError(
+                f"{what} takes an iLLaMA, and this is another network.", where=self.path, hint="Give an iLLaMA."
+            )
+        return self.config
+
+    def build(self) -> Network:
         """Make the network, in evaluation mode, with the preprocessing as timm's `pretrained_cfg`."""
-        model = Illama(self.config)
+        model = build_network(self.config)
         model.load_state_dict(dict(self.state))
         prepared = self.preprocessing
         model.pretrained_cfg = model.default_cfg = {
@@ -84,7 +106,7 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """Resolve a path, or the name of the embedded default.
+    """Resolve a path, of a file or of a hub's folder, or the name of the embedded default.
 
     Raises:
         CheckpointError: no such file, or no regular one.
@@ -93,9 +115,15 @@ def find_checkpoint(name: str | Path) -> Path:
     if str(name) == EMBEDDED and not os.path.lexists(path):
         return EMBEDDED_FILE
     try:
+        if is_hub_folder(path):
+            return path
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait, and a device never ends
             kind = "a directory" if path.is_dir() else "no regular file"
-            raise CheckpointError(f"It is {kind}.", where=path, hint="Give a .pth or .safetensors file.")
+            raise CheckpointError(
+                f"It is {kind}.",
+                where=path,
+                hint="Give a .pth or .safetensors file, or a folder with config.json and weights.",
+            )
         with path.open("rb"):
             return path
     except FileNotFoundError:
@@ -117,67 +145,165 @@ def read_checkpoint(
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
     ema: bool = False,
+    model: str | None = None,
+    num_classes: int | None = None,
 ) -> Checkpoint:
-    """Read what `torch.save` or safetensors wrote; the geometry comes from the tensors.
+    """Read what `torch.save` or safetensors wrote, or a hub's folder of `config.json` and weights.
 
-    Which set of weights is taken where a file holds several is the rule of `weight_sets`; what was chosen and what was
-    left out is said.
+    An iLLaMA's geometry comes from the tensors; other networks are timm's, and their name comes from the file or from
+    `model`. Which set of weights is taken where a file holds several is the rule of `weight_sets`; what was chosen and
+    what was left out is said.
 
     Args:
         name: path, or `digits` for the embedded default.
-        heads: number of heads (dim / 64, or what the file's metadata says, where not given).
+        heads: number of heads of an iLLaMA (dim / 64, or what the file's metadata says, where not given).
         image_size: another (height, width), or side, than trained: interpolates the position embedding. The trained
             size is what the file's metadata says, else the square of as many positions; where they are no square,
             `image_size` says the trained size.
-        patch_size: another than trained: resamples the patch embedding, too (see `resample_patches`).
+        patch_size: another than trained, of an iLLaMA: resamples the patch embedding, too (see `resample_patches`).
         ema: take the averaged weights.
+        model: timm's name of the architecture, such as `vit_small_patch16_224`, where the file does not say it.
+        num_classes: 0 leaves the classifier away, for features alone; another number is what the file has.
 
     Raises:
-        CheckpointError: not readable, would run code, not an iLLaMA, damaged, or of several sets of weights.
-        UsageError: a size that does not fit.
+        CheckpointError: not readable, would run code, no network that is known, damaged, or of several sets of weights.
+        UsageError: a size, or a name, that does not fit.
     """
     path = find_checkpoint(name)
-    size = as_size(image_size)
-    before = _state_of(path)
+    asked = _Asked(heads, as_size(image_size), patch_size, model, num_classes)
+    hub = read_hub_folder(path) if path.is_dir() else None
+    files = (path,) if hub is None else hub.weights
+    before = [_state_of(file) for file in files]
     try:
-        with path.open("rb") as file:
-            content = _open(file, before[2], path)
+        with ExitStack() as stack:
+            opened = [stack.enter_context(file.open("rb")) for file in files]
+            contents = [_open(*each) for each in zip(opened, [size for _, _, size, _ in before], files, strict=True)]
+            content = contents[0] if len(contents) == 1 else _merged(contents, hub, path)
             chosen = choose_weights(content.tree, path, ema=ema)
             about = Metadata.read({} if content.metadata is None else content.metadata, path)
-            shapes = {key: tensor.shape for key, tensor in chosen.tensors.items()}
-            config = _infer(shapes, about, heads, size, path)
-            check_shapes(shapes, config, where=path)
-            about.require_fit(config, path)
+            plan = _plan(content.tree, chosen, about, hub, asked, path)
             _require_plain(chosen.tensors, path)
-            weights = sum(tensor.size for tensor in chosen.tensors.values())
-            require_room(config, weights, where=path, hint="Check that the file is an iLLaMA.")
             state = _read(chosen.tensors, content, path)
-            sha256 = sha256_file(path)
+            sha256 = sha256_file(path) if hub is None else hub.sha256()
     except RefusedError as error:
         raise _runs_code(str(error), path) from error
     except (DamagedError, OSError) as error:
         raise _unreadable(str(error), path) from error
-    if _state_of(path) != before:
+    if [_state_of(file) for file in files] != before:
         raise CheckpointError("It was changed while it was read.", where=path, hint="Try again.")
     _tell(chosen, path, ema)
-    default = default_preprocessing(config.image_size, config.channels)
-    preprocessing = about.preprocessing or default
-    size, patch = size or config.image_size, patch_size or config.patch_size
-    if (size, patch) != (config.image_size, config.patch_size):
-        config, state = _resize(config, state, size, patch, weights)
-        # The default's crop is one of its size: from 384 px up, there is none.
-        crop = default_preprocessing(size, config.channels).crop if preprocessing == default else preprocessing.crop
-        preprocessing = replace(preprocessing, size=size, crop=crop)
+    config, state, preprocessing, classes = plan.finish(state)
     return Checkpoint(
         path=path,
         sha256=sha256,
         config=config,
         state=state,
         preprocessing=preprocessing,
-        classes=about.classes,
+        classes=classes,
         trained_on=about.data,
         weights=chosen.name,
+        size=sum(size for _, _, size, _ in before),
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `read_checkpoint` is asked for."""
+
+    heads: int | None
+    image_size: tuple[int, int] | None
+    patch_size: int | None
+    model: str | None
+    num_classes: int | None
+
+
+class _Plan(Protocol):
+    """What a file's tensors will become."""
+
+    def finish(
+        self, state: dict[str, Tensor]
+    ) -> tuple[NetworkConfig, dict[str, Tensor], Preprocessing, tuple[str, ...]]:
+        """Geometry, state, preprocessing and class names, of float32 tensors with the file's keys."""
+
+
+@dataclass(frozen=True)
+class _IllamaPlan:
+    """An iLLaMA, at the size that it was trained at.
+
+    Attributes:
+        hub: the folder that it lies in, if any.
+        weights: bytes of its tensors.
+    """
+
+    config: IllamaConfig
+    about: Metadata
+    hub: HubFolder | None
+    asked: _Asked
+    weights: int
+    path: Path
+
+    def finish(
+        self, state: dict[str, Tensor]
+    ) -> tuple[NetworkConfig, dict[str, Tensor], Preprocessing, tuple[str, ...]]:
+        """The sizes that are asked for."""
+        config, about = self.config, self.about
+        default = default_preprocessing(config.image_size, config.channels)
+        preprocessing, classes = about.preprocessing or default, about.classes
+        if self.hub is not None:
+            preprocessing = prepared_as(self.hub.prepared, config.image_size, config.channels, self.path)
+            classes = self.hub.classes
+        size, patch = self.asked.image_size or config.image_size, self.asked.patch_size or config.patch_size
+        if (size, patch) != (config.image_size, config.patch_size):
+            config, state = _resize(config, state, size, patch, self.weights)
+            # The default's crop is one of its size: from 384 px up, there is none.
+            crop = default_preprocessing(size, config.channels).crop if preprocessing == default else preprocessing.crop
+            preprocessing = replace(preprocessing, size=size, crop=crop)
+        return config, state, preprocessing, classes
+
+
+def _plan(tree: Any, chosen: WeightSet, about: Metadata, hub: HubFolder | None, asked: _Asked, path: Path) -> _Plan:
+    """What the tensors are: an iLLaMA, or the network of timm's that somebody names."""
+    shapes = {key: tensor.shape for key, tensor in chosen.tensors.items()}
+    weights = sum(tensor.size for tensor in chosen.tensors.values())
+    named = name_of(tree, about, hub, asked.model, path)
+    if named is not None and not named.architecture.startswith(OWN):
+        if asked.heads is not None or asked.patch_size is not None:
+            require_default_geometry(named, asked.heads, asked.patch_size, path)
+        sizes: dict[str, Any] = {"num_classes": asked.num_classes, "image_size": asked.image_size}
+        return plan_vit(named, shapes, weights, path, **sizes, about=about)
+    if named is None and about == Metadata() and looks_like_vit(shapes):
+        raise unnamed(shapes, path)
+    config = _infer(shapes, about, asked.heads, asked.image_size, path)
+    if asked.num_classes not in (None, config.classes):
+        raise UsageError(
+            f"The checkpoint has {config.classes} classes, and {asked.num_classes} are asked for.",
+            where=path,
+            hint=f"Leave {parameter('num_classes')} out.",
+        )
+    check_shapes(shapes, config, where=path)
+    about.require_fit(config, path)
+    require_room(config, weights, where=path, hint="Check that the file is an iLLaMA.")
+    return _IllamaPlan(config, about, hub, asked, weights, path)
+
+
+def _merged(contents: Sequence[Content], hub: HubFolder | None, path: Path) -> Content:
+    """The tensors of several files, as one file's.
+
+    Raises:
+        CheckpointError: the index names others.
+    """
+    tree: dict[str, Any] = {}
+    for number, content in enumerate(contents):
+        for key, tensor in content.tree.items() if isinstance(content.tree, dict) else ():
+            if isinstance(tensor, StoredTensor):
+                tree[key] = replace(tensor, place=(number, *tensor.place))
+    if hub is not None and hub.tensors is not None and (missing := sorted(hub.tensors - tree.keys())):
+        raise CheckpointError(
+            f"{len(missing)} tensors that the index names are in none of its files: {', '.join(missing[:4])}.",
+            where=path,
+            hint="Download the whole folder again.",
+        )
+    return Content(tree)
 
 
 def _state_of(path: Path) -> tuple[int, int, int, int]:

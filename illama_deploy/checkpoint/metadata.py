@@ -28,6 +28,7 @@ class Metadata:
         image_size: the trained one.
         data: what it was trained on. It comes out of a file, so it may be shown, and opened only where it is `digits`.
         variation: options of `IllamaConfig` in which the network differs from iLLaMA.
+        model: timm's name, of a network that is none.
     """
 
     heads: int | None = None
@@ -36,6 +37,7 @@ class Metadata:
     classes: tuple[str, ...] = ()
     data: str | None = None
     variation: dict[str, str] = field(default_factory=dict)
+    model: str | None = None
 
     @classmethod
     def read(cls, values: Any, path: Path) -> Metadata:

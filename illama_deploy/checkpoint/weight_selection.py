@@ -106,6 +106,7 @@ def _require_larger(shape: Sequence[int], wanted: Sequence[int], name: str, wher
 
 def _from_illama(state: dict[str, Tensor], config: IllamaConfig, path: Path, heads: int | None) -> tuple[str, ...]:
     source = read_checkpoint(path, heads=heads)
+    larger = source.illama("Weight selection")
     wanted = tuple(key for key in state if not key.startswith("head."))
     for key in wanted:
         weight = source.state.get(key)
@@ -113,8 +114,8 @@ def _from_illama(state: dict[str, Tensor], config: IllamaConfig, path: Path, hea
             raise _missing(key, path)
         if key == "pos_embed":
             # Where the class token stands is the source's business while its grid is resized; then its row moves along.
-            weight = interpolate_positions(weight, source.config.grid, config.grid, source.config.class_index)
-            weight = weight.roll(config.class_index - source.config.class_index, 1)
+            weight = interpolate_positions(weight, larger.grid, config.grid, larger.class_index)
+            weight = weight.roll(config.class_index - larger.class_index, 1)
         _select(weight, state[key], key, path)
     return wanted
 

@@ -1,7 +1,7 @@
 """Which tensors of a file are the network's: every complete set of weights is found, and one is chosen by a rule.
 
-A set is what stands before one `cls_token`: the dictionaries above it and the prefix of its key are its name (`model`,
-`state_dict: ema_model.`). The rule:
+A set is what stands before one `cls_token` (or, where a file has none, one patch embedding): the dictionaries above it
+and the prefix of its key are its name (`model`, `state_dict: ema_model.`). The rule:
 
 - a set is *averaged* where its name says so (`ema`, `swa`, `averaged`, `shadow`), or `n_averaged` stands beside it;
 - with `ema` the one averaged set is taken; without, the one that is not, or the averaged one where there is no other;
@@ -26,6 +26,8 @@ __all__ = ["WeightSet", "choose_weights"]
 ANCHOR = "cls_token"
 #: What a set must have beside the anchor, so that a projection's own class token is none.
 NEEDED = ("pos_embed", "patch_embed.proj.weight")
+#: The same of networks without a class token, or without a position embedding.
+OTHER_ANCHOR, OTHER_NEEDED = "patch_embed.proj.weight", ("blocks.0.norm1.weight",)
 #: Dictionaries that are searched, one inside the other.
 DEEPEST = 5
 #: What wrappers put between the parts of a key.
@@ -67,7 +69,9 @@ def choose_weights(tree: Any, path: Path, *, ema: bool) -> WeightSet:
     Raises:
         CheckpointError: there is none, none that is averaged (with `ema`), or more than one.
     """
-    found = _distinct(list(_sets(tree, path)))
+    found = _distinct(list(_sets(tree, path, ANCHOR, NEEDED))) or _distinct(
+        list(_sets(tree, path, OTHER_ANCHOR, OTHER_NEEDED))
+    )
     if not found:
         found = [_what_there_is(tree, path)]
         if ema and not found[0].averaged:
@@ -130,10 +134,10 @@ def _tables(tree: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
         row = inner
 
 
-def _sets(tree: Any, path: Path) -> Iterator[WeightSet]:
+def _sets(tree: Any, path: Path, anchor: str, needed: tuple[str, ...]) -> Iterator[WeightSet]:
     for above, table in _tables(tree):
         tensors = {key: value for key, value in table.items() if isinstance(key, str) and _is_tensor(value)}
-        prefixes = {key.removesuffix(ANCHOR) for key in tensors if key.endswith(ANCHOR)}
+        prefixes = {key.removesuffix(anchor) for key in tensors if key.endswith(anchor)}
         prefixes = {prefix for prefix in prefixes if not prefix or prefix.endswith(".")}
         if not prefixes:
             continue
@@ -153,7 +157,7 @@ def _sets(tree: Any, path: Path) -> Iterator[WeightSet]:
                 )
             groups[prefix][official] = value
         for prefix, group in groups.items():
-            if all(key in group for key in NEEDED):
+            if all(key in group for key in needed):
                 _require_tensors(table, prefix, path)
                 name = ": ".join(part for part in ("/".join(above), prefix) if part)
                 averaged = bool(AVERAGED.search(name)) or "n_averaged" in rest

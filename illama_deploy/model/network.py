@@ -46,6 +46,10 @@ class NetworkConfig(ABC):
     hidden: int
     head_width: int
 
+    def opening(self) -> dict[str, Any]:
+        """Options of `read_checkpoint` that make a checkpoint this network again."""
+        return {"heads": self.heads, "image_size": self.image_size}
+
     @property
     @abstractmethod
     def tokens(self) -> int:

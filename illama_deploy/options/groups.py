@@ -154,6 +154,14 @@ class Geometry(Options):
         python="int | str | tuple[int, int] | None",
     )
     ema: bool = option(False, "Take a float checkpoint's averaged weights.")
+    model: str | None = option(
+        None, "timm's name of a float checkpoint's architecture, such as vit_small_patch16_224, where it says none."
+    )
+    num_classes: int | None = option(None, "0 leaves a float checkpoint's classifier away, for features alone.", low=0)
+
+    def opened(self) -> dict[str, Any]:
+        """What is kept on record: the names of what was given, and of what every checkpoint has."""
+        return {key: value for key, value in self.flat().items() if value is not None or key in ("heads", "image_size")}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ..export.batches import proof_batches, prove_batches
 from ..export.proof import KernelProof
 from ..export.record import ExportRecord, FileRecord, ParityRecord, ProofRecord
 from ..formats import Format, label_simulated
+from ..hub_folder import is_hub_folder
 from ..model.network import Network
 from ..options import step
 from ..options.groups import Geometry
@@ -130,6 +131,8 @@ def export(options: ExportOptions) -> ExportResult:
 
 def _is_float(path: Path) -> bool:
     """Whether a path is that of a float checkpoint, there or not."""
+    if is_hub_folder(path):
+        return True
     return not path.is_dir() and (path.is_file() or str(path) == EMBEDDED or path.suffix in (".pth", ".safetensors"))
 
 

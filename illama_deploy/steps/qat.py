@@ -83,7 +83,8 @@ def qat(options: QatOptions) -> TrainResult:
         for line in kernel_lines(quantized.formats.values()):
             shared.say(line)
     else:
-        start = read_checkpoint(checkpoint, heads=geometry.heads, ema=geometry.ema)
+        opening: dict[str, Any] = {"model": geometry.model, "num_classes": geometry.num_classes}
+        start = read_checkpoint(checkpoint, heads=geometry.heads, ema=geometry.ema, **opening)
         known, sha256, config, names = start.data, start.sha256, start.config, start.classes
         hashes = [sha256]
     sources, classes = shared.open_sources(which_images(shared.data, known, *hashes, what="Training")), config.classes
@@ -137,7 +138,7 @@ def _record(
         source=start_at,
         checkpoint=origin["sha256"],
         checkpoint_name=origin["name"],
-        opened=geometry.flat(),
+        opened=geometry.opened(),
         format=start.manifest["format"],
     )
 

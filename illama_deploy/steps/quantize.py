@@ -112,7 +112,7 @@ def quantize(options: QuantizeOptions) -> QuantizedArtifact:
             source=source.path,
             checkpoint=source.sha256,
             checkpoint_name=origin["name"],
-            opened=geometry.flat(),
+            opened=geometry.opened(),
             format=manifest["format"],
         )
     for finished in (journal, found.journal if found else None):

@@ -165,15 +165,16 @@ def _config(
                 f"The recipe describes no network ({error}).",
                 hint=f"Complete its [model] table, or start from a checkpoint ({parameter('checkpoint')}).",
             ) from error
-    if classes != start.config.classes and not new_head:
+    given = start.illama("Training")
+    if classes != given.classes and not new_head:
         raise DataError(
-            f"The data has {classes} classes and the checkpoint {start.config.classes}.",
+            f"The data has {classes} classes and the checkpoint {given.classes}.",
             where=start.path,
             hint=f"Give the data that it was trained for, or train a new head ({parameter(new_head=True)}).",
         )
-    width = table.get("head_width", start.config.head_width) if new_head else start.config.head_width
+    width = table.get("head_width", given.head_width) if new_head else given.head_width
     try:
-        own = replace(start.config, classes=classes, head_width=width)
+        own = replace(given, classes=classes, head_width=width)
     except ValueError as error:
         raise UsageError(
             f"A UperNet does not fit the checkpoint: {error}.",
@@ -208,7 +209,7 @@ def _headless() -> UsageError:
     return UsageError(what, hint=hint)
 
 
-def _teacher(recipe: TrainRecipe, path: str | Path | None, config: IllamaConfig, **options: Any) -> Illama | None:
+def _teacher(recipe: TrainRecipe, path: str | Path | None, config: IllamaConfig, **options: Any) -> Network | None:
     if not (recipe.teacher or recipe.features):
         return None
     if path is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checkpoint import EMBEDDED, read_checkpoint
 from ..errors import ArtifactError, RuntimeUnavailableError, UsageError, parameter
+from ..hub_folder import is_hub_folder
 from ..quant.artifact import MANIFEST
 from ..runtime import Runtime, Unavailable
 from ..runtime.onnx_file import OnnxFile, read_onnx
@@ -41,6 +42,8 @@ def open_artifact(
     heads: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     ema: bool = False,
+    model: str | None = None,
+    num_classes: int | None = None,
     cuda_graph: bool = False,
     backend: str | None = None,
     precision: str = "auto",
@@ -50,7 +53,7 @@ def open_artifact(
     Args:
         name: path, or `digits` for the embedded default.
         threads: that it may use; all cores where not given.
-        heads, image_size, ema: of a float checkpoint, as in `read_checkpoint`.
+        heads, image_size, ema, model, num_classes: of a float checkpoint, as in `read_checkpoint`.
         cuda_graph: replay a CUDA graph for each batch size, where there is a GPU.
         backend: name of the target that runs it, whatever it was made for: `torch` for quantized directories (on
             torchao's kernels, compiled, instead of simulating them), one that runs ONNX for ONNX files.
@@ -64,7 +67,9 @@ def open_artifact(
         raise UsageError(f"There is no precision {precision!r}.", hint=f"Use one of: {', '.join(PRECISIONS)}.")
     chosen = None if backend is None else find_target(backend)
     opening = Opening(_threads(threads), precision, cuda_graph, chosen is not None)
-    geometry = {"heads": heads, "image_size": image_size, "ema": ema}
+    geometry: dict[str, Any] = {"heads": heads, "image_size": image_size, "ema": ema}
+    named = {"model": model, "num_classes": num_classes}
+    geometry |= {key: value for key, value in named.items() if value is not None}
     runtime = _open(name, chosen, opening, geometry)
     asked = {"threads": opening.threads, "cuda_graph": cuda_graph, "backend": backend, "precision": precision}
     runtime.opened = {"name": str(name), **asked, **geometry}
@@ -80,7 +85,7 @@ def _open(name: str | Path, chosen: Target | None, opening: Opening, geometry: d
         return _running(chosen, ALL["torch"], path).open(label, path, opening)
     if (found := find_file(path)) is not None:
         return _running(chosen, found.target, path).open(label, found.path, replace(opening, onnx=found.onnx))
-    if path.is_dir():
+    if path.is_dir() and not is_hub_folder(path):
         raise ArtifactError(
             "The directory holds neither a quantized checkpoint nor an export.",
             where=path,

@@ -8,18 +8,23 @@ from __future__ import annotations
 from torch import nn
 
 from .eva import EVA
-from .names import covered_modules, find_architecture, nearest_names
-from .reading import Reading, UnsupportedError
+from .make import make_on_meta
+from .names import covered_modules, covered_names, find_architecture, nearest_names
+from .reading import Reader, Reading, UnsupportedError
 from .vision_transformer import DISTILLED, VISION_TRANSFORMER
 
 __all__ = [
     "READERS",
+    "Reader",
     "Reading",
     "UnsupportedError",
     "covered_modules",
+    "covered_names",
     "find_architecture",
+    "make_on_meta",
     "nearest_names",
     "read_timm",
+    "reader_of",
 ]
 
 #: By the class of the network.
@@ -35,7 +40,16 @@ def read_timm(name: str, model: nn.Module) -> Reading:
     Raises:
         UnsupportedError: it has something that is not covered; the text says what.
     """
+    return reader_of(model).read(name, model)
+
+
+def reader_of(model: nn.Module) -> Reader:
+    """How networks of its class are read.
+
+    Raises:
+        UnsupportedError: they are not.
+    """
     reader = READERS.get(type(model))
     if reader is None:
         raise UnsupportedError(f"networks of the class {type(model).__name__} are not read")
-    return reader.read(name, model)
+    return reader

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from timm.layers import AttentionRope
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3, RotaryEmbeddingMixed
-from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.eva import Eva, EvaAttention, EvaBlock, checkpoint_filter_fn
 from torch import Tensor
 
 from .reading import (
@@ -119,4 +119,4 @@ def _tables(rotary: Any, grid: tuple[int, int], others: int, half: bool) -> tupl
     )
 
 
-EVA = Reader(Eva, _read)
+EVA = Reader(Eva, _read, checkpoint_filter_fn)

@@ -7,7 +7,7 @@ from functools import cache
 
 from timm.models import list_models
 
-__all__ = ["covered_modules", "find_architecture", "nearest_names"]
+__all__ = ["covered_modules", "covered_names", "find_architecture", "nearest_names"]
 
 #: Modules of timm that make networks of the classes that are read.
 MODULES = ("vision_transformer", "eva", "deit", "beit")
@@ -33,3 +33,8 @@ def nearest_names(name: str, count: int = 3) -> list[str]:
     """Names that may be meant."""
     plain = name.removeprefix("timm:").removeprefix("timm/").partition(".")[0]
     return difflib.get_close_matches(plain[:80], sorted(_names()), count, 0.5)
+
+
+def covered_names() -> tuple[str, ...]:
+    """All names that are looked at, in order; some of them are of networks that are not covered."""
+    return tuple(sorted(_names()))

@@ -42,10 +42,13 @@ class Reader:
     Attributes:
         kind: the class; subclasses are other networks.
         read: (architecture, network) to what it is. Raises `UnsupportedError`.
+        convert: timm's own conversion of (a state dict, network): keys of other layouts, and the position embedding
+            brought to the network's size.
     """
 
     kind: type[nn.Module]
     read: Callable[[str, Any], Reading]
+    convert: Callable[[dict[str, Tensor], Any], dict[str, Tensor]]
 
 
 def require(condition: bool, otherwise: str) -> None:

@@ -4,11 +4,12 @@ distilled network, which has two tokens to classify by and gives the mean of bot
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from timm.layers import Attention
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from .reading import (
@@ -79,5 +80,7 @@ def translate_block(mlp: nn.Module, state: State, block: str) -> dict[str, Tenso
     return made | translate_ffn(mlp, state, f"{block}mlp.", f"{block}mlp.")
 
 
-VISION_TRANSFORMER = Reader(VisionTransformer, _read)
-DISTILLED = Reader(VisionTransformerDistilled, _read)
+# DeiT-III's LayerScales have names of their own; others have none of these names.
+_CONVERT = partial(checkpoint_filter_fn, adapt_layer_scale=True)
+VISION_TRANSFORMER = Reader(VisionTransformer, _read, _CONVERT)
+DISTILLED = Reader(VisionTransformerDistilled, _read, _CONVERT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..network import NetworkConfig
 
@@ -75,6 +75,10 @@ class VitConfig(NetworkConfig):
         if self.features and (self.classes != self.dim or self.head_width):
             raise ValueError("features are as wide as the network")
         self.require_levels()
+
+    def opening(self) -> dict[str, Any]:
+        """Options of `read_checkpoint` that make a checkpoint this network again."""
+        return {**super().opening(), "model": self.architecture, "num_classes": 0 if self.features else self.classes}
 
     @property
     def tokens(self) -> int:

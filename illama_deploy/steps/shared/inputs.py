@@ -35,7 +35,7 @@ class Chosen:
     Attributes:
         path: of the artifact, or the embedded network's name.
         why: a line for the user: which one, of which checkpoint, and why.
-        opened: how the float checkpoint was opened before: `heads`, `image_size`, `ema`.
+        opened: how the float checkpoint was opened before: `heads`, `image_size`, `ema`, and more where it was given.
     """
 
     path: Path | str
@@ -44,7 +44,7 @@ class Chosen:
 
     def options(self, **given: Any) -> dict[str, Any]:
         """What is given, and where nothing is, what was given before."""
-        return {key: self.opened.get(key, value) if value in (None, False) else value for key, value in given.items()}
+        return {key: self.opened.get(key, x) if x is None or x is False else x for key, x in given.items()}
 
 
 def choose_checkpoint(place: Workspace) -> Chosen:

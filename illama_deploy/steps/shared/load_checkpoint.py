@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ...checkpoint import EMBEDDED, EMBEDDED_FILE, Checkpoint, read_checkpoint
 from ...errors import ArtifactError, CheckpointError
@@ -22,22 +23,27 @@ def load_checkpoint(
     heads: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     ema: bool = False,
+    model: str | None = None,
+    num_classes: int | None = None,
 ) -> Network:
-    """Load a float checkpoint (`.pth`, `.safetensors`, `digits`), or a quantized directory in simulation.
+    """Load a float checkpoint (`.pth`, `.safetensors`, a hub's folder, `digits`), or a quantized directory in
+    simulation.
 
     Args:
-        heads, image_size, ema: of a float checkpoint: number of heads (dim / 64), another input size than
-            trained (interpolates the position embedding), the averaged weights.
+        heads, image_size, ema, model, num_classes: of a float checkpoint: number of an iLLaMA's heads (dim / 64),
+            another input size than trained (interpolates the position embedding), the averaged weights, timm's name of
+            the architecture where the file has none, 0 for features without a classifier.
 
     Returns:
         The network in evaluation mode: normalised images [B, C, H, W] to logits [B, classes].
 
     Raises:
-        DeployError: not there, damaged, would run code, or no iLLaMA.
+        DeployError: not there, damaged, would run code, or no network that is known.
     """
     if Path(path).is_dir() and (Path(path) / MANIFEST).is_file():
         return load_quantized(path).model
-    return read_checkpoint(path, heads=heads, image_size=image_size, ema=ema).build()
+    sizes: dict[str, Any] = {"heads": heads, "image_size": image_size}
+    return read_checkpoint(path, **sizes, ema=ema, model=model, num_classes=num_classes).build()
 
 
 def read_source(artifact: QuantizedArtifact, source: str | Path | None, hint: str) -> Checkpoint:
@@ -54,9 +60,7 @@ def read_source(artifact: QuantizedArtifact, source: str | Path | None, hint: st
     origin = artifact.manifest["source"]
     config = artifact.model.config
     try:
-        checkpoint = read_checkpoint(
-            source or checkpoint_path(artifact), heads=config.heads, image_size=config.image_size, ema=origin["ema"]
-        )
+        checkpoint = read_checkpoint(source or checkpoint_path(artifact), **config.opening(), ema=origin["ema"])
     except CheckpointError as error:
         raise CheckpointError(
             f"The float checkpoint cannot be read: {error.what}", where=error.where, hint=hint

@@ -36,8 +36,7 @@ class TorchRuntime(Runtime):
 
 def open_float(name: str, checkpoint: Checkpoint, threads: int) -> TorchRuntime:
     """Run a float checkpoint."""
-    size = checkpoint.path.stat().st_size
-    info = ArtifactInfo(name, "float32", "torch", "CPU", size, checkpoint.sha256)
+    info = ArtifactInfo(name, "float32", "torch", "CPU", checkpoint.size, checkpoint.sha256)
     runtime = TorchRuntime(checkpoint.build(), info, checkpoint.preprocessing, threads)
     runtime.class_names, runtime.data = checkpoint.classes, checkpoint.data
     return runtime
