@@ -23,6 +23,7 @@ __all__ = [
     "infer_config",
     "interpolate_positions",
     "require_room",
+    "require_shapes",
     "resample_patches",
 ]
 
@@ -183,7 +184,15 @@ def check_shapes(shapes: Shapes, config: IllamaConfig, *, where: object | None =
     Raises:
         CheckpointError: naming the keys that are missing, unexpected or misshapen.
     """
-    expected = _expected(config)
+    require_shapes(shapes, _expected(config), where=where)
+
+
+def require_shapes(shapes: Shapes, expected: Shapes, *, where: object | None = None) -> None:
+    """The same, of keys and shapes that are known.
+
+    Raises:
+        CheckpointError: naming the keys that are missing, unexpected or misshapen.
+    """
     problems = [f"missing: {key}" for key in expected if key not in shapes]
     problems += [f"unexpected: {key[:120]}" for key in shapes if key not in expected]
     problems += [
@@ -196,7 +205,7 @@ def check_shapes(shapes: Shapes, config: IllamaConfig, *, where: object | None =
         raise CheckpointError(
             "The checkpoint's keys do not fit the network:\n    " + "\n    ".join(shown),
             where=where,
-            hint="Check that the file is a complete iLLaMA of one geometry.",
+            hint="Check that the file is a complete network of one geometry.",
         )
 
 

@@ -18,7 +18,7 @@ from ..errors import CheckpointError, UsageError, parameter
 from ..hashing import sha256_file
 from ..hub_folder import HubFolder, is_hub_folder, read_hub_folder
 from ..model.config import IllamaConfig
-from ..model.families import build_network
+from ..model.families import build_network, geometry_from
 from ..model.network import Network, NetworkConfig
 from ..options.groups import as_size
 from ..preprocessing import Preprocessing, default_preprocessing
@@ -29,6 +29,7 @@ from .geometry import (
     infer_config,
     interpolate_positions,
     require_room,
+    require_shapes,
     resample_patches,
 )
 from .metadata import EMBEDDED, EMBEDDED_FILE, Metadata
@@ -265,12 +266,14 @@ def _plan(tree: Any, chosen: WeightSet, about: Metadata, hub: HubFolder | None, 
     """What the tensors are: an iLLaMA, or the network of timm's that somebody names."""
     shapes = {key: tensor.shape for key, tensor in chosen.tensors.items()}
     weights = sum(tensor.size for tensor in chosen.tensors.values())
-    named = name_of(tree, about, hub, asked.model, path)
+    if about.geometry:
+        return _own_plan(shapes, about, asked, path)
+    named = name_of(tree, hub, asked.model, path)
     if named is not None and not named.architecture.startswith(OWN):
         if asked.heads is not None or asked.patch_size is not None:
             require_default_geometry(named, asked.heads, asked.patch_size, path)
         sizes: dict[str, Any] = {"num_classes": asked.num_classes, "image_size": asked.image_size}
-        return plan_vit(named, shapes, weights, path, **sizes, about=about)
+        return plan_vit(named, shapes, weights, path, **sizes)
     if named is None and about == Metadata() and looks_like_vit(shapes):
         raise unnamed(shapes, path)
     config = _infer(shapes, about, asked.heads, asked.image_size, path)
@@ -284,6 +287,50 @@ def _plan(tree: Any, chosen: WeightSet, about: Metadata, hub: HubFolder | None, 
     about.require_fit(config, path)
     require_room(config, weights, where=path, hint="Check that the file is an iLLaMA.")
     return _IllamaPlan(config, about, hub, asked, weights, path)
+
+
+@dataclass(frozen=True)
+class _OwnPlan:
+    """A network that our own training wrote down with its geometry."""
+
+    config: NetworkConfig
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+
+    def finish(
+        self, state: dict[str, Tensor]
+    ) -> tuple[NetworkConfig, dict[str, Tensor], Preprocessing, tuple[str, ...]]:
+        """As it is."""
+        return self.config, state, self.preprocessing, self.classes
+
+
+def _own_plan(shapes: Mapping[str, tuple[int, ...]], about: Metadata, asked: _Asked, path: Path) -> _OwnPlan:
+    try:
+        config = geometry_from(about.geometry)
+        if config.depth > len(shapes):
+            raise ValueError(f"its {config.depth} blocks have fewer tensors")
+    except ValueError as error:
+        raise CheckpointError(
+            f"Its geometry cannot be used: {error}.", where=path, hint="Copy it again from where it was made."
+        ) from error
+    given = {"heads": asked.heads, "image_size": asked.image_size, "patch_size": asked.patch_size}
+    given["num_classes"] = asked.num_classes
+    own = {
+        **{key: getattr(config, key) for key in ("heads", "image_size", "patch_size")},
+        "num_classes": config.classes,
+    }
+    if wrong := [key for key, value in given.items() if value not in (None, own[key])]:
+        raise UsageError(
+            f"The checkpoint has {wrong[0]} {own[wrong[0]]}, and {given[wrong[0]]} is asked for.",
+            where=path,
+            hint=f"Leave {parameter(wrong[0])} out.",
+        )
+    with torch.device("meta"):
+        expected = {key: tuple(tensor.shape) for key, tensor in build_network(config).state_dict().items()}
+    require_shapes(shapes, expected, where=path)
+    about.require_fit(config, path)
+    default = default_preprocessing(config.image_size, config.channels)
+    return _OwnPlan(config, about.preprocessing or default, about.classes)
 
 
 def _merged(contents: Sequence[Content], hub: HubFolder | None, path: Path) -> Content:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, DeployError
-from ..model.config import VARIATIONS, IllamaConfig
+from ..model.config import VARIATIONS
+from ..model.network import NetworkConfig
 from ..preprocessing import Preprocessing
 from ..tables import typed
 from .seal import SEAL_KEY
@@ -28,7 +29,7 @@ class Metadata:
         image_size: the trained one.
         data: what it was trained on. It comes out of a file, so it may be shown, and opened only where it is `digits`.
         variation: options of `IllamaConfig` in which the network differs from iLLaMA.
-        model: timm's name, of a network that is none.
+        geometry: of a network that is none.
     """
 
     heads: int | None = None
@@ -37,7 +38,7 @@ class Metadata:
     classes: tuple[str, ...] = ()
     data: str | None = None
     variation: dict[str, str] = field(default_factory=dict)
-    model: str | None = None
+    geometry: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, values: Any, path: Path) -> Metadata:
@@ -62,7 +63,7 @@ class Metadata:
             raise _unusable(problem, path) from error
         return about
 
-    def require_fit(self, config: IllamaConfig, path: Path) -> None:
+    def require_fit(self, config: NetworkConfig, path: Path) -> None:
         """Compare with the network that the tensors are.
 
         Raises:

@@ -9,7 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ..atomic import new_file
-from ..model.illama import IllamaConfig
+from ..model.config import IllamaConfig
+from ..model.families import geometry_of
+from ..model.network import NetworkConfig
 from ..preprocessing import Preprocessing
 from .metadata import EMBEDDED
 from .seal import SEAL_KEY, seal_tensors
@@ -21,7 +23,7 @@ __all__ = ["save_checkpoint"]
 def save_checkpoint(
     path: Path,
     state: Mapping[str, Tensor],
-    config: IllamaConfig,
+    config: NetworkConfig,
     preprocessing: Preprocessing,
     *,
     classes: Sequence[str] = (),
@@ -38,13 +40,17 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file
 
+    said = (
+        {"heads": config.heads, "image_size": list(config.image_size)}
+        if isinstance(config, IllamaConfig)
+        else {"geometry": geometry_of(config)}
+    )
     metadata = {
-        "heads": config.heads,
-        "image_size": list(config.image_size),
+        **said,
         "preprocessing": preprocessing.to_dict(),
         "classes": list(classes),
         "data": data if data == EMBEDDED else None,
-        **({"variation": config.variation} if config.variation else {}),
+        **({"variation": config.variation} if isinstance(config, IllamaConfig) and config.variation else {}),
     }
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     # One entry, since the order of several in a safetensors header is no fixed one.

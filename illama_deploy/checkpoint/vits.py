@@ -30,7 +30,6 @@ from ..model.timm_vits import (
 from ..model.vit import VitConfig
 from ..preprocessing import LARGEST_SIDE, Preprocessing, default_preprocessing
 from ..progress import say, track
-from .metadata import Metadata
 
 __all__ = [
     "Named",
@@ -105,7 +104,7 @@ class VitPlan:
         return self.config, made, self.preprocessing, self.classes
 
 
-def name_of(tree: Any, about: Metadata, hub: HubFolder | None, asked: str | None, path: Path) -> Named | None:
+def name_of(tree: Any, hub: HubFolder | None, asked: str | None, path: Path) -> Named | None:
     """Who says which architecture a file is, if anybody.
 
     Args:
@@ -118,8 +117,6 @@ def name_of(tree: Any, about: Metadata, hub: HubFolder | None, asked: str | None
     named: Named | None = None
     if hub is not None:
         named = Named(hub.architecture, hub.arguments, hub.prepared, hub.num_classes, hub.classes)
-    elif about.model is not None:
-        named = Named(about.model, classes=about.classes)
     elif isinstance(tree, dict):
         arch, args = tree.get("arch"), _attributes(tree.get("args"))
         found = next((x for x in (args.get("model"), arch) if isinstance(x, str)), None)
@@ -164,7 +161,6 @@ def plan_vit(
     *,
     num_classes: int | None = None,
     image_size: tuple[int, int] | None = None,
-    about: Metadata | None = None,
 ) -> VitPlan:
     """Find the architecture, and what it is with these tensors.
 
@@ -215,9 +211,8 @@ def plan_vit(
             where=path,
             hint=f"Use a smaller {parameter('image_size')}.",
         )
-    prepared = None if about is None else about.preprocessing
     cfg = {**dict(getattr(model, "pretrained_cfg", None) or {}), **named.prepared}
-    preprocessing = prepared_as(cfg, size, config.channels, path) if prepared is None else prepared.override(size=size)
+    preprocessing = prepared_as(cfg, size, config.channels, path)
     classes = () if config.features else named.classes
     return VitPlan(config, preprocessing, classes, name, model, reading, path)
 

@@ -23,9 +23,13 @@ FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
 FIRST = "illama"
 
 
-def build_network(config: NetworkConfig) -> Network:
-    """Make a network, its values as for training from scratch."""
-    network: Network = FAMILIES[config.family][1](config)
+def build_network(config: NetworkConfig, *, drop_path: float = 0.0) -> Network:
+    """Make a network; its values are to be loaded.
+
+    Args:
+        drop_path: of the last block, in training; the rate rises linearly to it.
+    """
+    network: Network = FAMILIES[config.family][1](config, drop_path=drop_path)
     return network
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..atomic import require_apart
-from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint, select_weights
+from ..checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from ..data import require_classes
-from ..errors import DataError, UsageError, parameter
+from ..errors import UsageError, parameter
 from ..hashing import sha256_file
 from ..memory import remember_images
-from ..model.illama import Illama, IllamaConfig
-from ..model.network import Network, task_of_head
+from ..model.network import Network, NetworkConfig, task_of_head
 from ..options import step
 from ..options.steps import TrainOptions
 from ..preprocessing import Preprocessing, default_preprocessing
@@ -33,6 +32,7 @@ from ..training import (
     seed_everything,
 )
 from ..workspace import Workspace
+from .shared.begin import begin, begin_config, with_architecture
 from .shared.images import EMBEDDED_IMAGES, which_images
 from .shared.inputs import paths_of
 
@@ -78,13 +78,17 @@ def train(options: TrainOptions) -> TrainResult:
     require_apart(out / MODEL, paths_of(checkpoint, teacher, select_from, shared.data, shared.eval_data))
     if resolved.frozen and checkpoint is None:
         raise _headless()
+    if options.geometry.model is not None and checkpoint is None:
+        resolved = with_architecture(resolved, options.geometry.model)
     table = dict(resolved.model)
     size = image_size or table.get("image_size")
     patch = table.get("patch_size") if table.get("head_width") else None
     start = (
         None
         if checkpoint is None
-        else read_checkpoint(checkpoint, heads=heads, image_size=size, patch_size=patch, ema=ema)
+        else read_checkpoint(
+            checkpoint, heads=heads, image_size=size, patch_size=patch, ema=ema, model=options.geometry.model
+        )
     )
     with join_processes(shared.threads) as processes, ExitStack() as held:
         said = resolved.data or (start.data if start else None)
@@ -97,17 +101,13 @@ def train(options: TrainOptions) -> TrainResult:
         new_head = new_head or (start is not None and start.config.task != wanted)
         if start is not None and start.config.classes == classes and not new_head:
             require_classes(sources[0], classes, start.classes, whose="checkpoint")
-        config = _config(resolved, start, size, classes, new_head=new_head)
+        config = begin_config(resolved, start, size, classes, new_head=new_head)
         require_memory(config)
         preprocessing = _preprocessing(resolved, start, config)
         task = find_task(wanted)
         images, held_out = shared.load(sources, resolved, preprocessing, processes, classes, task)
         seed_everything(resolved.seed, "weights")
-        model = Illama(config, drop_path=resolved.drop_path)
-        if select_from is not None:
-            selected = select_weights(config, select_from, heads=heads)
-            model.load_state_dict({key: selected.state[key] for key in selected.taken}, strict=False)
-        _start_from(model, start, new_head=new_head, frozen=bool(resolved.frozen))
+        model = begin(resolved, config, start, select_from, heads=heads, new_head=new_head)
         identity = {**resolved.identity(), "data": sources[0].spec, "split": sources[0].split,
                     "image_size": config.image_size, "start": start and start.sha256,
                     "select_from": select_from and str(select_from)}  # fmt: skip
@@ -142,56 +142,7 @@ def train(options: TrainOptions) -> TrainResult:
     return TrainResult(out / MODEL, out, figures, processes.rank)
 
 
-def _start_from(model: Illama, start: Checkpoint | None, *, new_head: bool, frozen: bool) -> None:
-    """Give a network a checkpoint's weights, but for a new head's; let the head alone learn if all else is frozen."""
-    if start is not None:
-        kept = {k: v for k, v in start.state.items() if not (new_head and k.startswith("head."))}
-        model.load_state_dict(kept, strict=not new_head)
-    if frozen:
-        for key, parameter in model.named_parameters():
-            parameter.requires_grad_(key.startswith("head."))
-
-
-def _config(
-    recipe: TrainRecipe, start: Checkpoint | None, size: tuple[int, int] | None, classes: int, *, new_head: bool
-) -> IllamaConfig:
-    """The network's geometry: the recipe's, or the starting checkpoint's."""
-    table = {**dict(recipe.model), **({"image_size": size} if size else {}), "classes": classes}
-    if start is None:
-        try:
-            return IllamaConfig(**table)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"The recipe describes no network ({error}).",
-                hint=f"Complete its [model] table, or start from a checkpoint ({parameter('checkpoint')}).",
-            ) from error
-    given = start.illama("Training")
-    if classes != given.classes and not new_head:
-        raise DataError(
-            f"The data has {classes} classes and the checkpoint {given.classes}.",
-            where=start.path,
-            hint=f"Give the data that it was trained for, or train a new head ({parameter(new_head=True)}).",
-        )
-    width = table.get("head_width", given.head_width) if new_head else given.head_width
-    try:
-        own = replace(given, classes=classes, head_width=width)
-    except ValueError as error:
-        raise UsageError(
-            f"A UperNet does not fit the checkpoint: {error}.",
-            where=start.path,
-            hint=f"Mend {parameter('image_size')}, or take a deeper checkpoint.",
-        ) from error
-    differs = [f"{key} {getattr(own, key)}, not {value}" for key, value in table.items() if getattr(own, key) != value]
-    if differs:
-        raise UsageError(
-            f"The checkpoint is not the recipe's network: {', '.join(differs)}.",
-            where=start.path,
-            hint="Take another checkpoint, or a recipe without these keys of [model].",
-        )
-    return own
-
-
-def _preprocessing(recipe: TrainRecipe, start: Checkpoint | None, config: IllamaConfig) -> Preprocessing:
+def _preprocessing(recipe: TrainRecipe, start: Checkpoint | None, config: NetworkConfig) -> Preprocessing:
     default = start.preprocessing if start is not None else default_preprocessing(config.image_size, config.channels)
     own = default.override(
         mean=recipe.mean or None, std=recipe.std or None, crop=recipe.crop if config.head_width else None
@@ -209,7 +160,7 @@ def _headless() -> UsageError:
     return UsageError(what, hint=hint)
 
 
-def _teacher(recipe: TrainRecipe, path: str | Path | None, config: IllamaConfig, **options: Any) -> Network | None:
+def _teacher(recipe: TrainRecipe, path: str | Path | None, config: NetworkConfig, **options: Any) -> Network | None:
     if not (recipe.teacher or recipe.features):
         return None
     if path is None:
@@ -219,7 +170,7 @@ def _teacher(recipe: TrainRecipe, path: str | Path | None, config: IllamaConfig,
     return read_checkpoint(path, image_size=config.image_size, **options).build()
 
 
-def _rounded(model: Illama, recipe: TrainRecipe) -> Illama:
+def _rounded(model: Network, recipe: TrainRecipe) -> Network:
     """A copy whose weights are what the file will hold."""
     network = copy.deepcopy(model).cpu().eval()
     if recipe.stored == "float16":

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import RecipeError, parameter
 from ..model.config import VARIATIONS, IllamaConfig
+from ..model.network import NetworkConfig
 from ..tables import check_types, from_table, of_type, plain_values, read_toml, require_known, shortened
 from .policies import why_no_policy
 
@@ -38,6 +39,15 @@ LEAST = {
 }  # fmt: skip
 #: How much larger, or smaller, an image is made.
 MOST_ZOOM = 16
+#: Keys of [model] beside timm's name of an architecture, and what timm calls them.
+ARGUMENTS = {
+    "image_size": "img_size",
+    "patch_size": "patch_size",
+    "channels": "in_chans",
+    "dim": "embed_dim",
+    "depth": "depth",
+    "heads": "num_heads",
+}
 #: Numbers in [model], and sides of its images, at most.
 MOST, MOST_SIDE = 2**15, 2**12
 #: Keys that are shares or probabilities.
@@ -49,7 +59,8 @@ class TrainRecipe:
     """A complete description of one training, of a float network or of a quantized one.
 
     Attributes:
-        model: keys of `IllamaConfig` (but `classes`, which the data says). A table in TOML; where training starts
+        model: keys of `IllamaConfig` (but `classes`, which the data says), or `architecture`, timm's name of another
+            network, with some of them (`ARGUMENTS`). A table in TOML; where training starts
             from a checkpoint, what it says wins over the checkpoint only for `image_size`.
         mean, std: per channel; what the starting checkpoint or the default preprocessing says where empty.
         epochs, batch_size: over all processes; images that fill no batch sit an epoch out.
@@ -266,6 +277,8 @@ def _model(table: dict[str, Any]) -> dict[str, Any]:
         RecipeError: an unknown key, a value of another type, or no network.
     """
     kinds = {f.name: str(f.type) for f in fields(IllamaConfig) if f.name != "classes"}
+    if "architecture" in table:
+        kinds = {key: kinds[key] for key in (*ARGUMENTS, "head_width")} | {"architecture": "str"}
     require_known(table, kinds)
     if isinstance(size := table.get("image_size"), int):
         table = {**table, "image_size": (size, size)}
@@ -278,6 +291,8 @@ def _model(table: dict[str, Any]) -> dict[str, Any]:
             f"The recipe's [model] has a number outside 0..{MOST}, or a side of images outside 1..{MOST_SIDE}.",
             hint="Mend it.",
         )
+    if "architecture" in table:
+        return table
     for name, known in VARIATIONS.items():
         if table.get(name, known[0]) not in known:
             what = f"Recipe key 'model.{name}' does not know {shortened(table[name])}."
@@ -290,7 +305,7 @@ def _model(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
-def require_memory(config: IllamaConfig) -> None:
+def require_memory(config: NetworkConfig) -> None:
     """Refuse a network that no memory of this machine holds.
 
     Raises:
@@ -304,7 +319,7 @@ def require_memory(config: IllamaConfig) -> None:
         )
 
 
-def _bytes(config: IllamaConfig) -> int:
+def _bytes(config: NetworkConfig) -> int:
     """What a network takes: its weights and masks, and one image's attention."""
     block = 4 * config.dim**2 + 3 * config.dim * config.hidden
     weights = config.depth * block + config.dim * (config.tokens + config.channels * config.patch_size**2)

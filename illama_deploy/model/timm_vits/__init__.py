@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from .eva import EVA
-from .make import make_on_meta
+from .make import initial_state, make_on_meta
 from .names import covered_modules, covered_names, find_architecture, nearest_names
 from .reading import Reader, Reading, UnsupportedError
 from .vision_transformer import DISTILLED, VISION_TRANSFORMER
@@ -21,6 +21,7 @@ __all__ = [
     "covered_modules",
     "covered_names",
     "find_architecture",
+    "initial_state",
     "make_on_meta",
     "nearest_names",
     "read_timm",

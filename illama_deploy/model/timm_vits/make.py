@@ -8,11 +8,11 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .reading import UnsupportedError
 
-__all__ = ["ARGUMENTS", "make_on_meta"]
+__all__ = ["ARGUMENTS", "initial_state", "make_on_meta"]
 
 #: What a configuration may say of a network's constructor, each a number, true or false, a text, or two numbers.
 ARGUMENTS = frozenset(
@@ -42,9 +42,8 @@ def make_on_meta(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             raise UnsupportedError(f"its argument {key} is {str(value)[:40]}")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     try:
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            model: nn.Module = timm.create_model(name, pretrained=False, **given)
+        with torch.device("meta"):
+            model = _make(name, given)
     except Exception as error:  # whatever a constructor meets in arguments that do not fit
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsupportedError(f"timm refuses to make it ({what[:160]})") from error
@@ -53,6 +52,19 @@ def make_on_meta(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         rotary.to_empty(device="cpu")
         rotary.reset_parameters()
     return model.eval()
+
+
+def initial_state(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A network's values as timm initialises them for training: timm's keys. `make_on_meta` has taken the arguments."""
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    return dict(_make(name, given).state_dict())
+
+
+def _make(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return model
 
 
 def _is_plain(value: Any) -> bool:

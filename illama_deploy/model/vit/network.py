@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ..activations import ACTIVATIONS
@@ -116,7 +117,7 @@ class _LayerScale(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, config: VitConfig, shared: _SharedRotary | None) -> None:
+    def __init__(self, config: VitConfig, shared: _SharedRotary | None, drop_path: float) -> None:
         super().__init__()
         self.norm1 = _norm(config, config.dim)
         self.attn = _Attention(config, shared)
@@ -124,12 +125,13 @@ class _Block(nn.Module):
         self.norm2 = _norm(config, config.dim)
         self.mlp = _Ffn(config)
         self.ls2 = _LayerScale(config.dim) if config.layer_scale else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x_BSE: Tensor) -> Tensor:
-        attended = self.ls1(self.attn(self.norm1(x_BSE)))
+        attended = self.drop_path(self.ls1(self.attn(self.norm1(x_BSE))))
         # With `class_query_only` the residual of the tokens that are read alone goes on.
         x_BSE = x_BSE[:, self.attn.asking] + attended
-        return x_BSE + self.ls2(self.mlp(self.norm2(x_BSE)))
+        return x_BSE + self.drop_path(self.ls2(self.mlp(self.norm2(x_BSE))))
 
 
 class _Entry(nn.Module):
@@ -148,7 +150,7 @@ class Vit(Network):
     config: VitConfig
     blocks: Sequence[_Block]
 
-    def __init__(self, config: VitConfig) -> None:
+    def __init__(self, config: VitConfig, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.num_classes = config.classes
@@ -160,7 +162,8 @@ class Vit(Network):
             self.pos_embed = nn.Parameter(torch.zeros(1, config.tokens, config.dim))
         self.rotary = _SharedRotary(config) if config.rotary == "shared" else None
         self.entry = _Entry(config) if config.entry else nn.Identity()
-        self.blocks = nn.ModuleList(_Block(config, self.rotary) for _ in range(config.depth))  # type: ignore[assignment]
+        rates = [drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(_Block(config, self.rotary, rate) for rate in rates)  # type: ignore[assignment]
         if config.head_width:
             self.head: nn.Module = UperNet(config, [_norm(config, config.dim) for _ in range(LEVELS)])
         else:
@@ -212,6 +215,11 @@ class Vit(Network):
     def set_class_query_only(self, alone: bool) -> None:
         """Let the tokens that are read ask alone in the last block: the same logits, where nothing else is read."""
         self.blocks[-1].attn.class_query_only = alone
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay leaves alone (timm's convention)."""
+        frequencies = {name for name, _ in self.named_parameters() if name.endswith(".frequencies")}
+        return {"pos_embed", "other_tokens", *frequencies}
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
         """The residual stream [B, S, E] that the first block reads."""
