@@ -45,6 +45,9 @@ __all__ = ["Checkpoint", "find_checkpoint", "read_checkpoint"]
 #: How timm's names of iLLaMA's own geometries begin.
 OWN = "illama"
 
+#: Geometry, state, preprocessing and class names.
+Finished = tuple[NetworkConfig, dict[str, Tensor], Preprocessing, tuple[str, ...]]
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -221,10 +224,8 @@ class _Asked:
 class _Plan(Protocol):
     """What a file's tensors will become."""
 
-    def finish(
-        self, state: dict[str, Tensor]
-    ) -> tuple[NetworkConfig, dict[str, Tensor], Preprocessing, tuple[str, ...]]:
-        """Geometry, state, preprocessing and class names, of float32 tensors with the file's keys."""
+    def finish(self, state: dict[str, Tensor]) -> Finished:
+        """Of float32 tensors with the file's keys."""
 
 
 @dataclass(frozen=True)
@@ -243,9 +244,7 @@ class _IllamaPlan:
     weights: int
     path: Path
 
-    def finish(
-        self, state: dict[str, Tensor]
-    ) -> tuple[NetworkConfig, dict[str, Tensor], Preprocessing, tuple[str, ...]]:
+    def finish(self, state: dict[str, Tensor]) -> Finished:
         """The sizes that are asked for."""
         config, about = self.config, self.about
         default = default_preprocessing(config.image_size, config.channels)
@@ -297,9 +296,7 @@ class _OwnPlan:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
 
-    def finish(
-        self, state: dict[str, Tensor]
-    ) -> tuple[NetworkConfig, dict[str, Tensor], Preprocessing, tuple[str, ...]]:
+    def finish(self, state: dict[str, Tensor]) -> Finished:
         """As it is."""
         return self.config, state, self.preprocessing, self.classes
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
@@ -22,7 +22,7 @@ import torch
 
 from .stored import DamagedError, RefusedError, StoredTensor, extent
 
-__all__ = ["Storage", "Unpickler"]
+__all__ = ["Arguments", "Storage", "Unpickler"]
 
 #: A pickle beside the tensors is no larger, whatever the optimizer kept in it.
 LARGEST = 64 * 2**20
@@ -51,10 +51,10 @@ QUANTIZED = {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x
 
 #: Modules that other versions of Python call otherwise.
 SPELLINGS = {"__builtin__": "builtins", "copy_reg": "copyreg", "pathlib._local": "pathlib"}
+#: Whose attributes are kept.
+NAMESPACES = ("argparse.Namespace", "types.SimpleNamespace")
 #: Names of plain values, by module; they are passed over, never looked up.
 VALUES: dict[str, str] = {
-    "argparse": "Namespace",
-    "types": "SimpleNamespace",
     "_codecs": "encode",
     "copyreg": "_reconstructor",
     "builtins": "object set frozenset bytearray bytes complex slice range list tuple int float str bool",
@@ -104,6 +104,12 @@ class Inert(dict[Any, Any]):
 
     def add(self, item: Any) -> None:
         """Take what a set would."""
+
+
+class Arguments(Inert):
+    """Stands for a namespace, whose attributes are plain values that a training script kept."""
+
+    attributes: Mapping[Any, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,8 @@ class Unpickler(_Base):  # type: ignore[misc]
     def find_class(self, module: str, name: str) -> _Name:
         module = SPELLINGS.get(module, module).replace("numpy._core.", "numpy.core.")
         full = f"{module}.{name}"
+        if full in NAMESPACES:
+            return _Name(lambda *arguments: Arguments())
         if name in TABLES.get(module, "").split():
             return _Name(_table)
         if name in VALUES.get(module, "").split() or (module == "numpy.dtypes" and DTYPE_CLASS.fullmatch(name)):
@@ -304,7 +312,9 @@ class Unpickler(_Base):  # type: ignore[misc]
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
 
     def load_build(self) -> None:
-        self.stack.pop()  # attributes, which nothing here has
+        state = self.stack.pop()
+        if self.stack and isinstance(self.stack[-1], Arguments) and isinstance(state, dict):
+            self.stack[-1].attributes = state  # all else here has none
 
     dispatch[pickle.BUILD[0]] = load_build
 

@@ -30,6 +30,7 @@ from ..model.timm_vits import (
 from ..model.vit import VitConfig
 from ..preprocessing import LARGEST_SIDE, Preprocessing, default_preprocessing
 from ..progress import say, track
+from .unpickle import Arguments
 
 __all__ = [
     "Named",
@@ -135,11 +136,10 @@ def name_of(tree: Any, hub: HubFolder | None, asked: str | None, path: Path) -> 
 
 
 def _attributes(args: Any) -> Mapping[str, Any]:
-    """What a training script kept of its arguments: a table, or a namespace, which is passed over but for these."""
-    if isinstance(args, dict) and args:
-        return args
-    found = getattr(args, "__dict__", {})
-    return found if isinstance(found, dict) else {}
+    """What a training script kept of its arguments: a table, or a namespace."""
+    if isinstance(args, Arguments):
+        return args.attributes
+    return args if isinstance(args, dict) else {}
 
 
 def _prepared_by(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,18 +192,21 @@ def plan_vit(
         )
     count = has if num_classes is None else num_classes
     arguments = {key: value for key, value in named.arguments.items() if key not in ("num_classes", "in_chans")}
-    model, reading = _made(name, {**arguments, "num_classes": count}, path)
-    trained = _trained_size(named, reading.config, model, shapes, path)
-    size = image_size or trained
-    if max(size) > LARGEST_SIDE or any(side % reading.config.patch_size or side < 1 for side in size):
+    arguments |= {"num_classes": count}
+    kernel = shapes.get("patch_embed.proj.weight", ())
+    channels, patch = (kernel[1], kernel[2]) if len(kernel) == 4 and all(kernel) else (3, 1)
+    size = image_size
+    if size is not None and (max(size) > LARGEST_SIDE or any(side % patch or side < patch for side in size)):
         raise UsageError(
-            f"{parameter('image_size')} {size[0]}×{size[1]} is no multiple of the patch size "
-            f"{reading.config.patch_size}, or too large.",
+            f"{parameter('image_size')} {size[0]}×{size[1]} is no multiple of the patch size {patch}, or too large.",
             where=path,
-            hint=f"Use multiples of {reading.config.patch_size}.",
+            hint=f"Use multiples of {patch}.",
         )
-    channels = shapes.get("patch_embed.proj.weight", (0, reading.config.channels))[1]
-    model, reading = _made(name, {**arguments, "num_classes": count, "img_size": size, "in_chans": channels}, path)
+    if size is None:
+        model, reading = _made(name, arguments, path)
+        size = _trained_size(named, reading.config, model, shapes, path)
+    arguments |= {"img_size": size, "in_chans": channels}
+    model, reading = _made(name, arguments, path)
     config = reading.config
     if 4 * config.tokens * config.dim > ROOM + 16 * weights:
         raise CheckpointError(

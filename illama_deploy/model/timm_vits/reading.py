@@ -169,6 +169,10 @@ def read_common(name: str, model: Any, ffn: Mapping[str, Any], learned: tuple[st
     require(not present(patches.norm), "there is a norm behind its patches")
     height, width = patches.patch_size
     require(height == width, f"its patches are no squares ({height}×{width})")
+    require(
+        not any(side % height for side in patches.img_size),
+        f"images of {patches.img_size[0]}×{patches.img_size[1]} px are no whole number of its patches of {height}",
+    )
     require(not getattr(model, "pool_include_prefix", False), "it pools the class token and registers with the image")
     pools: dict[str, Pool] = {"token": "class", "avg": "mean"}
     require(model.global_pool in pools, f"its tokens are pooled by {model.global_pool or 'nothing'!r}")
