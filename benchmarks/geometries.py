@@ -20,7 +20,7 @@ from illama_deploy.measure import median_ratio
 from illama_deploy.quant import find_sites, quantize_network, select_sites
 from illama_deploy.quant.quality import sqnr_db
 from illama_deploy.recipe import Recipe
-from illama_deploy.rewrites import apply_rewrites
+from illama_deploy.rewrites import apply_rewrites, rewrites_for
 from illama_deploy.rounding import nearest
 from illama_deploy.targets import TARGETS
 
@@ -51,7 +51,8 @@ def quantized_network(
     """The network quantized by the default recipe, with more rewrites behind its own."""
     format_ = parse_format(format_) if isinstance(format_, str) else format_
     recipe, network = Recipe(), copy.deepcopy(model)
-    apply_rewrites(network, (*recipe.rewrites, *rewrites), lambda observed: Observed(observed, lambda: [images]))
+    names = rewrites_for((*recipe.rewrites, *rewrites), network)
+    apply_rewrites(network, names, lambda observed: Observed(observed, lambda: [images]))
     sites = select_sites(find_sites(network), include=["*"], exclude=[], attention_products=attention_products)
     thresholds = {}
     if format_.is_static:

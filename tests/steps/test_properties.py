@@ -26,7 +26,8 @@ from illama_deploy.measure import Accuracy, Binning, fit_temperature
 from illama_deploy.measure.attention_rank import measure_attention_rank, singular_values, values_to_reach
 from illama_deploy.measure.reliability import log_softmax
 from illama_deploy.measure.shape_bias import decide, shape_bias
-from illama_deploy.model.illama import Attention, Illama, IllamaConfig, apply_rope
+from illama_deploy.model.attention import Attention, apply_rope
+from illama_deploy.model.illama import Illama, IllamaConfig
 from illama_deploy.preprocessing import Preprocessing
 from illama_deploy.quant import QuantizedArtifact, divide_logits, load_quantized
 from illama_deploy.quant.network import restructure_sites
