@@ -268,7 +268,9 @@ def _plan(tree: Any, chosen: WeightSet, about: Metadata, hub: HubFolder | None, 
     if about.geometry:
         return _own_plan(shapes, about, asked, path)
     named = name_of(tree, hub, asked.model, path)
-    if named is not None and not named.architecture.startswith(OWN):
+    if hub is None and asked.model is None and not looks_like_vit(shapes):
+        named = None  # a training script may call an iLLaMA as it likes
+    if named is not None and not named.architecture.removeprefix("timm:").startswith(OWN):
         if asked.heads is not None or asked.patch_size is not None:
             require_default_geometry(named, asked.heads, asked.patch_size, path)
         sizes: dict[str, Any] = {"num_classes": asked.num_classes, "image_size": asked.image_size}

@@ -210,7 +210,10 @@ class Manifest:
     @property
     def resolved_geometry(self) -> NetworkConfig:
         """Of the network."""
-        return geometry_from(self.geometry)
+        try:
+            return geometry_from(self.geometry)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`$", "`$.geometry")) from None
 
     @property
     def resolved_preprocessing(self) -> Preprocessing:

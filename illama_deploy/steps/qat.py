@@ -73,7 +73,7 @@ def qat(options: QatOptions) -> TrainResult:
         raise UsageError(
             "The directory is quantized already; it says its format and geometry itself.",
             where=given,
-            hint=f"Leave {', '.join(map(parameter, list(quantizing)[:-1]))} and {parameter('ema')} out.",
+            hint=f"Leave {', '.join(parameter(name) for name, value in quantizing.items() if value)} out.",
         )
     if is_directory:
         quantized = load_quantized(given)
@@ -83,8 +83,7 @@ def qat(options: QatOptions) -> TrainResult:
         for line in kernel_lines(quantized.formats.values()):
             shared.say(line)
     else:
-        opening: dict[str, Any] = {"model": geometry.model, "num_classes": geometry.num_classes}
-        start = read_checkpoint(checkpoint, heads=geometry.heads, ema=geometry.ema, **opening)
+        start = read_checkpoint(checkpoint, **{**geometry.flat(), "image_size": None})
         known, sha256, config, names = start.data, start.sha256, start.config, start.classes
         hashes = [sha256]
     sources, classes = shared.open_sources(which_images(shared.data, known, *hashes, what="Training")), config.classes

@@ -224,7 +224,7 @@ def test_three_bits_hold_no_more(tmp_path: Path) -> None:
 def test_the_manifest_in_typed_values(w4a8: QuantizedArtifact) -> None:
     about = w4a8.about
     assert about.format == "W4A8"
-    assert about.geometry == w4a8.model.config
+    assert about.resolved_geometry == w4a8.model.config
     assert about.formats == w4a8.formats
     assert about.sites["head"].inputs["input"].scale == float(w4a8.model.head.input_scale)  # type: ignore[union-attr, arg-type]
     assert about.cpu["capability"] == torch.backends.cpu.get_cpu_capability()
