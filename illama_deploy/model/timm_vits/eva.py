@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -109,7 +110,12 @@ def _adjacent(heads: int, size: int) -> Tensor:
 
 def _tables(rotary: Any, grid: tuple[int, int], others: int, half: bool) -> tuple[Tensor, Tensor]:
     """Cosines and sines of all tokens, [S, D/2]; those in front of the image tokens are not turned."""
-    made = rotary.get_embed(shape=grid) if isinstance(rotary, RotaryEmbeddingDinoV3) else rotary.get_embed(grid)
+    # As outside training, where coordinates may be drawn at random.
+    rotary = copy.deepcopy(rotary).eval()
+    if any(buffer.is_meta for buffer in rotary.buffers()):  # they follow from the geometry
+        rotary.to_empty(device="cpu").init_non_persistent_buffers()
+    # A size that is known keeps its table, which is what timm takes, rounded as it is.
+    made = rotary.get_embed(None if rotary.feat_shape is not None else grid)
     sin, cos = made.chunk(2, -1)
     size = sin.shape[-1] // 2
     sin, cos = (sin[:, :size], cos[:, :size]) if half else (sin[:, 0::2], cos[:, 0::2])

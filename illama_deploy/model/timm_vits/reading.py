@@ -181,23 +181,26 @@ def read_common(name: str, model: Any, ffn: Mapping[str, Any], learned: tuple[st
     first, pool = present(model.fc_norm), pools[model.global_pool]
     last = model.fc_norm if first else model.norm
     others = model.num_prefix_tokens
-    config = VitConfig(
-        architecture=name,
-        dim=model.embed_dim,
-        depth=len(model.blocks),
-        image_size=tuple(patches.img_size),
-        patch_size=height,
-        channels=patches.proj.in_channels,
-        classes=model.num_classes or model.embed_dim,
-        features=not model.num_classes,
-        others=others,
-        positions=model.pos_embed is not None,
-        entry=present(model.norm_pre),
-        norm=_kind_of_norm(last),
-        eps=last.eps,
-        pool="mean_first" if pool == "mean" and first else pool,
-        **ffn,
-    )
+    try:
+        config = VitConfig(
+            architecture=name,
+            dim=model.embed_dim,
+            depth=len(model.blocks),
+            image_size=tuple(patches.img_size),
+            patch_size=height,
+            channels=patches.proj.in_channels,
+            classes=model.num_classes or model.embed_dim,
+            features=not model.num_classes,
+            others=others,
+            positions=model.pos_embed is not None,
+            entry=present(model.norm_pre),
+            norm=_kind_of_norm(last),
+            eps=last.eps,
+            pool="mean_first" if pool == "mean" and first else pool,
+            **ffn,
+        )
+    except ValueError as error:  # timm drops what is left of an image beside its patches, and knows odd heads
+        raise UnsupportedError(str(error)) from error
     for where, one in model.named_modules():
         if "norm" in where.rpartition(".")[2] and present(one):
             require(
@@ -210,8 +213,10 @@ def read_common(name: str, model: Any, ffn: Mapping[str, Any], learned: tuple[st
 def _kind_of_norm(module: nn.Module) -> Any:
     if isinstance(module, nn.LayerNorm | LayerNorm):
         require(module.elementwise_affine, "a LayerNorm of it has no weights")
+        require(module.bias is not None, "a LayerNorm of it has no biases")
         return "layer"
     if isinstance(module, RmsNorm):
+        require(module.elementwise_affine, "an RmsNorm of it has no weights")
         return "rms"
     raise UnsupportedError(f"it has a {type(module).__name__}")
 

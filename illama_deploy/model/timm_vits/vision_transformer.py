@@ -46,8 +46,10 @@ def _read(name: str, model: Any) -> Reading:
         "attention_norm": present(attn.norm),
         "layer_scale": present(block.ls1),
     }
-    found = (("cls_token", True), ("dist_token", distilled), ("reg_token", True))
-    learned = tuple(key for key, may in found if may and getattr(model, key, None) is not None)
+    # timm's distilled network leaves registers and a norm behind pooling out, where it is made with them.
+    require(not (distilled and present(model.fc_norm)), "it has no norm behind its last block")
+    found = ("cls_token", "dist_token" if distilled else "reg_token")
+    learned = tuple(key for key in found if getattr(model, key) is not None)
     common = read_common(name, model, fields, learned)
     if distilled:
         common = replace(common, config=replace(common.config, pool="both"))
