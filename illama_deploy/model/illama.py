@@ -257,7 +257,7 @@ class Illama(Network):
         """Names of parameters that weight decay leaves alone (timm's convention)."""
         return {"pos_embed", "cls_token"}
 
-    def embed(self, images_BCHW: Tensor) -> Tensor:
+    def tokens(self, images_BCHW: Tensor) -> Tensor:
         """The residual stream [B, S, E] that the first block reads."""
         x_BNE = self.patch_embed(images_BCHW)
         cls_B1E = self.cls_token.expand(len(x_BNE), -1, -1)

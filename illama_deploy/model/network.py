@@ -137,9 +137,13 @@ class Network(nn.Module):
         """Let the tokens that are read ask alone in the last block: the same logits, where nothing else is read."""
         raise NotImplementedError
 
+    def tokens(self, images_BCHW: Tensor) -> Tensor:
+        """What `structure.embedding` makes of images [B, S, E], up to its entry, if it has one."""
+        raise NotImplementedError
+
     def embed(self, images_BCHW: Tensor) -> Tensor:
         """The residual stream [B, S, E] that the first block reads."""
-        raise NotImplementedError
+        return self.tokens(images_BCHW)
 
     def stream(self, images_BCHW: Tensor) -> Iterator[Tensor]:
         """Yield the residual stream [B, S, E] after each block."""

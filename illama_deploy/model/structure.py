@@ -217,6 +217,12 @@ class Structure:
         """Where the image tokens stand in the sequence."""
         return image_tokens(self.class_index, self.others)
 
+    def tokens_of(self, outlet: Outlet) -> int | slice:
+        """Where what an outlet reads stands in the sequence."""
+        if outlet.tokens == "image":
+            return self.image_tokens
+        return 1 if outlet.tokens == "second" else self.class_index
+
     @property
     def starts(self) -> tuple[str, ...]:
         """Layers that write the residual stream first."""

@@ -35,14 +35,16 @@ class _Outlet(nn.Module):
 
     def __init__(self, model: Network, outlet: Outlet) -> None:
         super().__init__()
-        self.tokens = model.structure.class_index if outlet.tokens == "class" else model.structure.image_tokens
+        self.tokens, self.mean = model.structure.tokens_of(outlet), outlet.mean
         self.norm = model.get_submodule(outlet.read.norm)
         self.names = [_split(name)[1] for name in outlet.read.linears]
         for name, full in zip(self.names, outlet.read.linears, strict=True):
             self.add_module(name, model.get_submodule(full))
 
     def forward(self, x_BSE: Tensor) -> None:
-        x = self.norm(x_BSE[:, self.tokens])
+        x = x_BSE[:, self.tokens]
+        x = self.norm(x.mean(1) if self.mean == "before" else x)
+        x = x.mean(1) if self.mean == "after" else x
         for name in self.names:
             self.get_submodule(name)(x)
 
@@ -84,6 +86,7 @@ def quantize_sequentially(
         twin = reference.get_submodule(part) if beside else None
         twin_images = rebatch(images()) if beside else None
         run.stage(model.get_submodule(part), prefix, (name,), rebatch(images()), twin, twin_images)
+    _round_entry(run, reference, images, beside)
     stream = [model.embed(x) for x in rebatch(images())]
     float_stream = [reference.embed(x) for x in rebatch(images())] if beside or reconstruct else []
     reconstructed: dict[str, Reconstructed] = {}
@@ -186,6 +189,19 @@ class _Run:
         if self.formats[site].dynamic:
             return lambda x: _fake(x, scale_of(x.abs().amax(-1, keepdim=True), kind), kind)
         return lambda x: _fake(x, scale_of(self.thresholds[f"{site}/input"], kind), kind)
+
+
+def _round_entry(run: _Run, reference: Network, images: Callable[[], Iterable[Tensor]], beside: bool) -> None:
+    """Round what stands between the tokens and the first block, where there is something."""
+    entry = run.model.structure.embedding.entry
+    if entry is None:
+        return
+    prefix = _split(entry.place)[0]
+    names = [name.removeprefix(prefix) for name in entry.linears]
+    part, twin = (network.get_submodule(prefix.removesuffix(".")) for network in (run.model, reference))
+    tokens = [run.model.tokens(x) for x in rebatch(images())]
+    twin_tokens = [reference.tokens(x) for x in rebatch(images())] if beside else None
+    run.stage(part, prefix, names, tokens, twin if beside else None, twin_tokens)
 
 
 def _fake(x: Tensor, scale: Tensor, dtype: NumberType) -> Tensor:

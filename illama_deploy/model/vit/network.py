@@ -221,14 +221,18 @@ class Vit(Network):
         frequencies = {name for name, _ in self.named_parameters() if name.endswith(".frequencies")}
         return {"pos_embed", "other_tokens", *frequencies}
 
-    def embed(self, images_BCHW: Tensor) -> Tensor:
-        """The residual stream [B, S, E] that the first block reads."""
+    def tokens(self, images_BCHW: Tensor) -> Tensor:
+        """Class token, registers and image tokens with their positions [B, S, E]."""
         x_BSE = self.patch_embed(images_BCHW)
         if self.config.others:
             x_BSE = torch.cat((self.other_tokens.expand(len(x_BSE), -1, -1), x_BSE), 1)
         if self.config.positions:
             x_BSE = x_BSE + self.pos_embed
-        return self.entry(x_BSE)
+        return x_BSE
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """The residual stream [B, S, E] that the first block reads."""
+        return self.entry(self.tokens(images_BCHW))
 
     def stream(self, images_BCHW: Tensor) -> Iterator[Tensor]:
         """Yield the residual stream [B, S, E] after each block."""
