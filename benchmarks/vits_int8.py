@@ -2,9 +2,10 @@
 
     python benchmarks/vits_int8.py --out illama-out/vits-int8
 
-Random weights with every parameter perturbed, images of noise at many scales; small networks at their own size, others
-at four patches a side. Every export proves its kernels itself; torch and the file are compared on the same images: by
-the class they choose, or, of networks without a classifier, by the cosine of their features. Run again, it goes on.
+Random weights with every parameter perturbed, images of ten patterns under noise; small networks at their own size,
+others at four patches a side. Every export proves its kernels itself; torch and the file are compared on the same
+images: by the class they choose, or, of networks without a classifier, by the cosine of their features. Run again, it
+goes on.
 """
 
 from __future__ import annotations
@@ -63,31 +64,49 @@ NETWORKS = {
     "vit_pe_spatial_tiny_patch16_512": False,
 }
 TARGETS = ("onnx-cpu", "openvino")
-IMAGES, CALIBRATION = 100, 64
+IMAGES, CALIBRATION, CLASSES = 200, 60, 10
+
+
+def noise(size: tuple[int, int], count: int, seed: int) -> torch.Tensor:
+    """Images of ten kinds, one after the other: a pattern of each kind and noise, float32 [count, 3, H, W]."""
+    patterns = torch.randn(CLASSES, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    kinds = patterns[torch.arange(count) % CLASSES]
+    smooth = torch.nn.functional.interpolate(kinds, size, mode="bicubic")
+    return smooth + 0.4 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def make_images(folder: Path) -> None:
-    """Two folders of noise, smooth and sharp."""
-    rng = np.random.default_rng(0)
-    for i in range(IMAGES):
-        image = rng.uniform(0, 255, (1, 1, 3)) + np.zeros((128, 128, 3))
-        for side in (2, 4, 8, 16, 64):
-            image = image + np.kron(rng.normal(0, 25, (side, side, 3)), np.ones((128 // side, 128 // side, 1)))
-        place = folder / f"kind {i % 2}"
+    """The same as files, for calibration."""
+    for i, image in enumerate(noise((128, 128), CALIBRATION, seed=1)):
+        place = folder / f"kind {i % CLASSES}"
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(place / f"{i:03}.png")
+        pixels = (image.permute(1, 2, 0) * 55 + 128).clamp(0, 255).byte().numpy()
+        Image.fromarray(pixels).save(place / f"{i:03}.png")
 
 
+@torch.no_grad()
 def make_hub(name: str, own_size: bool, folder: Path) -> None:
-    """A folder as timm writes it, of a network whose every parameter is moved from where it starts."""
+    """A folder as timm writes it, of a network whose every parameter is moved from where it starts. Where there is a
+    classifier, it knows the means of the ten kinds, so that logits are as far apart as those of a trained network."""
     torch.manual_seed(0)
-    patch = timm.create_model(name, depth=1).patch_embed.patch_size[0]
-    model: Any = timm.create_model(name, **({} if own_size else {"img_size": 4 * patch}))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape) * (0.1 if parameter.ndim == 1 else 0.02))
+    small = timm.create_model(name, depth=1)
+    arguments: dict[str, Any] = {} if own_size else {"img_size": 4 * small.patch_embed.patch_size[0]}
+    if small.num_classes:
+        arguments["num_classes"] = CLASSES
+    model: Any = timm.create_model(name, **arguments).eval()
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape) * (0.1 if parameter.ndim == 1 else 0.02))
     size = tuple(model.patch_embed.img_size)
-    model.pretrained_cfg["input_size"] = (3, *size)
+    if small.num_classes:
+        images = noise(size, 5 * CLASSES, seed=2)
+        features = model.forward_head(model.forward_features(images), pre_logits=True)
+        means = features.view(-1, CLASSES, features.shape[1]).mean(0)
+        apart = means - means.mean(0)
+        weight = apart / apart.square().sum(1).mean().sqrt() * 3
+        for head in (model.head, getattr(model, "head_dist", model.head)):
+            head.weight.copy_(weight)
+            head.bias.copy_(-(weight * (means.mean(0) + apart / 2)).sum(1))
+    model.pretrained_cfg.update(input_size=(3, *size), num_classes=model.num_classes)
     save_for_hf(model, folder, model_args={"img_size": size}, safe_serialization=True)
 
 
@@ -111,9 +130,7 @@ def row(name: str, own_size: bool, out: Path) -> dict[str, Any]:
     data = f"folder:{out / 'images'}"
     artifact = illama_deploy.quantize(place / "hub", bits=8, data=data, calib_images=CALIBRATION, out=place / "w8a8")
     config: Any = artifact.model.config
-    images = torch.randn(IMAGES, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    images = torch.nn.functional.interpolate(images, config.image_size, mode="bicubic")
-    images += 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    images = noise(config.image_size, IMAGES, seed=3)
     found: dict[str, Any] = {"network": name, "size": config.image_size[0], "features": config.features}
     found["sqnr"] = artifact.manifest["logit_sqnr_db"]
     for target in TARGETS:
