@@ -34,7 +34,8 @@ def _fold(model: Network) -> None:
         # Output channels are the second axis of a transposed convolution.
         shape = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
         conv.weight.copy_(conv.weight.double() * scale.view(shape))
-        conv.bias = nn.Parameter((norm.bias.double() - norm.running_mean.double() * scale).float())
+        shift = norm.bias.double() - norm.running_mean.double() * scale
+        conv.bias = nn.Parameter(shift.to(conv.weight.dtype))
 
 
 def _restructure(model: Network) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from illama_deploy.model.families import build_network, geometry_from, geometry_of
+from illama_deploy.model.families import geometry_from, geometry_of
 from illama_deploy.model.timm_vits import (
     Reading,
     UnsupportedError,
@@ -26,8 +25,8 @@ from illama_deploy.model.timm_vits import (
 )
 from illama_deploy.model.vit import VitConfig
 
-#: Narrow networks of two blocks stand for those of timm's sizes, which differ in nothing else.
-NARROW = {"embed_dim": 96, "num_heads": 3, "depth": 2}
+from ..vits import NARROW, images_for, made, network_of
+
 #: Networks that timm names.
 ARCHITECTURES = (
     # VisionTransformer
@@ -109,50 +108,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ARCHITECTURES} | VARIANTS
 
 
-def made(name: str, grid: tuple[int, int] = (2, 2), **changes: Any) -> Any:
-    """timm's network in evaluation mode, narrow and for so many patches, every parameter of it random."""
-    patch = int(found[1]) if (found := re.search(r"patch(\d+)", name)) else 16
-    size = tuple(side * patch for side in grid)
-    model = timm.create_model(name, **{"img_size": size, **NARROW, **changes}).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            loud = 0.1 if parameter.ndim == 1 else 0.05
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * loud)
-            if key == "rope.freqs":  # angles, not weights
-                parameter.mul_(2)
-    return model
-
-
-def network(name: str, model: nn.Module) -> Any:
-    """What is read of it, with its values and in their type."""
-    reading = read_timm(name, model)
-    state = reading.translate(model.state_dict())
-    found = build_network(reading.config).eval().to(next(model.parameters()).dtype)
-    assert {key: tensor.shape for key, tensor in state.items()} == {
-        key: tensor.shape for key, tensor in found.state_dict().items()
-    }
-    found.load_state_dict(state)
-    return found
-
-
-def images(model: Any, count: int = 2) -> torch.Tensor:
-    patches = model.patch_embed
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(count, patches.proj.in_channels, *patches.img_size, generator=generator)
-
-
 @pytest.mark.parametrize("grid", [(2, 2), (4, 3)], ids=["2x2", "4x3"])
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_logits_are_those_of_timm(case: str, grid: tuple[int, int]) -> None:
     name, changes = CASES[case]
     model = made(name, grid, **changes)
-    x = images(model)
+    x = images_for(model)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
         model.to(dtype)
         given = x.to(dtype)
-        expected, actual = model(given), network(name, model)(given)
+        expected, actual = model(given), network_of(name, model)(given)
         assert expected.abs().max() > 0.1
         torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
@@ -171,8 +137,8 @@ def test_logits_are_those_of_timm(case: str, grid: tuple[int, int]) -> None:
 @torch.no_grad()
 def test_logits_are_those_of_timm_at_its_own_size_and_depth(name: str) -> None:
     model = timm.create_model(name, num_classes=10).eval()
-    x = images(model, 1)
-    torch.testing.assert_close(network(name, model)(x), model(x), rtol=0, atol=1e-4)
+    x = images_for(model, 1)
+    torch.testing.assert_close(network_of(name, model)(x), model(x), rtol=0, atol=1e-4)
 
 
 def test_geometry() -> None:
