@@ -12,7 +12,6 @@ float, in front of the quantization.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -29,7 +28,7 @@ from ..model.structure import AttentionParts, FfnParts, Outlet
 from ..model.upernet import UperNet
 from ..onnx_metadata import PRODUCER
 from ..quant.modules import QuantWeighted, gemm_operands
-from ..rewrites import OnlineRotation, apply_rewrites, rewrites_for
+from ..rewrites import OnlineRotation, with_needed_rewrites
 from .layout import SEQUENCE_MAJOR, Layout
 from .upernet_graph import build_upernet
 
@@ -81,9 +80,7 @@ class GraphBuilder:
 
     def __init__(self, model: Network, layout: Layout = SEQUENCE_MAJOR) -> None:
         self.structure = model.structure
-        if needed := rewrites_for((), model):  # no graph has what they take away
-            model = copy.deepcopy(model)
-            apply_rewrites(model, needed)
+        model = with_needed_rewrites(model)  # no graph has what they take away
         self.model, self.config, self.layout = model, model.config, layout
         self.output = OUTPUT
         self.tape = ir.tape.Tape()

@@ -6,6 +6,7 @@ network is loaded), `fold`, `balance` or `draw` moves values to match it.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -41,6 +42,7 @@ __all__ = [
     "restructure",
     "rewrites_for",
     "row_places",
+    "with_needed_rewrites",
 ]
 
 REWRITES: dict[str, Rewrite] = {
@@ -83,6 +85,14 @@ def rewrites_for(names: Sequence[str], model: Network) -> tuple[str, ...]:
     """Those of some rewrites that fit a network, behind those that it needs."""
     needed = [rewrite for rewrite in REWRITES.values() if rewrite.needed]
     return tuple(dict.fromkeys(r.name for r in (*needed, *find_rewrites(names)) if r.fits(model)))
+
+
+def with_needed_rewrites(model: Network) -> Network:
+    """The network as it may be written down: itself, or a copy with the rewrites that it needs still."""
+    if needed := rewrites_for((), model):
+        model = copy.deepcopy(model)
+        apply_rewrites(model, needed)
+    return model
 
 
 def apply_rewrites(

@@ -20,6 +20,7 @@ from ...export.proof import KernelProof
 from ...export.record import recorded_proof
 from ...formats import Format
 from ...model.network import Network
+from ...rewrites import with_needed_rewrites
 from ...runtime import ArtifactInfo, BatchLimits, Runtime
 from ...versions import installed_too_old
 from ..parity import IMAGES, PARITY_DB, LayerParity, Parity, agreement, torch_outputs
@@ -37,7 +38,7 @@ class ExecuTorch(Target):
     """ExecuTorch's XNNPACK delegate on this machine's CPU."""
 
     def network(self, network: Network) -> Network:
-        return per_token(network, self.changed)
+        return per_token(with_needed_rewrites(network), self.changed)
 
     def write(self, network: Network, path: Path, about: Mapping[str, str]) -> list[Path]:
         need_executorch()
@@ -73,9 +74,9 @@ class ExecuTorch(Target):
         wanted = torch_outputs(network, set(names), images)
         layers: list[LayerParity] = []
         for name, found in zip((*names[1:], names[0]), (*outputs[1:], outputs[0]), strict=True):  # logits come last
-            layers.append(LayerParity(name, agreement(_rows(wanted[name]), torch.from_numpy(found))))
+            layers.append(LayerParity(name or "logits", agreement(_rows(wanted[name]), torch.from_numpy(found))))
             if not layers[-1].sqnr_db >= PARITY_DB:
-                return Parity(self.runtime, tuple(layers), name)
+                return Parity(self.runtime, tuple(layers), layers[-1].name)
         return Parity(self.runtime, tuple(layers), None)
 
     def open(self, name: str, path: Path, opening: Opening) -> Runtime:
