@@ -31,7 +31,7 @@ from illama_deploy.export.passes import (
 )
 from illama_deploy.export.record import read_record
 from illama_deploy.model import Illama, IllamaConfig
-from illama_deploy.model.illama import Attention
+from illama_deploy.model.illama import CausalAttention
 from illama_deploy.onnx_metadata import PREFIX
 from illama_deploy.onnx_session import session_options
 from illama_deploy.quant import QuantizedArtifact, load_quantized
@@ -144,7 +144,7 @@ def test_a_file_that_depends_on_the_batch_is_not_kept(
 ) -> None:
     """As it was: images along the operator's sequence, so that its tables end before the batch does."""
 
-    def rope(self: GraphBuilder, attn: Attention, x: ir.Value, span: range, name: str) -> ir.Value:
+    def rope(self: GraphBuilder, attn: CausalAttention, x: ir.Value, span: range, name: str) -> ir.Value:
         cos, sin = (self.constant(f"rope.{n}", t.numpy()) for n, t in (("cos", attn.cos_SD), ("sin", attn.sin_SD)))
         tokens = np.array(span, dtype=np.int64)[:, None]
         shape = self.op("Concat", [self.integers(len(tokens)), self.batch], {"axis": 0}, name=f"{name}.shape")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from illama_deploy import load_checkpoint
 from illama_deploy.model import Illama, IllamaConfig, RMSNorm
-from illama_deploy.model.illama import Attention, apply_rope, rope_table, swiglu_hidden
+from illama_deploy.model.attention import apply_rope, rope_table
+from illama_deploy.model.illama import CausalAttention, swiglu_hidden
 from illama_deploy.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 SMALL = IllamaConfig(dim=64, depth=2, heads=2, image_size=(16, 24), patch_size=8, channels=3, classes=5, hidden=32)
@@ -70,7 +71,7 @@ def test_gradient_of_rope() -> None:
 
 def test_mask_multiplies_after_softmax_and_is_not_renormalised() -> None:
     torch.manual_seed(0)
-    attention = Attention(SMALL)
+    attention = CausalAttention(SMALL)
     x = torch.randn(1, SMALL.tokens, 64)
     captured: list[Tensor] = []
     attention.pv.register_forward_pre_hook(lambda module, args: captured.append(args[0]))

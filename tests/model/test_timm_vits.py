@@ -259,7 +259,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
     "long patches": (lambda: _vit(patch_size=(16, 8)), "its patches are no squares (16×8)"),
     "what is left of an image": (
         lambda: _named("vit_so400m_patch14_siglip_gap_384"),
-        "image size (384, 384) must be a multiple of patch size 14",
+        "images of 384×384 px are no whole number of its patches of 14",
     ),
     "odd heads": (lambda: _vit(embed_dim=30), "dim 30 must split into 2 heads of an even size"),
     "pooled with registers": (

@@ -164,6 +164,16 @@ def test_structure_needs_no_memory(case: str) -> None:
     }
 
 
+@cases
+def test_norms_fold_to_ones_wherever_they_stand(case: str) -> None:
+    model, _ = _network(case)
+    apply_rewrites(model, rewrites_for(("fold_norms",), model))
+    for read in (*model.structure.reads, *model.structure.other_reads):
+        left = dict(model.get_submodule(read.norm).named_parameters())
+        assert (left.pop("weight") == 1).all(), read.norm
+        assert all((bias == 0).all() for bias in left.values()), read.norm
+
+
 @torch.no_grad()
 def test_a_loud_mean_costs_nothing() -> None:
     """What a LayerNorm takes away anyhow is gone; in float32 it would drown the rest."""
