@@ -105,9 +105,11 @@ def find_neighbours(features: np.ndarray, k: int = K) -> Neighbours:
 def _units(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Features of length 1 (0 where they have no direction), float32 [images, E], and whether each is finite."""
     finite = np.isfinite(features).all(1)
-    known = np.where(finite[:, None], features, 0.0).astype(np.float64)
-    length = np.linalg.norm(known, axis=1, keepdims=True)
-    return (known / np.where(length, length, 1.0)).astype(np.float32), finite
+    known = np.where(finite[:, None], features, np.float32(0))
+    # In float64, where no square overflows, and without a copy of all features in it.
+    length = np.sqrt(np.einsum("ne,ne->n", known, known, dtype=np.float64, casting="same_kind"))[:, None]
+    units = np.empty(known.shape, np.float32)
+    return np.divide(known, np.where(length, length, 1.0), out=units, casting="same_kind"), finite
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from illama_deploy.data import Batch
 from illama_deploy.data.source import NO_LABEL
 from illama_deploy.errors import UsageError
-from illama_deploy.measure import FeatureAccuracy, FeatureComparison, features, measure_features
+from illama_deploy.measure import FeatureAccuracy, FeatureComparison, features, measure_features, paired_drop
 from illama_deploy.measure.features import find_neighbours
 
 from .test_measure import Table, _batches
@@ -170,6 +170,23 @@ def test_equal_votes_go_to_the_lower_class() -> None:
     [accuracy], _ = _measured(values, labels=np.array([5, 7, 5]))
     assert accuracy.guesses[0] == 5
     assert find_neighbours(values).cosines[0] == pytest.approx([math.sqrt(0.5)] * 2)
+
+
+@pytest.mark.slow
+def test_the_drop_keeps_its_level_though_images_are_each_others_neighbours() -> None:
+    """Images drawn anew, to judge and to be compared with: the mean drop lies beyond a bound of 95 % in 1 of 20."""
+    rng = np.random.default_rng(0)
+    centres, drops = rng.standard_normal((10, 16)), []
+    for _ in range(400):
+        labels = rng.integers(0, 10, 100)
+        float_ = centres[labels] + rng.standard_normal((100, 16))
+        noisy = float_ + 0.3 * rng.standard_normal(float_.shape)
+        before, after = (FeatureAccuracy(find_neighbours(values), labels).correct for values in (float_, noisy))
+        drops.append(paired_drop(before, after, 0.95))
+    values, lows, highs = np.array(drops).T
+    assert 1 < values.mean() < 5
+    assert np.mean(highs < values.mean()) < 0.08
+    assert np.mean(lows > values.mean()) < 0.08
 
 
 def test_numbers_of_images_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
