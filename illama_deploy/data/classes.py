@@ -104,12 +104,12 @@ def compare_classes(
 
 
 def require_classes(
-    source: Source, classes: int, names: Sequence[str] = (), *, labels: bool = True, whose: str = "network"
+    source: Source, classes: int | None, names: Sequence[str] = (), *, labels: bool = True, whose: str = "network"
 ) -> None:
     """Hold the classes of a source to a network's.
 
     Args:
-        classes: their number.
+        classes: their number; None where the network has none, and any labels do.
         names: in label order, or empty where unknown.
         labels: whether labels are needed. Without, the data may show other classes, or some; but the same number of
             others, or another order, means that something is mixed up.
@@ -118,7 +118,7 @@ def require_classes(
         DataError: another number, other names, or another order.
     """
     own = source.classes
-    if not own or (len(own) != classes and not labels):
+    if not own or classes is None or (len(own) != classes and not labels):
         return
     if len(own) != classes:
         raise DataError(

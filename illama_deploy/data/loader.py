@@ -40,7 +40,8 @@ class Loader:
     """Batches of preprocessed images in the source's order; may be iterated again.
 
     Args:
-        classes: number of classes of the network; another number in the data is an error.
+        classes: number of classes of the network; another number in the data is an error. None where it has none
+            (`task_names.classes_of`), and any labels do.
         names: of the network's classes; others in the data, or another order, are an error.
         labels: whether labels are needed; if not, they are not checked, and batches hold `NO_LABEL`.
         indices: ascending positions to read; all where not given.
@@ -52,7 +53,7 @@ class Loader:
         source: Source,
         preprocessing: Preprocessing,
         *,
-        classes: int,
+        classes: int | None,
         names: Sequence[str] = (),
         labels: bool = True,
         batch_size: int = 64,
@@ -125,11 +126,11 @@ class Loader:
         Raises:
             DataError: it is none of the network's.
         """
-        if 0 <= sample.label < self.classes:
+        if sample.label >= 0 and (self.classes is None or sample.label < self.classes):
             return sample.label
         raise DataError(
             "The image has no label that is a class."
-            if sample.label == NO_LABEL
+            if sample.label == NO_LABEL or self.classes is None
             else f"Label {sample.label} is outside the network's {self.classes} classes.",
             where=sample.name,
             hint="Give the data that the network was trained for.",

@@ -27,6 +27,8 @@ __all__ = ["Parquet", "open_parquet"]
 ROWS_AT_ONCE, BYTES_AT_ONCE, SHARED_BYTES = 256, 2**26, 2**30
 IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category", "class_id", "label_id")
+#: Where Hugging Face's metadata describes the columns.
+DESCRIBED = "features"
 #: How much larger than stored a column may be: image bytes are compressed already, and labels are few.
 MOST_UNFOLDED, FREE_BYTES = 200, 2**26
 #: The fewest bytes that an image takes in a file; below, a few values stand for any number of rows.
@@ -317,7 +319,7 @@ def _label_column(schema: Any, image: str, named: str | None, path: Path) -> tup
 def _class_names(schema: Any, label: str) -> tuple[str, ...]:
     """Read class names from the Hugging Face features, where the file carries them."""
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        features = json.loads(schema.metadata[b"huggingface"])["info"][DESCRIBED]
         names = features[label]["names"]
         return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
     except (KeyError, TypeError, ValueError, RecursionError):

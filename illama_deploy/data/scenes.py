@@ -55,6 +55,8 @@ class Scene:
 class Scenes(Loader):
     """The images of a source one by one; options as of a `Loader`."""
 
+    classes: int
+
     def scenes(self) -> Iterator[Scene]:
         """Yield them; may be called again."""
         self.skipped, self.altered = [], Counter()

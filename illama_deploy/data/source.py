@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import DataError
 from ..names import shown
-from ..task_names import hint_on_labels
+from ..task_names import hint_on_labels, labels_for
 from .decode import UndecodableError
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Source(ABC):
         Raises:
             DataError: it has another task.
         """
-        if self.task != task:
+        if self.task != labels_for(task):
             raise DataError(
                 f"The data is labelled for {self.task} and the network is for {task}.",
                 where=self.spec,

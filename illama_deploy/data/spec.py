@@ -72,7 +72,11 @@ IGNORE_NAMES = "ignore"
 
 
 def open_data(
-    spec: str | os.PathLike[str], split: str | None = None, *, role: Literal["train", "calibrate", "evaluate"]
+    spec: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    role: Literal["train", "calibrate", "evaluate"],
+    labels: bool | None = None,
 ) -> Source:
     """Open a data spec.
 
@@ -81,9 +85,10 @@ def open_data(
             `?classes=ignore`, so that names are not compared.
         split: name of the split; where not given, the usual one for `role` (train to train and to calibrate, test or
             validation to evaluate); "" for data that has no splits.
+        labels: whether they are needed; where not given, for every role but to calibrate.
 
     Raises:
-        DataError: unknown scheme, nothing there, no such split, nothing in it, no labels although `role` needs them.
+        DataError: unknown scheme, nothing there, no such split, nothing in it, no labels although they are needed.
     """
     given = os.fspath(spec)
     scheme, path, options = _parse(given)
@@ -106,7 +111,7 @@ def open_data(
             where=shown(given),
             hint=f"Check the path and the split ({parameter('split')}).",
         )
-    if role != "calibrate":
+    if role != "calibrate" if labels is None else labels:
         source.require_labels()
     return source
 

@@ -2,6 +2,7 @@
 
 from .accuracy import Accuracy, Comparison, measure_accuracy, pack_correct, run_batch, unpack_correct
 from .conditions import Conditions, condition_notes
+from .features import FeatureAccuracy, FeatureComparison, measure_features, require_comparable
 from .latency import Latency, measure_latency
 from .reliability import PAPER_BINNING, Binning, fit_temperature
 from .segmentation import (
@@ -21,6 +22,8 @@ __all__ = [
     "Binning",
     "Comparison",
     "Conditions",
+    "FeatureAccuracy",
+    "FeatureComparison",
     "Interval",
     "Latency",
     "PixelAccuracy",
@@ -30,6 +33,7 @@ __all__ = [
     "drop_interval",
     "fit_temperature",
     "measure_accuracy",
+    "measure_features",
     "measure_latency",
     "measure_segmentation",
     "median_ratio",
@@ -38,6 +42,7 @@ __all__ = [
     "pack_correct",
     "paired_drop",
     "quotient",
+    "require_comparable",
     "run_batch",
     "unpack_confusions",
     "unpack_correct",

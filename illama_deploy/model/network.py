@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..task_names import names_by_logits
+from ..task_names import classes_of, names_by_logits
 from .structure import Outlet, Structure
 
 __all__ = ["LEVELS", "Network", "NetworkConfig", "task_of_head"]
@@ -59,6 +59,11 @@ class NetworkConfig(ABC):
     def task(self) -> str:
         """What the network is for, known by its logits: a name of `task_names`."""
         return task_of_head(self.head_width, self.classes)
+
+    @property
+    def label_classes(self) -> int | None:
+        """How many classes the labels of its images may be of; None where what it gives out are no classes."""
+        return classes_of(self.task, self.classes)
 
     @property
     def logits(self) -> tuple[int, ...]:

@@ -261,7 +261,7 @@ class EvaluateOptions(Options):
     properties: PropertyOptions = group(PropertyOptions)
     sliding: SlidingOptions = group(SlidingOptions)
     draw: Path | None = option(None, "New folder for images with predicted classes over them.")
-    save_logits: Path | None = option(None, "Write logits and labels (.npz).")
+    save_logits: Path | None = option(None, "Write logits, or features, and labels (.npz).")
     figures: Page = group(Page)
     place: Place = group(Place)
 
@@ -308,10 +308,12 @@ class CheckOptions(Options):
         python="str | Sequence[str]",
     )
     against: Path | None = option(None, "A stored report.json that nothing may be worse than.")
-    max_drop: float = option(0.5, "Limit on the drop in top-1 (in mIoU, for pixels).", unit="points")
+    max_drop: float = option(0.5, "Limit on the drop in top-1 (mIoU of pixels, kNN top-1 of features).", unit="points")
     max_latency_ratio: float = option(1.0, "Limit on latency / the fastest baseline's of the same target.")
     min_effect: float = option(0.02, "Smallest change of latency that matters, as a share: the limit of --against.")
-    min_top1: float | None = option(None, "Least top-1 (mIoU, for pixels) of a candidate itself.", unit="percent")
+    min_top1: float | None = option(
+        None, "Least top-1 (mIoU of pixels, kNN top-1 of features) of a candidate.", unit="percent"
+    )
     strict: bool = option(False, "Count inconclusive as failed.")
     images: Evaluated = group(Evaluated)
     timing: Timing = group(Timing, batch=(1, 8))

@@ -25,7 +25,7 @@ def contradictions(report: dict[str, Any]) -> Iterator[str]:
         if (accuracy is None) != ("not_measured" in artifact) or (accuracy is None and artifact["latency"]):
             yield f"{where} was measured and was not"
         if comparison is not None:
-            if task.drop not in comparison or task.drop not in comparison["intervals"]:
+            if not _is_whole(comparison, task.drop):
                 yield f"{where} has no drop in {task.title}"
             if "agreement" not in comparison["intervals"]:
                 yield f"{where} has no interval of its agreement"
@@ -47,8 +47,13 @@ def contradictions(report: dict[str, Any]) -> Iterator[str]:
             yield "the sensitivity of sites was measured and was not"
 
 
+def _is_whole(figures: dict[str, Any], key: str) -> bool:
+    """Whether a figure is there with its interval, or is said to be none (the schema says where it may)."""
+    return key in figures and (figures[key] is None) != (key in figures["intervals"])
+
+
 def _of_accuracy(where: str, accuracy: dict[str, Any], task: Task, images: int) -> Iterator[str]:
-    if task.figure not in accuracy or task.figure not in accuracy["intervals"]:
+    if not _is_whole(accuracy, task.figure):
         yield f"{where} has no {task.figure}"
     if accuracy["images"] != images:
         yield f"{where} was measured on {accuracy['images']} images, all on {images}"

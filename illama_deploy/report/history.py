@@ -56,13 +56,17 @@ def history_rows(reports: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
                 info["name"],
                 info["format"],
                 artifact["target"],
-                "–" if accuracy is None else f"{accuracy[task.figure]:.2f}",
-                "–" if comparison is None else f"{comparison[task.drop]:.2f}",
+                _shown(accuracy, task.figure),
+                _shown(comparison, task.drop),
             )
             for latency in artifact["latency"] or [{"batch": "–", "ratio": None}]:
                 ratio = "–" if latency["ratio"] is None else f"{latency['ratio']:.3f}"
                 rows.append((*head, str(latency["batch"]), ratio, report["verdict"]))
     return rows
+
+
+def _shown(figures: dict[str, Any] | None, key: str) -> str:
+    return "–" if figures is None or figures[key] is None else f"{figures[key]:.2f}"
 
 
 def _of(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -96,8 +100,8 @@ def _trends(reports: Sequence[dict[str, Any]]) -> list[tuple[str, Markup]]:
         machine = report["environment"]["fingerprint"]
         for artifact in _of(report):
             key = candidates.index((artifact["info"]["name"], f"{artifact['info']['format']} on {artifact['target']}"))
-            if (comparison := artifact["comparison"]) is not None:
-                drop = task_of(report).drop
+            drop = task_of(report).drop
+            if (comparison := artifact["comparison"]) is not None and comparison[drop] is not None:
                 drops.setdefault(key, []).append((report["created"], comparison[drop], *comparison["intervals"][drop]))
             for latency in artifact["latency"]:
                 if latency["ratio"] is not None:

@@ -30,9 +30,20 @@ def schema() -> dict[str, Any]:
     artifact["accuracy"]["oneOf"] += [_accuracy(task) for task in tasks]
     compared = artifact["comparison"]["oneOf"][-1]
     compared["oneOf"] = [{"required": [task.drop]} for task in tasks]
-    drops = {task.drop: {"description": "Points", "type": "number"} for task in tasks}
-    compared["properties"] = {**drops, **compared["properties"]}
+    drops = {task.drop: _drop(task) for task in tasks}
+    further = {
+        key: {"description": title, "type": "number"}
+        for task in tasks
+        for key, title, _ in task.compared
+        if key not in compared["properties"]
+    }
+    compared["properties"] = {**drops, **compared["properties"], **further}
     return whole
+
+
+def _drop(task: Task) -> dict[str, Any]:
+    """A task's drop, of which there is none where images need no labels and have none."""
+    return {"description": "Points", "type": "number" if task.needs_labels else ["number", "null"]}
 
 
 def _accuracy(task: Task) -> dict[str, Any]:

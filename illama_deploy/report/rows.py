@@ -94,7 +94,7 @@ def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         if accuracy is None:
             rows.append((*head, NOT_MEASURED, *(["–"] * 6)))
             continue
-        head += (f"{accuracy[task.figure]:.2f}",)
+        head += ("–" if accuracy[task.figure] is None else f"{accuracy[task.figure]:.2f}",)
         head += ("baseline", "–") if not position else _compared(comparison, task.drop)
         if not artifact["latency"]:
             rows.append((*head, "–", NOT_TIMED, "–", "–"))
@@ -113,13 +113,14 @@ def artifact_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def accuracy_columns(report: dict[str, Any]) -> tuple[str, ...]:
     """Of `accuracy_rows`."""
-    titles = (title for _, title, _ in task_of(report).figures)
-    return ("artifact", "images", *titles, "agreement %", "logit SQNR dB")
+    task = task_of(report)
+    return ("artifact", "images", *(title for _, title, _ in (*task.figures, *task.compared)))
 
 
 def accuracy_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row per artifact that ran, each figure with its interval."""
     rows: list[tuple[str, ...]] = []
+    task = task_of(report)
     for position, artifact in enumerate(report["artifacts"]):
         accuracy, comparison = artifact["accuracy"], artifact["comparison"]
         if accuracy is None:
@@ -129,9 +130,8 @@ def accuracy_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             (
                 artifact["info"]["name"],
                 str(accuracy["images"]),
-                *(_figure(accuracy, name, digits) for name, _, digits in task_of(report).figures),
-                _figure(comparison, "agreement", 2) if compared else "–",
-                _figure(comparison, "logit_sqnr_db", 1) if compared else "–",
+                *(_figure(accuracy, name, digits) for name, _, digits in task.figures),
+                *(_figure(comparison, name, digits) if compared else "–" for name, _, digits in task.compared),
             )
         )
     return rows

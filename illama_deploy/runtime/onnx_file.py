@@ -58,7 +58,7 @@ class OnnxFile:
         input: name of the images' input.
         size_bytes: with its weights, where they lie beside it.
         runtimes: package to the lowest version that loads it, where it says so.
-        task: `classification`, or `segmentation` where every pixel has logits.
+        task: what the network is for, a name of `task_names`.
     """
 
     path: Path

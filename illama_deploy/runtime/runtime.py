@@ -99,8 +99,8 @@ class Runtime(ABC):
     Attributes:
         info: what it is.
         preprocessing: what it expects of images.
-        classes: number of classes.
-        task: `classification`, or `segmentation` where every pixel has logits.
+        classes: number of classes; of features, their number.
+        task: what the network is for, a name of `task_names`.
         class_names: in label order, or empty where unknown.
         data: data spec that it belongs to, or None.
         threads: threads that it uses.

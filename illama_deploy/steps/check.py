@@ -54,6 +54,8 @@ __all__ = ["check"]
 
 #: Images that predictions are drawn over, where pixels are classified.
 PICTURES = 4
+#: Why there is no figure of accuracy of a task that needs no labels for the others.
+UNLABELLED = "the images have no labels"
 #: What a report says of its data where nothing could be measured.
 NOTHING: dict[str, Any] = {
     "task": next(iter(TASKS)),
@@ -296,15 +298,17 @@ class _Results:
         if isinstance(artifact, Unavailable):
             return entry | {"not_measured": artifact.reason}
         accuracy, comparison = self.accuracy[id(artifact)]
-        entry["accuracy"] = accuracy.to_dict() | {"chance": accuracy.chance}
+        entry["accuracy"] = accuracy.to_dict() | ({} if accuracy.chance is None else {"chance": accuracy.chance})
         entry["accuracy"]["intervals"] = _bounds(accuracy.intervals(self.confidence))
         entry["accuracy"] = self.task.named(entry["accuracy"], self.names) | self.task.kept(accuracy)
         if self.properties[id(artifact)]:
             entry["properties"] = self.properties[id(artifact)]
         if self.reference is not None:
-            drop = self.task.drop_from(self.reference, accuracy, self.confidence)
-            intervals = {self.task.drop: drop, **comparison.intervals(self.confidence)}
+            intervals = comparison.intervals(self.confidence)
+            if (drop := self.task.drop_from(self.reference, accuracy, self.confidence)) is not None:
+                intervals = {self.task.drop: drop, **intervals}
             entry["comparison"] = {
+                self.task.drop: None,
                 "logit_sqnr_db": None,
                 **{name: interval.value for name, interval in intervals.items()},
                 "intervals": _bounds(intervals),
@@ -360,8 +364,8 @@ def _sound(entries: Sequence[dict[str, Any]], task: Task, least: float | None) -
         if entry["role"] == "candidate":
             assert least is not None
             name, accuracy = entry["info"]["name"], entry["accuracy"]
-            if accuracy is None:
-                yield Gate.unmeasured(task.least_gate, name, "", least, entry["not_measured"])
+            if accuracy is None or accuracy[task.figure] is None:
+                yield Gate.unmeasured(task.least_gate, name, "", least, entry.get("not_measured", UNLABELLED))
             else:
                 interval = Interval(accuracy[task.figure], *accuracy["intervals"][task.figure])
                 yield Gate.judge(task.least_gate, name, "", least, interval)
@@ -376,6 +380,8 @@ def _judge(
     if comparison is None:
         why = reason or "no baseline can run here"
         yield Gate.unmeasured(task.drop_gate, name, "", max_drop, why)
+    elif comparison[task.drop] is None:
+        yield Gate.unmeasured(task.drop_gate, name, "", max_drop, UNLABELLED)
     else:
         drop = Interval(comparison[task.drop], *comparison["intervals"][task.drop])
         yield Gate.judge(task.drop_gate, name, "", max_drop, drop).versus(reference)

@@ -23,6 +23,7 @@ from ..report import chance_notes, finite_notes
 from ..report.renderers import render_properties
 from ..runtime import Runtime
 from ..targets.open import open_artifact
+from ..task_names import classes_of
 from ..tasks import TASKS, AccuracyFigures, find_task
 from .shared.images import calibrated_on, which_images
 from .shared.inputs import paths_of, refuse_stale
@@ -42,7 +43,7 @@ class Evaluation:
     Attributes:
         figures: `top1`, `top5` (percent), `ece`, `nll`, `brier`, `images`, and with a reference `agreement` (percent)
             and `logit_sqnr_db`; where pixels are classified those of `PixelAccuracy` and `PixelComparison`,
-            `iou` by the classes' names.
+            `iou` by the classes' names; of features those of `FeatureAccuracy` and `FeatureComparison`.
         skipped: names of broken images left out.
         notes: in words, what makes the figures worth nothing: logits that are no numbers, guesses like chance.
         properties: what else was asked for, as `Properties.measure` gives it.
@@ -145,7 +146,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
 
 def _notes(runtime: Runtime, accuracy: AccuracyFigures) -> tuple[str, ...]:
     """Why the figures are worth nothing, if they are."""
-    about = accuracy.to_dict() | {"chance": accuracy.chance}
+    about = accuracy.to_dict() | ({} if accuracy.chance is None else {"chance": accuracy.chance})
     about["intervals"] = {name: [one.low, one.high] for name, one in accuracy.intervals(CONFIDENCE).items()}
     entry = {"info": runtime.info.to_dict(), "accuracy": about}
     task = find_task(runtime.task)
@@ -158,9 +159,10 @@ def _check_options(runtime: Runtime, **options: Any) -> None:
     Raises:
         UsageError: naming the first.
     """
+    own = {name for name, _ in find_task(runtime.task).options}
     for task in TASKS.values():
-        for name, parameters in task.options if task.name != runtime.task else ():
-            if options[name] is not None:
+        for name, parameters in task.options:
+            if name not in own and options[name] is not None:
                 *others, last = map(parameter, parameters)
                 those = f"{', '.join(others)} or {last}" if others else last
                 raise UsageError(
@@ -232,17 +234,22 @@ def open_evaluation_data(
     said = next((runtime.data for runtime in runtimes if runtime.data), None)
     hashes = [sha for runtime in runtimes for sha in (runtime.info.manifest_sha256, runtime.info.sha256)]
     spec = which_images(images.data, said, *hashes, what=first.info.name)
-    source = open_data(spec, images.split, role="evaluate")
+    source = open_data(spec, images.split, role="evaluate", labels=task.needs_labels)
     source.require_task(first.task)
+    if source.unlabelled and not task.needs_labels:
+        source.notes += (f"without labels there is no {task.title}: {source.unlabelled}",)
     quantized = [runtime.info.manifest_sha256 for runtime in runtimes if runtime.info.manifest_sha256]
     if quantized and (note := calibrated_on(source, *quantized)) is not None:
         source.notes += (note,)
+    indices = range(min(images.limit or len(source), len(source)))
+    task.require_images(len(indices))
     return task.loader()(
         source,
         expected[0],
-        classes=first.classes,
+        classes=classes_of(first.task, first.classes),
         names=next((runtime.class_names for runtime in runtimes if runtime.class_names), ()),
+        labels=task.needs_labels or not source.unlabelled,
         batch_size=batch_size,
-        indices=range(min(images.limit or len(source), len(source))),
+        indices=indices,
         skip_broken=images.skip_broken,
     )

@@ -22,7 +22,7 @@ from ..quant import QuantizedArtifact, input_scales, load_quantized, quantized_m
 from ..quant.artifact import MANIFEST
 from ..quant.learnable import freeze, make_learnable
 from ..quant.quality import LOGITS, measure_sqnr
-from ..tasks import find_task
+from ..tasks import Task, find_task
 from ..training import RunDirectory, RunOptions, Trainer, TrainRecipe, join_processes
 from ..workspace import Workspace
 from .quantize import quantize
@@ -86,13 +86,13 @@ def qat(options: QatOptions) -> TrainResult:
         start = read_checkpoint(checkpoint, **{**geometry.flat(), "image_size": None})
         known, sha256, config, names = start.data, start.sha256, start.config, start.classes
         hashes = [sha256]
+    usual = _usual_recipe(task := find_task(config.task))
     sources, classes = shared.open_sources(which_images(shared.data, known, *hashes, what="Training")), config.classes
     sources[0].require_task(config.task)
     spec = sources[0].spec
     for each in sources:
         require_classes(each, classes, names)
-    task = find_task(config.task)
-    resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else task.qat_recipe))
+    resolved = shared.resolve(recipe or ("qat-digits" if spec == "digits" else usual))
     identity = {**resolved.identity(), **quantizing, "data": spec, "split": sources[0].split, "start": sha256}
     with join_processes(shared.threads) as processes, ExitStack() as held:
         going_on = {"resume": shared.resume, "force": shared.force}
@@ -123,6 +123,20 @@ def qat(options: QatOptions) -> TrainResult:
             start_at = given if is_directory else out / START
             _record(place, out / RESULT, artifact, start_at, geometry, named=workspace is not None)
     return TrainResult(out / RESULT, out, figures, processes.rank)
+
+
+def _usual_recipe(task: Task) -> str:
+    """The recipe where none is named.
+
+    Raises:
+        UsageError: there is none, since networks of this task learn from no labels.
+    """
+    if task.qat_recipe is None:
+        raise UsageError(
+            f"Quantization-aware training learns classes from labels, and this network {task.does}.",
+            hint="Quantize it after training: 'illama-deploy quantize', with an effort or a recipe that costs more.",
+        )
+    return task.qat_recipe
 
 
 def _record(
@@ -182,7 +196,7 @@ def _calibration(artifact: QuantizedArtifact, limit: int | None = None) -> Loade
     return Loader(
         calibration_source(artifact, what="Training a quantized network"),
         artifact.preprocessing,
-        classes=artifact.model.config.classes,
+        classes=artifact.model.config.label_classes,
         labels=False,
         batch_size=32,
         indices=about["indices"][:limit],

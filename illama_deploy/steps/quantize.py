@@ -235,7 +235,7 @@ def _open_images(
     return Loader(
         source,
         preprocessing,
-        classes=checkpoint.config.classes,
+        classes=checkpoint.config.label_classes,
         names=checkpoint.classes,
         labels=False,
         batch_size=batch_size,

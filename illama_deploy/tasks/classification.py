@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..task_names import LINES
 from .digest import hashed_batches
+from .right import RIGHT, drop_of_kept, faults_of_kept
 from .task import Measured, OnSample, Task
 
 if TYPE_CHECKING:
@@ -66,10 +65,7 @@ class _Classification(Task):
         return paired_drop(reference.correct, accuracy.correct, confidence)
 
     def drop_since(self, then: Mapping[str, Any], now: Mapping[str, Any], confidence: float) -> Interval:
-        from ..measure import paired_drop, unpack_correct
-
-        was_right, is_right = (unpack_correct(a["correct"], a["images"]) for a in (then, now))
-        return paired_drop(was_right, is_right, confidence)
+        return drop_of_kept(then, now, confidence)
 
     def named(self, figures: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         return figures
@@ -105,24 +101,14 @@ class _Classification(Task):
                     "type": "array",
                     "items": {"type": "number"},
                 },
-                "correct": {
-                    "description": "Right (1) or wrong (0) image by image, 8 to a byte, most significant bit first, in "
-                    "base64",
-                    "type": "string",
-                },
+                "correct": RIGHT,
             },
         }
 
     def faults(self, accuracy: Mapping[str, Any], images: int) -> Iterator[str]:
         if "edges" in accuracy and len(accuracy["edges"]) != len(accuracy["reliability"]) + 1:
             yield "has other bins than edges"
-        if "correct" in accuracy:
-            try:
-                held = len(base64.b64decode(accuracy["correct"], validate=True))
-            except (binascii.Error, ValueError):
-                held = -1
-            if held != -(-images // 8):
-                yield f"does not say for {images} images whether they are right"
+        yield from faults_of_kept(accuracy, images)
 
 
 TASK = _Classification(

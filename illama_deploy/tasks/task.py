@@ -29,8 +29,8 @@ class AccuracyFigures(Protocol):
         """How many were seen."""
 
     @property
-    def chance(self) -> float:
-        """What the same guesses would be worth by chance, in percent."""
+    def chance(self) -> float | None:
+        """What the same guesses would be worth by chance, in percent; None where there are no guesses."""
 
     def to_dict(self) -> dict[str, Any]:
         """Figures by name."""
@@ -43,10 +43,10 @@ class ComparisonFigures(Protocol):
     """An artifact against the reference."""
 
     def to_dict(self) -> dict[str, Any]:
-        """`agreement` in percent and `logit_sqnr_db`."""
+        """`agreement` in percent and `logit_sqnr_db`, and what else the task compares."""
 
     def intervals(self, confidence: float) -> dict[str, Interval]:
-        """Both with their intervals, as far as they are known."""
+        """All with their intervals, as far as they are known."""
 
 
 class Measured(NamedTuple):
@@ -71,11 +71,16 @@ class Task(ABC):
         drop: key of the drop of its figure in an artifact's comparison.
         drop_gate, change_gate, least_gate: names of the gates on it.
         figures: key, title and digits of all figures of accuracy.
+        compared: the same of the figures against the first artifact. Every task has an `agreement`, of which a report
+            always has an interval, and a `logit_sqnr_db`.
         batch_size: images at a time where nothing is said.
-        qat_recipe: the recipe of quantization-aware training where none is named.
+        qat_recipe: the recipe of quantization-aware training where none is named; None where its networks learn from no
+            labels.
         options: options of `evaluate` that only this task takes, by name, each with its parameters.
         cannot_show: properties that have no meaning for it.
         searchable: a search of formats can go by it.
+        needs_labels: whether nothing can be said of images without labels. Where it is false, the figure and its drop
+            are None then.
     """
 
     line: TaskLine
@@ -87,10 +92,15 @@ class Task(ABC):
     least_gate: str
     figures: tuple[tuple[str, str, int], ...]
     batch_size: int
-    qat_recipe: str
+    qat_recipe: str | None
+    compared: tuple[tuple[str, str, int], ...] = (
+        ("agreement", "agreement %", 2),
+        ("logit_sqnr_db", "logit SQNR dB", 1),
+    )
     options: tuple[tuple[str, tuple[str, ...]], ...] = ()
     cannot_show: frozenset[str] = frozenset()
     searchable: bool = False
+    needs_labels: bool = True
 
     @property
     def name(self) -> str:
@@ -106,6 +116,13 @@ class Task(ABC):
     def title(self) -> str:
         """Of the gated figure, for people; in percent."""
         return self.line.title
+
+    def require_images(self, count: int) -> None:  # noqa: B027 (most tasks take any number)
+        """Refuse a number of images that nothing can be measured on.
+
+        Raises:
+            UsageError: they are too few, or too many.
+        """
 
     @abstractmethod
     def loader(self) -> type[Loader]:
@@ -142,8 +159,9 @@ class Task(ABC):
         """Figures of a network in training, each process having its share of the images."""
 
     @abstractmethod
-    def drop_from(self, reference: Any, accuracy: Any, confidence: float) -> Interval:
-        """The drop of the figure from one artifact's accuracy to another's, in points."""
+    def drop_from(self, reference: Any, accuracy: Any, confidence: float) -> Interval | None:
+        """The drop of the figure from one artifact's accuracy to another's, in points; None where there is no figure,
+        for want of labels."""
 
     @abstractmethod
     def drop_since(self, then: Mapping[str, Any], now: Mapping[str, Any], confidence: float) -> Interval:

@@ -84,3 +84,8 @@ class VitConfig(NetworkConfig):
     def tokens(self) -> int:
         """Sequence length: image tokens and the others."""
         return self.grid[0] * self.grid[1] + self.others
+
+    @property
+    def task(self) -> str:
+        """What the network is for; the shape of what it gives out does not tell features from classes."""
+        return "features" if self.features else super().task

@@ -26,7 +26,7 @@ def render_benchmark_json(report: dict[str, Any]) -> str:
         info, comparison = artifact["info"], artifact["comparison"]
         name, extra = info["name"], f"{info['format']} on {info['backend']} ({info['provider']})"
         candidate = artifact["role"] == "candidate"
-        if candidate and comparison is not None:
+        if candidate and comparison is not None and comparison[task.drop] is not None:
             spread = comparison["intervals"][task.drop]
             add(f"{name}: {task.title} drop", "points", comparison[task.drop], spread, extra)
         if candidate and info["size_bytes"]:

@@ -25,8 +25,8 @@ _FIRST = (
 
 
 def _of(task: Task) -> Iterator[str]:
-    """A task's columns: its figures, and the bounds of the one that is gated and of its drop."""
-    for key in (*(key for key, _, _ in task.figures), task.drop):
+    """A task's columns: its figures and comparisons, and the bounds of the one that is gated and of its drop."""
+    for key in (*(key for key, _, _ in task.figures), task.drop, *(key for key, _, _ in task.compared)):
         yield from (key, f"{key}_low", f"{key}_high") if key in (task.figure, task.drop) else (key,)
 
 

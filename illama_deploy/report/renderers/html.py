@@ -38,6 +38,8 @@ MOST_SITES = 12
 def render_html(report: dict[str, Any]) -> str:
     """Render `report.json`'s content."""
     shown = [(i, artifact) for i, artifact in enumerate(report["artifacts"]) if artifact["accuracy"] is not None]
+    task = task_of(report)
+    known = [(i, artifact) for i, artifact in shown if artifact["accuracy"][task.figure] is not None]
     batches = sorted({latency["batch"] for _, artifact in shown for latency in artifact["latency"]})
     return page(
         "report.html.j2",
@@ -55,7 +57,7 @@ def render_html(report: dict[str, Any]) -> str:
             "classes": (class_columns(report), class_rows(report)),
             "timing": (TIMING_COLUMNS, timing_rows(report)),
         },
-        scatters=[(batch, _scatter(shown, batch, task_of(report))) for batch in batches],
+        scatters=[(batch, _scatter(known, batch, task)) for batch in batches if known],
         distributions=[(batch, _distributions(shown, batch)) for batch in batches],
         reliability=[
             (artifact["info"]["name"], artifact["accuracy"]["ece"], _reliability(i, artifact))

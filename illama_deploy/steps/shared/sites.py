@@ -80,7 +80,7 @@ def _measure(artifact: QuantizedArtifact, images: int) -> dict[str, SiteSensitiv
     loader = Loader(
         calibration_source(artifact, what="Sensitivity"),
         artifact.preprocessing,
-        classes=artifact.model.config.classes,
+        classes=artifact.model.config.label_classes,
         labels=False,
         indices=artifact.manifest["data"]["indices"],
         skip_broken=True,
