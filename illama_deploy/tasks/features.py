@@ -122,7 +122,7 @@ TASK = _Features(
     compared=(
         ("cosine", "cosine %", 3),
         ("agreement", "same nearest %", 2),
-        ("neighbours", "of 5 nearest %", 2),
+        ("neighbours", "same of 5 nearest %", 2),
         ("logit_sqnr_db", "feature SQNR dB", 1),
     ),
     batch_size=64,
