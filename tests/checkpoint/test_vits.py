@@ -130,6 +130,7 @@ def test_bare_tensors_take_a_name(bare: Path) -> None:
     assert (found.config.classes, found.config.heads) == (7, 3)
 
 
+@pytest.mark.slow
 def test_bare_tensors_without_a_name(bare: Path) -> None:
     with pytest.raises(CheckpointError, match=r"Its tensors fit .*deit_tiny_patch16_224") as caught:
         read_checkpoint(bare)

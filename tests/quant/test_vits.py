@@ -15,6 +15,8 @@ from illama_deploy.targets.open import open_artifact
 
 from ..networks import hub_folder
 
+pytestmark = pytest.mark.slow
+
 #: One of each kind of outlet, entry, FFN and rotary embedding.
 NAMES = {
     "class token": ("vit_tiny_patch16_224", {}),
