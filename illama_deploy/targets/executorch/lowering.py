@@ -291,9 +291,11 @@ class _Attention(nn.Module):
     def _turn(self, x: Tensor, at: slice) -> Tensor:
         """Rotary embedding of heads [H, S, D] in halves, at these positions."""
         half = self.size // 2
-        whole = at == slice(None)  # a slice of everything is no operator of the delegate
-        cos, sin = (table if whole else table[..., at, :] for table in (self.cos, self.sin))
-        return x * cos + torch.cat((x[..., half:], x[..., :half]), -1) * sin
+
+        def of(table: Tensor) -> Tensor:  # a slice of everything is no operator of the delegate
+            return table if at == slice(None) else table[..., at, :]
+
+        return x * of(self.cos) + torch.cat((x[..., half:], x[..., :half]), -1) * of(self.sin)
 
 
 def _tanh_gelu(x: Tensor) -> Tensor:
